@@ -1,0 +1,275 @@
+"""What goes into an engine and what comes out: plain, frozen, integer records.
+
+Both schedulers, the plain one in `reference.py` and the event-leaping one in `kernel.py`, are driven through these
+types and must answer identically. Nothing here knows of tasks, rewards or hardware: the costs of an iteration arrive
+as integer tables (`TierTables`) and the decisions of an agent as a `WindowPlan`.
+
+Units, everywhere in the engine:
+
+- time: integer picoseconds (`_ps`), 0 at the start of the episode;
+- tokens: integers, or *fixed-point tokens* of 1/256 token (`_fp`), in which rates of speculative decoding and sums of
+  context are kept so that closed forms stay exact;
+- KV memory: blocks of 16 tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+__all__ = [
+    "BLOCK_TOKENS",
+    "DEPTHS",
+    "FP",
+    "PRIORITY",
+    "PS_PER_S",
+    "SEQS_MAX",
+    "STANDARD",
+    "TENANTS",
+    "Engine",
+    "FleetSpec",
+    "RequestRecord",
+    "Slo",
+    "TierTables",
+    "Traffic",
+    "WindowPlan",
+    "WindowStats",
+]
+
+PS_PER_S = 10**12
+"""Picoseconds in a second."""
+BLOCK_TOKENS = 16
+"""Tokens in one KV block (vLLM's default `block_size`)."""
+FP = 256
+"""Fixed-point steps in one token."""
+TENANTS = 4
+"""Tenant classes: each has an acceptance of its own, so each is one lock-step group of a replica."""
+DEPTHS = 9
+"""Speculation depths 0..8."""
+SEQS_MAX = 512
+"""Largest `batch_cap` (vLLM's `max_num_seqs`)."""
+PRIORITY, STANDARD = 0, 1
+"""The two request classes, as vLLM orders them: a lower number is served first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Traffic:
+    """The requests of an episode, sorted by arrival; a request's id is its index. Arrays of one length, int64.
+
+    `output` is the true output length in tokens (at least 1). No scheduler may read it before the request gets there.
+    """
+
+    arrival_ps: Ints
+    prompt: Ints
+    output: Ints
+    priority: Ints
+    tenant: Ints
+
+    def __len__(self) -> int:
+        return len(self.arrival_ps)
+
+
+@dataclass(frozen=True, eq=False)
+class TierTables:
+    """Integer cost model of one replica at one weight format; built by `llmserve_sim.performance.tables`.
+
+    The time of an iteration with n decoding sequences at depth k, context sum X (fixed-point tokens), prefill chunks
+    of q new after c cached tokens, f of which complete their prompt, is
+
+        gemm[n(k+1) + Σq] + head[n(k+1) + f] + cpu_seq·(n + chunks) + [k > 0 and n > 0](k·draft_step + n·spec_seq)
+        + (no chunks:         dec_t0 + D
+           no sequences:      pf_t0 + P
+           both:              pf_t0 + P + max(n·mix_seq + (mix_ctx·X >> 10), mix_amp·X >> 10, D))
+
+    with D = n·dec_h[j] + dec_s[j]·(X − n·dec_x[j]) on the last piece j whose left edge n·dec_x[j] is at most X, and
+    P = max(pf_coef·Σu >> 10, pf_crit·max(c + q) >> 10), u = ⌈q/pf_tile⌉·(2c + q + pf_off).
+    """
+
+    budget: int
+    """Most tokens in one iteration (vLLM's `max_num_batched_tokens`)."""
+    gemm: Ints
+    """[budget + 1] ps: everything that depends only on the token count, and the constant CPU time; [0] is unused."""
+    head: Ints
+    """[budget + 1] ps of the output head by sampled rows."""
+    cpu_seq: int
+    """ps per sequence in the batch."""
+    dec_t0: int
+    """ps, start-up of decode attention over all layers."""
+    dec_x: Ints
+    """[J] left edges of the pieces, fixed-point tokens of mean context; dec_x[0] = 0."""
+    dec_h: Ints
+    """[J] ps per sequence at the left edge."""
+    dec_s: Ints
+    """[J] ps per fixed-point token within the piece."""
+    pf_t0: int
+    """ps, start-up of prefill attention over all layers."""
+    pf_tile: int
+    """Query tokens per tile (1 for the FLOP form)."""
+    pf_off: int
+    """Tokens added to 2c + q."""
+    pf_coef: int
+    """ps/1024 per unit."""
+    pf_crit: int
+    """ps/1024 per token of the longest single context (0 where no critical path is modelled)."""
+    mix_seq: int
+    """ps per decoding sequence in a mixed iteration."""
+    mix_ctx: int
+    """ps/1024 per fixed-point token of decode context in a mixed iteration."""
+    mix_amp: int
+    """ps/1024 per fixed-point token: the floor of the above."""
+    draft_step: int
+    """ps per drafted position."""
+    spec_seq: int
+    """ps per decoding sequence when speculating."""
+
+
+@dataclass(frozen=True, eq=False)
+class FleetSpec:
+    """A fleet of identical replicas and the fixed rules of its scheduler."""
+
+    replicas: int
+    """1 to 8; a fleet of one cannot split prefill from decode."""
+    tiers: tuple[TierTables, TierTables, TierTables]
+    """Costs at FP16, INT8, INT4."""
+    swap_ps: tuple[int, int, int]
+    """Stall of loading each tier's weights."""
+    split_ps: int
+    """Stall of a change of roles."""
+    resize_ps: int
+    """Stall of a KV pool resized by the agent."""
+    evict_ps: int
+    """Stall of an eviction forced by the co-tenant."""
+    handover_ps: int
+    """Fixed latency of a prefill-to-decode hand-over."""
+    link_ps_per_token: int
+    """Transfer time of one token's KV over a prefill replica's link."""
+    max_len: int
+    """Longest prompt plus output, tokens. A prompt that leaves no room for one output token is rejected."""
+    max_unfinished: int
+    """An arrival that finds this many unfinished requests in the fleet is rejected."""
+    patience_ps: int
+    """A request that still waits for its first token after this long is abandoned; 0: never."""
+
+    @property
+    def min_pool_blocks(self) -> int:
+        """Blocks that every pool must have, so that the largest request always fits (with its speculative overshoot)."""
+        return (self.max_len + BLOCK_TOKENS) // BLOCK_TOKENS + 2
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Service-level objectives; pairs are indexed by class (0 priority, 1 standard)."""
+
+    ttft_ps: tuple[int, int]
+    ttft_ps_per_prompt_token: int
+    tpot_ps: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """One window's configuration, as the engine understands it."""
+
+    end_ps: int
+    """The window ends here; it starts where the previous one ended."""
+    batch_cap: int
+    """Most running requests per replica (vLLM's `max_num_seqs`)."""
+    depth: int
+    """Draft tokens per speculative step, 0 to 8."""
+    tier: int
+    """0 FP16, 1 INT8, 2 INT4."""
+    split: bool
+    """Half the replicas prefill, half decode."""
+    priority: bool
+    """Priority requests are admitted first and preempted last."""
+    pool_blocks: int
+    """KV blocks per replica, what the co-tenant leaves; at least `FleetSpec.min_pool_blocks`."""
+    resized: bool
+    """The agent's own action changed the pool it asks for."""
+    tokens_per_step: tuple[tuple[int, ...], ...]
+    """[TENANTS][DEPTHS] fixed-point tokens per step; [t][0] = 256."""
+    hit_q10: int = 0
+    """Largest prefix-cache hit share of a prompt, in 1/1024."""
+    hit_half_blocks: int = 1
+    """Cached blocks at which half of that share is hit."""
+
+
+@dataclass
+class WindowStats:
+    """What happened in a window. Counts and sums, all integers; the last group are levels at its end."""
+
+    arrivals: int = 0
+    arrivals_priority: int = 0
+    prompt_tokens: int = 0
+    offered_tokens: int = 0
+    offered_tenant: list[int] = field(default_factory=lambda: [0] * TENANTS)
+    first_tokens: int = 0
+    finished: int = 0
+    abandoned: int = 0
+    rejected: int = 0
+    preemptions: int = 0
+    forced_evictions: int = 0
+    handovers: int = 0
+    due: list[int] = field(default_factory=lambda: [0, 0])
+    met: list[int] = field(default_factory=lambda: [0, 0])
+    good_tokens: list[int] = field(default_factory=lambda: [0] * TENANTS)
+    delivered_tokens: int = 0
+    draft_fp: int = 0
+    accepted_fp: int = 0
+    iterations: int = 0
+    busy_ps: int = 0
+    ttft_sum_ps: int = 0
+    ttft_count: int = 0
+    ttft_hist: list[int] = field(default_factory=list)
+    itl_hist: list[int] = field(default_factory=list)
+    # levels at the window's end
+    queue_depth: int = 0
+    queue: list[int] = field(default_factory=lambda: [0, 0])
+    running: int = 0
+    prefilling: int = 0
+    used_blocks: int = 0
+    pool_blocks: int = 0
+    cached_blocks: int = 0
+    oldest_wait_ps: int = 0
+    # since the start of the episode
+    total_arrived: int = 0
+    total_finished: int = 0
+    total_abandoned: int = 0
+    total_rejected: int = 0
+
+
+@dataclass(frozen=True, order=True)
+class RequestRecord:
+    """One request's history; times in ps, −1 where it never happened."""
+
+    id: int
+    status: str
+    """"finished", "abandoned" or "rejected"."""
+    scheduled_ps: int
+    first_ps: int
+    last_ps: int
+    """Last token; for an abandoned or rejected request the time at which it ended."""
+    preemptions: int
+    replica: int
+    """Where it ended; −1 if it was rejected."""
+
+
+class Engine(Protocol):
+    """A serving fleet in simulated time."""
+
+    def step(self, plan: WindowPlan) -> WindowStats:
+        """Apply `plan` and run to its end."""
+        ...
+
+    def fork(self) -> Self:
+        """An independent engine in the same state, facing the same future."""
+        ...
+
+    def records(self) -> list[RequestRecord]:
+        """Histories of the requests that ended since the last call, sorted by id (empty unless recording)."""
+        ...
