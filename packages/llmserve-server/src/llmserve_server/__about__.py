@@ -1,0 +1,5 @@
+"""The version of llmserve-server, read by hatchling at build time and by the package at import."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
