@@ -1,0 +1,178 @@
+"""Every check of this repository as a session that proves one thing; `nox -l` is the contributor's map.
+
+`pip install uv nox && nox` runs the default set on the Python that runs nox. Sessions install the packages from their own
+folders, never editable, so what is tested is what a user would install. Nothing here knows what the packages do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent.resolve()
+PACKAGES = ("sim", "client", "agents", "server")
+SOURCES = [ROOT / "packages" / f"llmserve-{name}" / "src" for name in PACKAGES]
+PYTHONS = ("3.11", "3.12", "3.13")
+DATA = Path(os.environ.get("LLMSERVE_DATA", ROOT.parent / "shared" / "data"))
+ARTIFACTS = Path(os.environ.get("LLMSERVE_ARTIFACTS", ROOT / "artifacts"))
+GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
+
+
+def _cache_folder() -> Path:
+    """Where this clone's environments live: outside the tree, since `openenv validate` refuses a tree with symlinks."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "llmserve-nox" / hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
+
+
+def _show_pyenv_interpreters() -> None:
+    """Let pyenv's shims find every interpreter it has: it hides all but one unless PYENV_VERSION lists them."""
+    if shutil.which("pyenv") is None or "PYENV_VERSION" in os.environ:
+        return
+    listed = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=False)
+    mine = platform.python_version()
+    found = [name for name in listed.stdout.split() if name.startswith(tuple(f"{python}." for python in PYTHONS))]
+    if found:
+        os.environ["PYENV_VERSION"] = ":".join(sorted(found, key=lambda name: (name != mine, name)))
+
+
+_show_pyenv_interpreters()
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "uv|venv"
+nox.options.envdir = str(_cache_folder())
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_venv = "yes"
+nox.options.stop_on_first_error = False
+
+
+def _install(session: nox.Session, package: str, extras: str = "") -> None:
+    """Install one package from its folder; a reused environment gets the present source."""
+    folder = f"./packages/llmserve-{package}{extras}"
+    if session.venv_backend == "uv":
+        session.install("--reinstall-package", f"llmserve-{package}", folder)
+    else:
+        session.install(folder)
+        session.install("--force-reinstall", "--no-deps", folder)
+
+
+def _environment() -> dict[str, str]:
+    """What the packages' tests may read: the folder of recorded data, where there is one, and a quiet plotting backend."""
+    return {"MPLBACKEND": "Agg"} | ({"LLMSERVE_DATA": str(DATA)} if DATA.is_dir() else {})
+
+
+def _pytest(session: nox.Session, *arguments: str, package: str = "sim") -> None:
+    with session.chdir(ROOT / "packages" / f"llmserve-{package}"):
+        session.run("pytest", *(session.posargs or arguments), env=_environment())
+
+
+@nox.session(tags=["tests"])
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests(session: nox.Session, package: str) -> None:
+    """The package passes its own tests with only itself and its extras installed."""
+    _install(session, package, "[cli,fast,gym]" if package == "sim" else "")
+    session.install(*GROUPS["test"])
+    _pytest(session, "tests", package=package)
+
+
+@nox.session(python=PYTHONS, tags=["tests"])
+def determinism(session: nox.Session) -> None:
+    """Short episodes have the committed digests on this Python, without numba and with it."""
+    _install(session, "sim")
+    session.install(*GROUPS["test"])
+    if session.venv_backend == "uv":
+        session.run("uv", "pip", "uninstall", "numba", "llvmlite", external=True, silent=True)
+    else:
+        session.run("pip", "uninstall", "--yes", "numba", "llvmlite", silent=True)
+    _pytest(session, "tests", "-m", "determinism")
+    _install(session, "sim", "[fast]")
+    _pytest(session, "tests", "-m", "determinism")
+
+
+@nox.session(python="3.11", tags=["tests"])
+def lowest(session: nox.Session) -> None:
+    """The simulator passes its tests with the lowest versions that its pyproject.toml admits."""
+    if session.venv_backend != "uv":
+        session.skip("only uv resolves to lowest versions: pip install uv")
+    session.install(
+        "--resolution", "lowest-direct", "--reinstall-package", "llmserve-sim", "./packages/llmserve-sim[cli,fast,gym]"
+    )
+    session.install(*GROUPS["test"])
+    _pytest(session, "tests")
+
+
+@nox.session(tags=["light"])
+def light(session: nox.Session) -> None:
+    """`pip install llmserve-sim` brings at most six distributions, and its schema imports neither numpy nor numba."""
+    _install(session, "sim")
+    session.run("python", str(ROOT / "scripts" / "check_light.py"))
+
+
+@nox.session(tags=["style"])
+def lint(session: nox.Session) -> None:
+    """Ruff finds nothing to say about the code or its format."""
+    session.install(*GROUPS["lint"])
+    session.run("ruff", "check", *(session.posargs or ["."]))
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(tags=["style"])
+def types(session: nox.Session) -> None:
+    """Every package, script and session is fully typed: mypy --strict."""
+    _install(session, "sim", "[cli,fast,gym]")
+    session.install(*GROUPS["types"], *GROUPS["test"], "nox")
+    session.run("mypy", *(session.posargs or [*map(str, SOURCES), "noxfile.py", "scripts", "benchmarks"]))
+
+
+@nox.session(tags=["style"])
+def imports(session: nox.Session) -> None:
+    """Imports go down the storeys only, extras are imported only where they are wanted."""
+    session.install(*GROUPS["imports"])
+    session.run("lint-imports", env={"PYTHONPATH": os.pathsep.join(map(str, SOURCES))})
+
+
+@nox.session(tags=["style"])
+def docs(session: nox.Session) -> None:
+    """Links inside the repository's pages point at something, and every nox session they name exists."""
+    session.run("python", str(ROOT / "scripts" / "check_docs.py"))
+
+
+@nox.session(tags=["evidence"])
+def fidelity(session: nox.Session) -> None:
+    """The simulator reproduces the measured runs within the stated errors (needs the recorded data)."""
+    if not DATA.is_dir():
+        session.skip(f"no recorded data at {DATA}: set LLMSERVE_DATA to the folder that holds it")
+    _install(session, "sim")
+    session.run("python", "-m", "llmserve_sim.fidelity", *session.posargs, env=_environment())
+
+
+@nox.session(tags=["evidence"])
+def bench(session: nox.Session) -> None:
+    """The speed ratios hold, each measured side by side in one run; writes a JSON and a PNG."""
+    _install(session, "sim", "[cli,fast]")
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    session.run("python", "benchmarks/run.py", "--out", str(ARTIFACTS), *session.posargs, env=_environment())
+
+
+@nox.session(tags=["evidence"])
+def demo(session: nox.Session) -> None:
+    """An hour of real traffic through the default deployment under two configurations: a table and a picture."""
+    _install(session, "sim", "[cli,fast]")
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    session.run("python", "scripts/demo.py", "--out", str(ARTIFACTS), *session.posargs, env=_environment())
+
+
+@nox.session(venv_backend="venv", tags=["evidence"])
+def conformance(session: nox.Session) -> None:
+    """Gymnasium's and Stable-Baselines3's checkers pass without a warning, and SB3's own PPO trains on the environment."""
+    # pip, and torch first: asked for by another package, torch would come as a CUDA build of several gigabytes.
+    session.install("torch==2.13.0")
+    session.install("stable-baselines3>=2.6")
+    _install(session, "sim", "[fast,gym]")
+    session.install(*GROUPS["test"])
+    _pytest(session, "tests/conformance")
