@@ -1,0 +1,282 @@
+"""From an engine's integer counts to the numbers an agent observes, and their scaling to vectors.
+
+A `Meter` turns each window's `WindowStats` into one `Measurement`; the schema's observation and the *base* and
+*extended* vectors are views of it. The module knows nothing about rewards, tasks or Gymnasium.
+
+Definitions. A request is *due* in the window in which it finishes, is abandoned or is rejected. Percentiles are
+nearest-rank over the window's samples. A percentile or ratio over nothing (no first token, no arrival, no draft, no
+token delivered) repeats the last one that had something, and is 0 before any; an SLO share over nothing is 1, since
+nothing was missed. Only the four basic operations are used, so every platform agrees to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, Literal
+
+from llmserve_sim.engine.histogram import percentile_ps
+from llmserve_sim.engine.interface import PS_PER_S
+from llmserve_sim.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmserve_sim.engine.interface import WindowStats
+
+__all__ = [
+    "BASE",
+    "EXTENDED",
+    "Feature",
+    "Measurement",
+    "Meter",
+    "ObservationKind",
+    "WindowFacts",
+    "encode",
+    "features",
+    "observation_names",
+]
+
+ObservationKind = Literal["base", "extended"]
+_PS_PER_MS: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFacts:
+    """What the environment itself knows about a window: the configuration in force and the memory it took."""
+
+    batch_cap: int
+    kv_budget_fraction: float
+    speculation_depth: int
+    tier: int
+    """0 FP16, 1 INT8, 2 INT4."""
+    split: bool
+    priority: bool
+    reserved_gb: float
+    """Per GPU: weights, draft and activations, GB."""
+    pool_gb: float
+    """Per GPU: the KV pool granted, GB."""
+    cotenant_gb: float
+    """Per GPU: what the co-tenant holds, GB."""
+    memory_pressure: float
+    """Share of usable memory that is over the shared cap."""
+    stall_s: float
+    """Seconds of a reconfiguration's stall that are left at the window's end."""
+
+
+@dataclass(slots=True)
+class Measurement:
+    """One window in numbers; units are in the names or in `BASE` and `EXTENDED`."""
+
+    queue_depth: int = 0
+    active_requests: int = 0
+    kv_cache_occupancy: float = 0.0
+    mean_prompt_length: float = 0.0
+    p50_ttft_ms: float = 0.0
+    p99_ttft_ms: float = 0.0
+    p50_itl_ms: float = 0.0
+    throughput_tps: float = 0.0
+    slo_compliance_rate: float = 1.0
+    gpu_memory_used_gb: float = 0.0
+    estimated_cost_per_1k: float = 0.0
+    request_arrival_rate: float = 0.0
+    spec_acceptance_rate: float = 0.0
+    eviction_events: int = 0
+    step_index: int = 0
+    progress: float = 0.0
+    queue_priority: int = 0
+    queue_standard: int = 0
+    oldest_wait_s: float = 0.0
+    prefilling_requests: int = 0
+    priority_arrival_rate: float = 0.0
+    slo_compliance_priority: float = 1.0
+    slo_compliance_standard: float = 1.0
+    due_requests: int = 0
+    abandoned_requests: int = 0
+    rejected_requests: int = 0
+    goodput_tps: float = 0.0
+    forced_evictions: int = 0
+    cotenant_gb: float = 0.0
+    kv_pool_gb: float = 0.0
+    prefix_cache_share: float = 0.0
+    memory_pressure: float = 0.0
+    stall_s: float = 0.0
+    batch_cap: int = 0
+    kv_budget_fraction: float = 0.0
+    depth_share: float = 0.0
+    tier_fp16: int = 0
+    tier_int8: int = 0
+    tier_int4: int = 0
+    split: int = 0
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One entry of an observation vector: x for a share, x / (x + scale) for an amount; always in [0, 1]."""
+
+    name: str
+    unit: str
+    scale: float
+    """The amount that maps to one half; 0 for a share, which is passed through."""
+    meaning: str
+
+
+BASE: Final[tuple[Feature, ...]] = (
+    Feature("queue_depth", "requests", 64.0, "requests waiting at the window's end"),
+    Feature("active_requests", "requests", 128.0, "requests running at the window's end"),
+    Feature("kv_cache_occupancy", "share", 0.0, "KV blocks in use over KV blocks granted"),
+    Feature("mean_prompt_length", "tokens", 1024.0, "mean prompt length of arrivals"),
+    Feature("p50_ttft_ms", "ms", 1000.0, "median time to first token"),
+    Feature("p99_ttft_ms", "ms", 4000.0, "99th percentile of the time to first token"),
+    Feature("p50_itl_ms", "ms", 20.0, "median inter-token latency"),
+    Feature("throughput_tps", "tokens/s", 4000.0, "output tokens delivered per second"),
+    Feature("slo_compliance_rate", "share", 0.0, "share of due requests that met their targets"),
+    Feature("gpu_memory_used_gb", "GB", 40.0, "memory in use per GPU"),
+    Feature("estimated_cost_per_1k", "USD", 0.001, "fleet cost per 1,000 output tokens"),
+    Feature("request_arrival_rate", "requests/s", 16.0, "arrivals per second"),
+    Feature("spec_acceptance_rate", "share", 0.0, "draft tokens accepted over proposed"),
+    Feature("eviction_events", "events", 16.0, "requests preempted plus forced evictions"),
+    Feature("progress", "share", 0.0, "step_index over the episode's length"),
+)
+"""The fields of `ServeObservation`, in its order (step_index as a share of the episode)."""
+
+EXTENDED: Final[tuple[Feature, ...]] = (
+    *BASE,
+    Feature("queue_priority", "requests", 16.0, "priority requests waiting"),
+    Feature("queue_standard", "requests", 64.0, "standard requests waiting"),
+    Feature("oldest_wait_s", "s", 2.0, "age of the oldest request that still waits for its first token"),
+    Feature("prefilling_requests", "requests", 16.0, "running requests whose prompt is not yet computed"),
+    Feature("priority_arrival_rate", "requests/s", 4.0, "priority arrivals per second"),
+    Feature("slo_compliance_priority", "share", 0.0, "compliance of the priority class"),
+    Feature("slo_compliance_standard", "share", 0.0, "compliance of the standard class"),
+    Feature("due_requests", "requests", 64.0, "requests that finished, gave up or were refused"),
+    Feature("abandoned_requests", "requests", 16.0, "requests that gave up waiting"),
+    Feature("rejected_requests", "requests", 16.0, "requests refused on arrival"),
+    Feature("goodput_tps", "tokens/s", 4000.0, "output tokens of requests that met their targets, per second"),
+    Feature("forced_evictions", "events", 16.0, "requests evicted because the co-tenant took their blocks"),
+    Feature("cotenant_gb", "GB", 40.0, "memory the co-tenant holds per GPU"),
+    Feature("kv_pool_gb", "GB", 20.0, "KV pool granted per GPU"),
+    Feature("prefix_cache_share", "share", 0.0, "free KV blocks that hold reusable text over blocks granted"),
+    Feature("memory_pressure", "share", 0.0, "memory over the shared cap, as a share of usable memory"),
+    Feature("stall_s", "s", 2.0, "what is left of a reconfiguration (a tier loading, roles changing)"),
+    Feature("batch_cap", "requests", 64.0, "configuration in force: batch_cap"),
+    Feature("kv_budget_fraction", "share", 0.0, "configuration in force: kv_budget_fraction"),
+    Feature("depth_share", "share", 0.0, "configuration in force: speculation_depth over 8"),
+    Feature("tier_fp16", "flag", 0.0, "configuration in force: FP16"),
+    Feature("tier_int8", "flag", 0.0, "configuration in force: INT8 (loaded, or loading while stall_s > 0)"),
+    Feature("tier_int4", "flag", 0.0, "configuration in force: INT4 (loaded, or loading while stall_s > 0)"),
+    Feature("split", "flag", 0.0, "configuration in force: prefill_decode_split"),
+    Feature("priority", "flag", 0.0, "configuration in force: priority_routing"),
+)
+"""Everything an operator's dashboard would show: the base vector, then what the base fields cannot say."""
+
+_TABLES: Final[dict[str, tuple[Feature, ...]]] = {"base": BASE, "extended": EXTENDED}
+_GETTERS: Final = {kind: attrgetter(*(row.name for row in table)) for kind, table in _TABLES.items()}
+_SCALES: Final = {kind: tuple(row.scale for row in table) for kind, table in _TABLES.items()}
+if {row.name for row in EXTENDED} - {item.name for item in fields(Measurement)}:
+    raise AssertionError("every feature is a field of Measurement")
+
+
+def features(kind: ObservationKind) -> tuple[Feature, ...]:
+    """Return the rows of a vector: name, unit, scale and meaning, in order."""
+    try:
+        return _TABLES[kind]
+    except KeyError:
+        raise InvalidInputError("observation", "must be one of base, extended", got=kind) from None
+
+
+def observation_names(kind: ObservationKind) -> tuple[str, ...]:
+    """Return the names of a vector's entries, in order."""
+    return tuple(row.name for row in features(kind))
+
+
+def encode(measurement: Measurement, kind: ObservationKind) -> list[float]:
+    """Return the vector of a measurement: each entry in [0, 1], see `Feature`."""
+    values = _GETTERS[kind](measurement)
+    return [x if not s else x / (x + s) for x, s in zip(values, _SCALES[kind], strict=True)]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Reads windows one after the other, and remembers what empty windows repeat."""
+
+    window_s: float
+    episode_length: int
+    usd_per_s: float
+    """Price of the whole fleet."""
+    _last: Measurement = field(default_factory=Measurement)
+
+    def initial(self, cotenant_gb: float) -> Measurement:
+        """Return the queue before any action: empty, nothing loaded, only the co-tenant there."""
+        self._last = Measurement(cotenant_gb=cotenant_gb)
+        return self._last
+
+    def fork(self) -> Meter:
+        """Return an independent meter with the same memory."""
+        return replace(self)
+
+    def read(self, stats: WindowStats, facts: WindowFacts) -> Measurement:
+        """Return the measurement of the window that has just been simulated."""
+        last = self._last
+        seconds = self.window_s
+        pool = stats.pool_blocks
+        due, met = stats.due, stats.met
+        delivered = stats.delivered_tokens
+        tier = facts.tier
+        step = last.step_index + 1
+        self._last = now = Measurement(
+            queue_depth=stats.queue_depth,
+            active_requests=stats.running,
+            kv_cache_occupancy=stats.used_blocks / pool,
+            mean_prompt_length=stats.prompt_tokens / stats.arrivals if stats.arrivals else last.mean_prompt_length,
+            p50_ttft_ms=_percentile_ms(stats.ttft_hist, 50, last.p50_ttft_ms),
+            p99_ttft_ms=_percentile_ms(stats.ttft_hist, 99, last.p99_ttft_ms),
+            p50_itl_ms=_percentile_ms(stats.itl_hist, 50, last.p50_itl_ms),
+            throughput_tps=delivered / seconds,
+            slo_compliance_rate=_share(met[0] + met[1], due[0] + due[1]),
+            gpu_memory_used_gb=facts.reserved_gb + stats.used_blocks / pool * facts.pool_gb,
+            estimated_cost_per_1k=self.usd_per_s * seconds * 1000.0 / delivered
+            if delivered
+            else last.estimated_cost_per_1k,
+            request_arrival_rate=stats.arrivals / seconds,
+            spec_acceptance_rate=stats.accepted_fp / stats.draft_fp if stats.draft_fp else last.spec_acceptance_rate,
+            eviction_events=stats.preemptions + stats.forced_evictions,
+            step_index=step,
+            progress=step / self.episode_length,
+            queue_priority=stats.queue[0],
+            queue_standard=stats.queue[1],
+            oldest_wait_s=stats.oldest_wait_ps / PS_PER_S,
+            prefilling_requests=stats.prefilling,
+            priority_arrival_rate=stats.arrivals_priority / seconds,
+            slo_compliance_priority=_share(met[0], due[0]),
+            slo_compliance_standard=_share(met[1], due[1]),
+            due_requests=due[0] + due[1],
+            abandoned_requests=stats.abandoned,
+            rejected_requests=stats.rejected,
+            goodput_tps=sum(stats.good_tokens) / seconds,
+            forced_evictions=stats.forced_evictions,
+            cotenant_gb=facts.cotenant_gb,
+            kv_pool_gb=facts.pool_gb,
+            prefix_cache_share=stats.cached_blocks / pool,
+            memory_pressure=facts.memory_pressure,
+            stall_s=facts.stall_s,
+            batch_cap=facts.batch_cap,
+            kv_budget_fraction=facts.kv_budget_fraction,
+            depth_share=facts.speculation_depth / 8,
+            tier_fp16=int(tier == 0),
+            tier_int8=int(tier == 1),
+            tier_int4=int(tier == 2),
+            split=int(facts.split),
+            priority=int(facts.priority),
+        )
+        return now
+
+
+def _percentile_ms(hist: Sequence[int], percent: int, last: float) -> float:
+    value = percentile_ps(hist, percent)
+    return last if value is None else value / _PS_PER_MS
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0

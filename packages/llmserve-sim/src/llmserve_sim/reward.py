@@ -1,0 +1,124 @@
+"""The reward of a window: four named terms, each a weight of the task times a share in 0..1.
+
+    reward = w_throughput · throughput + w_slo · slo - w_memory · memory - w_cost · cost
+
+- throughput: quality-weighted output tokens of the requests that finished within their SLO, over the mean tokens
+  *offered* per window in this window and the two before (completions lag arrivals by about that much; so that dumping
+  many failures into one window cannot pay), at most 1; 1 when nothing was offered. A token of tenant class t counts
+  1 - stake_t · loss(tier).
+- slo: priority-weighted share of due requests that met their targets; a window in which none was due is compliant.
+- memory: memory pressure, the share of usable memory over the shared cap.
+- cost: fleet cost per output token delivered over this window and the two before, relative to the task's reference
+  cost, at most 1; 1 when nothing was delivered.
+
+Offered tokens and arrivals never depend on actions, so no denominator can be gamed. The module knows nothing about
+engines beyond their counts, and nothing about scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmserve_sim.engine.interface import WindowStats
+
+__all__ = ["HISTORY_WINDOWS", "RewardMeter", "RewardTerms", "RewardWeights"]
+
+HISTORY_WINDOWS: Final = 3
+"""Windows over which offered tokens and cost are averaged: a request takes about 5-10 s, two windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardWeights:
+    """Weights of the terms, all at least 0, and what they are relative to; from the task file."""
+
+    throughput: float
+    slo: float
+    memory: float
+    cost: float
+    priority_weight: float
+    """How many standard requests a priority request counts for in the SLO term."""
+    reference_usd_per_1k: float
+    """Cost per 1,000 output tokens at which the cost share is 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardTerms:
+    """Signed, weighted terms (they sum to the reward) and the unweighted shares behind them, each in 0..1."""
+
+    throughput: float
+    slo: float
+    memory: float
+    cost: float
+    throughput_share: float
+    slo_share: float
+    memory_share: float
+    cost_share: float
+    quality: float
+    """Mean quality factor of the window's good tokens; of the tier in force when there were none."""
+
+    @property
+    def total(self) -> float:
+        """The reward."""
+        return self.throughput + self.slo + self.memory + self.cost
+
+    def weighted(self) -> dict[str, float]:
+        """Return the four terms by name."""
+        return {"throughput": self.throughput, "slo": self.slo, "memory": self.memory, "cost": self.cost}
+
+    def shares(self) -> dict[str, float]:
+        """Return the unweighted shares and the quality, by name."""
+        return {
+            "throughput": self.throughput_share,
+            "slo": self.slo_share,
+            "memory": self.memory_share,
+            "cost": self.cost_share,
+            "quality": self.quality,
+        }
+
+
+@dataclass(slots=True)
+class RewardMeter:
+    """Scores windows one after the other; remembers the last two windows' offered and delivered tokens."""
+
+    weights: RewardWeights
+    usd_per_window: float
+    """Price of the whole fleet for one window."""
+    _offered: tuple[int, ...] = ()
+    _delivered: tuple[int, ...] = ()
+
+    def fork(self) -> RewardMeter:
+        """Return an independent meter with the same memory."""
+        return replace(self)
+
+    def read(self, stats: WindowStats, memory_pressure: float, quality: Sequence[float]) -> RewardTerms:
+        """Return the terms of the window; `quality` is the factor 1 - stake · loss of each tenant class under its tier."""
+        w = self.weights
+        self._offered = offered = (*self._offered, stats.offered_tokens)[-HISTORY_WINDOWS:]
+        self._delivered = delivered = (*self._delivered, stats.delivered_tokens)[-HISTORY_WINDOWS:]
+        tokens = stats.good_tokens
+        good = tokens[0] * quality[0] + tokens[1] * quality[1] + tokens[2] * quality[2] + tokens[3] * quality[3]
+        all_offered = sum(offered)
+        throughput = min(1.0, good * len(offered) / all_offered) if all_offered else 1.0
+        due = w.priority_weight * stats.due[0] + stats.due[1]
+        slo = (w.priority_weight * stats.met[0] + stats.met[1]) / due if due else 1.0
+        tokens_delivered = sum(delivered)
+        cost = 1.0
+        if tokens_delivered:
+            usd_per_1k = self.usd_per_window * len(delivered) * 1000.0 / tokens_delivered
+            cost = min(1.0, usd_per_1k / w.reference_usd_per_1k)
+        good_total = sum(tokens)
+        return RewardTerms(
+            throughput=w.throughput * throughput,
+            slo=w.slo * slo,
+            memory=-w.memory * memory_pressure,
+            cost=-w.cost * cost,
+            throughput_share=throughput,
+            slo_share=slo,
+            memory_share=memory_pressure,
+            cost_share=cost,
+            quality=good / good_total if good_total else sum(quality) / len(quality),
+        )
