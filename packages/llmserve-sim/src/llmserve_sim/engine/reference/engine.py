@@ -1,0 +1,213 @@
+"""The fleet: routes requests to replicas, carries KV between them, applies plans. Knows nothing of iterations' insides."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from llmserve_sim.engine.interface import PRIORITY, STANDARD
+from llmserve_sim.engine.reference.costs import IterationCosts
+from llmserve_sim.engine.reference.ledger import Ledger
+from llmserve_sim.engine.reference.replica import Replica
+from llmserve_sim.engine.reference.request import Request
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterable
+
+    from llmserve_sim.engine.interface import FleetSpec, RequestRecord, Slo, Traffic, WindowPlan, WindowStats
+
+__all__ = ["ReferenceEngine"]
+
+
+@dataclass(slots=True, eq=False)
+class Handover:
+    """A request whose KV is on its way from a prefill replica to the decode replicas."""
+
+    ready_ps: int
+    source: int
+    request: Request
+
+
+class ReferenceEngine:
+    """The plain implementation of `llmserve_sim.engine.interface.Engine`; with `record` it keeps request histories."""
+
+    def __init__(self, fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False) -> None:
+        self.fleet = fleet
+        self.costs = [IterationCosts(tables) for tables in fleet.tiers]
+        self.traffic = list(
+            zip(
+                traffic.arrival_ps.tolist(),
+                traffic.prompt.tolist(),
+                traffic.output.tolist(),
+                traffic.priority.tolist(),
+                traffic.tenant.tolist(),
+                strict=True,
+            )
+        )
+        self.arrived = 0
+        self.joined = 0
+        self.now = 0
+        self.plan: WindowPlan | None = None
+        self.handovers: list[Handover] = []
+        self.ledger = Ledger(slo, record=record)
+        self.replicas = [Replica(index, self.ledger, fleet.patience_ps) for index in range(fleet.replicas)]
+
+    def step(self, plan: WindowPlan) -> WindowStats:
+        """Apply `plan` and run to its end."""
+        self.ledger.open_window()
+        self._apply(plan)
+        while True:
+            self.now = self._next_event(plan)
+            for replica in self.replicas:
+                if replica.iteration is not None and replica.iteration.end_ps == self.now:
+                    self._hand_over(replica, replica.complete())
+            if self.now == plan.end_ps:
+                break
+            self._join_decode_replicas()
+            self._route_arrivals()
+            for replica in self.replicas:
+                if replica.iteration is None and replica.ready_ps <= self.now:
+                    replica.start(self.now, plan, self.costs[plan.tier])
+        self._abandon_expired()
+        self._measure_levels()
+        return self.ledger.stats
+
+    def fork(self) -> Self:
+        """An independent engine in the same state, facing the same future."""
+        shared = (self.fleet, self.costs, self.traffic, self.plan)
+        return copy.deepcopy(self, {id(part): part for part in shared})
+
+    def records(self) -> list[RequestRecord]:
+        """Histories of the requests that ended since the last call, sorted by id (empty unless recording)."""
+        records, self.ledger.records = self.ledger.records, []
+        return sorted(records)
+
+    # -- events ----------------------------------------------------------------------------------------------------
+
+    def _next_event(self, plan: WindowPlan) -> int:
+        times = [plan.end_ps]
+        if self.arrived < len(self.traffic):
+            times.append(self.traffic[self.arrived][0])
+        times.extend(handover.ready_ps for handover in self.handovers)
+        for replica in self.replicas:
+            if replica.iteration is not None:
+                times.append(replica.iteration.end_ps)
+            elif replica.load:
+                times.append(max(replica.ready_ps, self.now))
+        return min(times)
+
+    def _hand_over(self, replica: Replica, requests: Iterable[Request]) -> None:
+        for request in requests:
+            start = max(self.now, replica.link_free_ps)
+            replica.link_free_ps = start + self.fleet.link_ps_per_token * request.target
+            ready = replica.link_free_ps + self.fleet.handover_ps
+            self.handovers.append(Handover(ready, replica.index, request))
+            self.ledger.stats.handovers += 1
+
+    def _join_decode_replicas(self) -> None:
+        due = [h for h in self.handovers if h.ready_ps <= self.now]
+        self.handovers = [h for h in self.handovers if h.ready_ps > self.now]
+        for handover in sorted(due, key=lambda h: h.source):
+            handover.request.has_kv = True
+            replica = min((r for r in self.replicas if r.decode_only), key=lambda r: r.load)
+            self._append(replica, replica.resumed, handover.request)
+
+    def _route_arrivals(self) -> None:
+        while self.arrived < len(self.traffic) and self.traffic[self.arrived][0] <= self.now:
+            request = Request(self.arrived, *self.traffic[self.arrived])
+            self.arrived += 1
+            self.ledger.arrived(request)
+            self._abandon_expired()
+            unfinished = sum(replica.load for replica in self.replicas) + len(self.handovers)
+            if request.prompt + 1 > self.fleet.max_len or unfinished >= self.fleet.max_unfinished:
+                self.ledger.rejected(request)
+                continue
+            request.output = min(request.output, self.fleet.max_len - request.prompt)
+            self._route(request)
+
+    def _route(self, request: Request) -> None:
+        replica = min((r for r in self.replicas if not r.decode_only), key=lambda r: r.load)
+        self._append(replica, replica.fresh if request.first_ps < 0 else replica.resumed, request)
+
+    def _append(self, replica: Replica, lines: tuple[deque[Request], deque[Request]], request: Request) -> None:
+        request.seq = self.joined
+        self.joined += 1
+        lines[request.priority].append(request)
+
+    def _abandon_expired(self) -> None:
+        for replica in self.replicas:
+            replica.abandon_expired(self.now)
+
+    # -- windows ---------------------------------------------------------------------------------------------------
+
+    def _apply(self, plan: WindowPlan) -> None:
+        """Reconfigure the fleet at the start of a window. The first plan is the initial state and costs nothing."""
+        now, last, stats = self.now, self.plan, self.ledger.stats
+        self.plan = plan
+        if last is None:
+            self._set_roles(plan)
+            for replica in self.replicas:
+                replica.pool = plan.pool_blocks
+            return
+        self._abandon_expired()
+        if plan.tier != last.tier or plan.split != last.split:
+            stall = (self.fleet.swap_ps[plan.tier] if plan.tier != last.tier else 0) + (
+                self.fleet.split_ps if plan.split != last.split else 0
+            )
+            self._restart(plan, stall)
+        for replica in self.replicas:
+            victims = replica.set_pool(plan.pool_blocks, plan.priority)
+            idle_from = max(now, replica.ready_ps, replica.iteration.end_ps if replica.iteration else now)
+            if plan.resized:
+                stats.preemptions += victims
+                replica.ready_ps = idle_from + self.fleet.resize_ps
+            elif victims:
+                stats.forced_evictions += victims
+                replica.ready_ps = idle_from + self.fleet.evict_ps
+
+    def _set_roles(self, plan: WindowPlan) -> None:
+        for replica in self.replicas:
+            replica.prefill_only = plan.split and replica.index < self.fleet.replicas // 2
+            replica.decode_only = plan.split and not replica.prefill_only
+
+    def _restart(self, plan: WindowPlan, stall_ps: int) -> None:
+        """Drop all KV, stall, and route every unfinished request anew, those with a first token first."""
+        for replica in self.replicas:
+            replica.iteration = None
+            self.ledger.stats.preemptions += replica.running
+            while replica.running:
+                replica.preempt(replica.victim(plan.priority))
+        self._abandon_expired()  # a request that ran past its patience gives up once it is interrupted
+        resumed = [handover.request for handover in self.handovers]
+        fresh: list[Request] = []
+        self.handovers = []
+        for replica in self.replicas:
+            for line in replica.resumed:
+                resumed.extend(line)
+                line.clear()
+            for line in replica.fresh:
+                fresh.extend(line)
+                line.clear()
+            replica.cached = 0
+            replica.link_free_ps = self.now
+            replica.ready_ps = max(replica.ready_ps, self.now) + stall_ps
+        self._set_roles(plan)
+        for request in sorted(resumed, key=lambda r: r.id) + sorted(fresh, key=lambda r: r.id):
+            request.has_kv = False
+            self._route(request)
+
+    def _measure_levels(self) -> None:
+        stats, replicas = self.ledger.stats, self.replicas
+        waiting_fresh = [r for replica in replicas for line in replica.fresh for r in line]
+        waiting = [r for replica in replicas for line in replica.resumed for r in line] + waiting_fresh
+        waiting.extend(handover.request for handover in self.handovers)
+        stats.queue = [sum(r.priority == kind for r in waiting) for kind in (PRIORITY, STANDARD)]
+        stats.queue_depth = len(waiting)
+        stats.running = sum(replica.running for replica in replicas)
+        stats.prefilling = sum(len(replica.prefilling) for replica in replicas)
+        stats.used_blocks = sum(replica.used for replica in replicas)
+        stats.pool_blocks = sum(replica.pool for replica in replicas)
+        stats.cached_blocks = sum(replica.cached for replica in replicas)
+        stats.oldest_wait_ps = max((self.now - r.arrival_ps for r in waiting_fresh), default=0)

@@ -1,0 +1,102 @@
+"""What is counted, and how: every statistic of a window is defined here. Decides nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmserve_sim.engine.histogram import BINS, bin_of
+from llmserve_sim.engine.interface import FP, PRIORITY, RequestRecord, WindowStats
+
+if TYPE_CHECKING:
+    from llmserve_sim.engine.interface import Slo
+    from llmserve_sim.engine.reference.request import Request
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """What is counted: the statistics of the window, the totals of the episode, the histories of ended requests."""
+
+    def __init__(self, slo: Slo, *, record: bool) -> None:
+        self.slo = slo
+        self.record = record
+        self.records: list[RequestRecord] = []
+        self.stats = WindowStats()
+
+    def open_window(self) -> None:
+        """Start counting anew; only the totals carry over."""
+        last = self.stats
+        self.stats = WindowStats(
+            ttft_hist=[0] * BINS,
+            itl_hist=[0] * BINS,
+            total_arrived=last.total_arrived,
+            total_finished=last.total_finished,
+            total_abandoned=last.total_abandoned,
+            total_rejected=last.total_rejected,
+        )
+
+    def arrived(self, request: Request) -> None:
+        """Count a request that reached the fleet, whatever becomes of it."""
+        stats = self.stats
+        stats.arrivals += 1
+        stats.arrivals_priority += request.priority == PRIORITY
+        stats.prompt_tokens += request.prompt
+        stats.offered_tokens += request.output
+        stats.offered_tenant[request.tenant] += request.output
+        stats.total_arrived += 1
+
+    def first_token(self, request: Request, now: int) -> None:
+        """Note a first token and its TTFT."""
+        request.first_ps = now
+        ttft = now - request.arrival_ps
+        self.stats.first_tokens += 1
+        self.stats.ttft_count += 1
+        self.stats.ttft_sum_ps += ttft
+        self.stats.ttft_hist[bin_of(ttft)] += 1
+
+    def gap(self, request: Request, now: int, tokens_fp: int) -> None:
+        """Note the time since the last delivery, spread over the tokens that a step is expected to bring."""
+        self.stats.itl_hist[bin_of((now - request.last_ps) * FP // tokens_fp)] += tokens_fp
+
+    def delivered(self, request: Request, now: int, tokens: int) -> None:
+        """Note tokens that reached the user."""
+        request.produced += tokens
+        request.last_ps = now
+        self.stats.delivered_tokens += tokens
+
+    def finished(self, request: Request, replica: int) -> None:
+        """Note a request whose last token was delivered, and whether it met its objectives."""
+        stats, slo, kind = self.stats, self.slo, request.priority
+        stats.finished += 1
+        stats.total_finished += 1
+        stats.due[kind] += 1
+        ttft = request.first_ps - request.arrival_ps
+        in_time = ttft <= slo.ttft_ps[kind] + request.prompt * slo.ttft_ps_per_prompt_token
+        if request.output > 1:
+            in_time &= (request.last_ps - request.first_ps) // (request.output - 1) <= slo.tpot_ps[kind]
+        if in_time:
+            stats.met[kind] += 1
+            stats.good_tokens[request.tenant] += request.output
+        self._write(request, "finished", replica)
+
+    def abandoned(self, request: Request, deadline_ps: int, replica: int) -> None:
+        """Note a request whose user gave up before the first token."""
+        self.stats.abandoned += 1
+        self.stats.total_abandoned += 1
+        self.stats.due[request.priority] += 1
+        request.last_ps = deadline_ps
+        self._write(request, "abandoned", replica)
+
+    def rejected(self, request: Request) -> None:
+        """Note a request that was refused on arrival."""
+        self.stats.rejected += 1
+        self.stats.total_rejected += 1
+        self.stats.due[request.priority] += 1
+        request.last_ps = request.arrival_ps
+        self._write(request, "rejected", -1)
+
+    def _write(self, request: Request, status: str, replica: int) -> None:
+        if self.record:
+            r = request
+            record = RequestRecord(r.id, status, r.scheduled_ps, r.first_ps, r.last_ps, r.preemptions, replica)
+            self.records.append(record)
