@@ -1,0 +1,66 @@
+"""The discrete action grid: 10 caps, 13 KV fractions, 9 depths, 3 tiers, split, priority: 14,040 actions.
+
+Agents with discrete heads and Gymnasium's `MultiDiscrete` space choose indices; this module turns them into
+`ServeAction` and back. It depends on the schema's bounds only.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from operator import index
+from typing import TYPE_CHECKING, Final
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.schema import ACTION_FIELDS, QUANTIZATION_TIERS, ServeAction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ACTION_GRID", "GRID_SIZES", "from_indices", "to_indices"]
+
+_DEPTH_HIGH: Final = int(ACTION_FIELDS["speculation_depth"].high or 0)
+
+ACTION_GRID: Final[dict[str, tuple[int | float | str | bool, ...]]] = {
+    "batch_cap": (4, 8, 16, 32, 64, 96, 128, 192, 256, 512),
+    "kv_budget_fraction": tuple(round(0.1 + 0.075 * i, 3) for i in range(13)),
+    "speculation_depth": tuple(range(_DEPTH_HIGH + 1)),
+    "quantization_tier": QUANTIZATION_TIERS,
+    "prefill_decode_split": (False, True),
+    "priority_routing": (False, True),
+}
+"""The choices of each field, in the order of `ServeAction`."""
+
+GRID_SIZES: Final[tuple[int, ...]] = tuple(len(choices) for choices in ACTION_GRID.values())
+"""Number of choices per field: Gymnasium's `nvec`."""
+
+
+def from_indices(indices: Sequence[int]) -> ServeAction:
+    """Return the action at `indices` (one per field); raises `InvalidInputError` for a wrong count or index."""
+    try:
+        key = tuple(index(i) for i in indices)
+    except TypeError:
+        raise InvalidInputError("action", f"must be {len(GRID_SIZES)} integers", got=indices) from None
+    return _at(key)
+
+
+@lru_cache(maxsize=16384)
+def _at(key: tuple[int, ...]) -> ServeAction:
+    if len(key) != len(GRID_SIZES):
+        raise InvalidInputError("action", f"must be {len(GRID_SIZES)} integers", got=key)
+    chosen: dict[str, object] = {}
+    for (name, choices), i in zip(ACTION_GRID.items(), key, strict=True):
+        if not 0 <= i < len(choices):
+            raise InvalidInputError(name, f"index must be in 0..{len(choices) - 1}", got=i)
+        chosen[name] = choices[i]
+    return ServeAction.model_validate(chosen)
+
+
+def to_indices(action: ServeAction) -> tuple[int, ...]:
+    """Return the indices of an action on the grid; raises `InvalidInputError` for one that lies between its points."""
+    found = []
+    for name, choices in ACTION_GRID.items():
+        value = getattr(action, name)
+        if value not in choices:
+            raise InvalidInputError(name, f"must be on the grid {choices}", got=value)
+        found.append(choices.index(value))
+    return tuple(found)
