@@ -15,13 +15,10 @@ from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Literal
 
-from llmserve_sim.engine.histogram import percentile_ps
 from llmserve_sim.engine.interface import PS_PER_S
 from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llmserve_sim.engine.interface import WindowStats
 
 __all__ = [
@@ -230,9 +227,9 @@ class Meter:
             active_requests=stats.running,
             kv_cache_occupancy=stats.used_blocks / pool,
             mean_prompt_length=stats.prompt_tokens / stats.arrivals if stats.arrivals else last.mean_prompt_length,
-            p50_ttft_ms=_percentile_ms(stats.ttft_hist, 50, last.p50_ttft_ms),
-            p99_ttft_ms=_percentile_ms(stats.ttft_hist, 99, last.p99_ttft_ms),
-            p50_itl_ms=_percentile_ms(stats.itl_hist, 50, last.p50_itl_ms),
+            p50_ttft_ms=_ms(stats.ttft_p50_ps, last.p50_ttft_ms),
+            p99_ttft_ms=_ms(stats.ttft_p99_ps, last.p99_ttft_ms),
+            p50_itl_ms=_ms(stats.itl_p50_ps, last.p50_itl_ms),
             throughput_tps=delivered / seconds,
             slo_compliance_rate=_share(met[0] + met[1], due[0] + due[1]),
             gpu_memory_used_gb=facts.reserved_gb + stats.used_blocks / pool * facts.pool_gb,
@@ -273,9 +270,8 @@ class Meter:
         return now
 
 
-def _percentile_ms(hist: Sequence[int], percent: int, last: float) -> float:
-    value = percentile_ps(hist, percent)
-    return last if value is None else value / _PS_PER_MS
+def _ms(percentile_ps: int, last: float) -> float:
+    return last if percentile_ps < 0 else percentile_ps / _PS_PER_MS
 
 
 def _share(part: int, whole: int) -> float:

@@ -24,25 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmserve_sim.engine.interface import WindowStats
+    from llmserve_sim.tasks.model import RewardWeights
 
-__all__ = ["HISTORY_WINDOWS", "RewardMeter", "RewardTerms", "RewardWeights"]
+__all__ = ["HISTORY_WINDOWS", "RewardMeter", "RewardTerms"]
 
 HISTORY_WINDOWS: Final = 3
 """Windows over which offered tokens and cost are averaged: a request takes about 5-10 s, two windows."""
-
-
-@dataclass(frozen=True, slots=True)
-class RewardWeights:
-    """Weights of the terms, all at least 0, and what they are relative to; from the task file."""
-
-    throughput: float
-    slo: float
-    memory: float
-    cost: float
-    priority_weight: float
-    """How many standard requests a priority request counts for in the SLO term."""
-    reference_usd_per_1k: float
-    """Cost per 1,000 output tokens at which the cost share is 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +72,8 @@ class RewardMeter:
     """Scores windows one after the other; remembers the last two windows' offered and delivered tokens."""
 
     weights: RewardWeights
+    priority_weight: float
+    """How many standard requests a priority request counts for in the SLO term."""
     usd_per_window: float
     """Price of the whole fleet for one window."""
     _offered: tuple[int, ...] = ()
@@ -103,13 +92,13 @@ class RewardMeter:
         good = tokens[0] * quality[0] + tokens[1] * quality[1] + tokens[2] * quality[2] + tokens[3] * quality[3]
         all_offered = sum(offered)
         throughput = min(1.0, good * len(offered) / all_offered) if all_offered else 1.0
-        due = w.priority_weight * stats.due[0] + stats.due[1]
-        slo = (w.priority_weight * stats.met[0] + stats.met[1]) / due if due else 1.0
+        due = self.priority_weight * stats.due[0] + stats.due[1]
+        slo = (self.priority_weight * stats.met[0] + stats.met[1]) / due if due else 1.0
         tokens_delivered = sum(delivered)
         cost = 1.0
         if tokens_delivered:
             usd_per_1k = self.usd_per_window * len(delivered) * 1000.0 / tokens_delivered
-            cost = min(1.0, usd_per_1k / w.reference_usd_per_1k)
+            cost = min(1.0, usd_per_1k / w.cost_scale_usd_per_1k)
         good_total = sum(tokens)
         return RewardTerms(
             throughput=w.throughput * throughput,

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmserve_sim.engine.histogram import BINS, bin_middle_ps, bin_of
 from llmserve_sim.engine.interface import WindowStats
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.metrics import BASE, EXTENDED, Measurement, Meter, WindowFacts, encode, features, observation_names
 from llmserve_sim.observation import to_measurement, to_observation, vector
-from llmserve_sim.reward import RewardMeter, RewardWeights
+from llmserve_sim.reward import RewardMeter
 from llmserve_sim.schema import ServeObservation
+from llmserve_sim.tasks.model import RewardWeights
 
 MS = 10**9
+WEIGHTS = RewardWeights(throughput=0.5, slo=0.4, memory=0.3, cost=0.05, cost_scale_usd_per_1k=0.001)
 FACTS = WindowFacts(
     batch_cap=64,
     kv_budget_fraction=0.7,
@@ -39,15 +40,8 @@ def _meter() -> Meter:
     return meter
 
 
-def _hist(*samples_ms: int) -> list[int]:
-    hist = [0] * BINS
-    for sample in samples_ms:
-        hist[bin_of(sample * MS)] += 1
-    return hist
-
-
 def _empty() -> WindowStats:
-    return WindowStats(pool_blocks=100, ttft_hist=_hist(), itl_hist=_hist())
+    return WindowStats(pool_blocks=100)
 
 
 def _busy() -> WindowStats:
@@ -65,8 +59,9 @@ def _busy() -> WindowStats:
         preemptions=2,
         forced_evictions=3,
         abandoned=1,
-        ttft_hist=_hist(100, 200, 300, 400),
-        itl_hist=_hist(10, 10, 20),
+        ttft_p50_ps=200 * MS,
+        ttft_p99_ps=400 * MS,
+        itl_p50_ps=10 * MS,
         queue_depth=5,
         queue=[1, 4],
         running=7,
@@ -84,9 +79,9 @@ def test_every_number_is_computed_as_documented() -> None:
         active_requests=7,
         kv_cache_occupancy=0.25,
         mean_prompt_length=512.0,
-        p50_ttft_ms=bin_middle_ps(bin_of(200 * MS)) / MS,
-        p99_ttft_ms=bin_middle_ps(bin_of(400 * MS)) / MS,
-        p50_itl_ms=bin_middle_ps(bin_of(10 * MS)) / MS,
+        p50_ttft_ms=200.0,
+        p99_ttft_ms=400.0,
+        p50_itl_ms=10.0,
         throughput_tps=200.0,
         slo_compliance_rate=0.8,
         gpu_memory_used_gb=17.0,
@@ -200,7 +195,7 @@ def test_an_unknown_kind_of_vector_is_refused() -> None:
 def test_an_observation_passes_its_own_schema_and_carries_the_whole_measurement() -> None:
     stats = _busy()
     now = _meter().read(stats, FACTS)
-    terms = RewardMeter(RewardWeights(0.5, 0.4, 0.3, 0.05, 3.0, 0.001), 0.005).read(stats, 0.1, (1.0, 1.0, 1.0, 1.0))
+    terms = RewardMeter(WEIGHTS, 3.0, 0.005).read(stats, 0.1, (1.0, 1.0, 1.0, 1.0))
     observation = to_observation(now, terms, task_id="static_workload", done=False)
     again = ServeObservation.model_validate_json(observation.model_dump_json())
     assert again == observation

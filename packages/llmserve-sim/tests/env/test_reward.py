@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmserve_sim.engine.interface import WindowStats
-from llmserve_sim.reward import RewardMeter, RewardWeights
+from llmserve_sim.reward import RewardMeter
+from llmserve_sim.tasks.model import RewardWeights
 
-WEIGHTS = RewardWeights(throughput=0.5, slo=0.4, memory=0.3, cost=0.05, priority_weight=3.0, reference_usd_per_1k=0.001)
+WEIGHTS = RewardWeights(throughput=0.5, slo=0.4, memory=0.3, cost=0.05, cost_scale_usd_per_1k=0.001)
 FULL = (1.0, 1.0, 1.0, 1.0)
 
 
 def _meter() -> RewardMeter:
-    return RewardMeter(WEIGHTS, usd_per_window=0.005)
+    return RewardMeter(WEIGHTS, priority_weight=3.0, usd_per_window=0.005)
 
 
 def _stats(offered: int = 1000, good: int = 1000, **more: object) -> WindowStats:
