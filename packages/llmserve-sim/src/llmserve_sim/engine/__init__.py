@@ -1,0 +1,29 @@
+"""The serving engine: a plain reference scheduler and the event-leaping kernel that must agree with it."""
+
+from __future__ import annotations
+
+from llmserve_sim.engine.interface import (
+    Engine,
+    FleetSpec,
+    RequestRecord,
+    Slo,
+    TierTables,
+    Traffic,
+    WindowPlan,
+    WindowStats,
+)
+from llmserve_sim.engine.reference import ReferenceEngine
+from llmserve_sim.engine.simulator import KernelEngine
+
+__all__ = [
+    "Engine",
+    "FleetSpec",
+    "KernelEngine",
+    "ReferenceEngine",
+    "RequestRecord",
+    "Slo",
+    "TierTables",
+    "Traffic",
+    "WindowPlan",
+    "WindowStats",
+]

@@ -1,7 +1,7 @@
 """Log-linear histograms of durations: integer bins, at most 1.6 % between a sample and its bin's middle.
 
 A duration in picoseconds is cut to units of 2^20 ps (about 1.05 us). The first 64 bins are one unit wide; after that
-every octave has 32 bins. The last bin also takes whatever is longer (about 1,200 s).
+every octave has 32 bins. The last bin also takes whatever is longer (about 4,500 s).
 """
 
 from __future__ import annotations

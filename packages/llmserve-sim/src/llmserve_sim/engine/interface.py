@@ -201,7 +201,10 @@ class WindowPlan:
 
 @dataclass
 class WindowStats:
-    """What happened in a window. Counts and sums, all integers; the last group are levels at its end."""
+    """What happened in a window. Counts and sums, all integers; the last group are levels at its end.
+
+    Percentiles are −1 in a window without samples. The histograms are filled in only by an engine that records.
+    """
 
     arrivals: int = 0
     arrivals_priority: int = 0
@@ -225,6 +228,10 @@ class WindowStats:
     busy_ps: int = 0
     ttft_sum_ps: int = 0
     ttft_count: int = 0
+    ttft_p50_ps: int = -1
+    ttft_p99_ps: int = -1
+    itl_p50_ps: int = -1
+    itl_p99_ps: int = -1
     ttft_hist: list[int] = field(default_factory=list)
     itl_hist: list[int] = field(default_factory=list)
     # levels at the window's end

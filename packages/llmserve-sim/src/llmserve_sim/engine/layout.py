@@ -1,0 +1,254 @@
+"""Where everything stands in an engine's arena: one flat row of int64 per environment.
+
+A row is header | statistics | histograms | replicas | heaps | slots | scratch. A fork is a copy of the row, a state's
+hash is a hash of the row. Every unfinished request has a slot; a slot is named by its offset in the row, so 0 (the
+header) is nobody. All lists (waiting lines, running requests, hand-overs, free slots) are linked through the slots.
+
+The names here are offsets, imported one by one by the kernel so that numba sees constants:
+`H_` header, `P_` plan (inside the header), `W_` window statistics, `L_` replica ("lane"), `S_` slot, `TB_` table,
+`R_` request record.
+"""
+
+from __future__ import annotations
+
+from llmserve_sim.engine.histogram import BINS
+from llmserve_sim.engine.interface import DEPTHS, SEQS_MAX, TENANTS
+
+# ---- header: progress
+H_NOW = 0  # start of the coming window, ps
+H_NEXT = 1  # index of the next arrival
+H_ARRIVALS = 2  # number of requests in the traffic
+H_TRAFFIC = 3  # offset of the traffic in its array
+H_SEQ = 4  # last sequence number given out
+H_UNFINISHED = 5
+H_FREE = 6  # head of the free slots
+H_STARTED = 7  # 0 before the first plan
+H_RECORDING = 8
+H_RECORDS = 9  # records written in this window
+# ---- header: fixed for the episode
+H_REPLICAS = 10
+H_HEAPS = 11  # offset of the heaps
+H_SLOTS = 12  # offset of slot 0
+H_SCRATCH = 13  # offset of the scratch area
+H_SWAP = 14  # 3 ps
+H_SPLIT = 17
+H_RESIZE = 18
+H_EVICT = 19
+H_HANDOVER = 20
+H_LINK = 21
+H_MAX_LEN = 22
+H_MAX_UNFINISHED = 23
+H_PATIENCE = 24
+H_TTFT = 25  # 2 ps, by class
+H_TTFT_TOKEN = 27
+H_TPOT = 28  # 2 ps, by class
+# ---- header: the plan in force
+H_PLAN = 30
+P_END = 0
+P_CAP = 1
+P_DEPTH = 2
+P_TIER = 3
+P_SPLIT = 4
+P_PRIORITY = 5
+P_POOL = 6
+P_RESIZED = 7
+P_HIT = 8
+P_HALF = 9
+P_RATES = 10  # [TENANTS][DEPTHS]
+PLAN_SIZE = P_RATES + TENANTS * DEPTHS
+# ---- header: totals since the episode began
+H_TOTAL_ARRIVED = H_PLAN + PLAN_SIZE
+H_TOTAL_FINISHED = H_TOTAL_ARRIVED + 1
+H_TOTAL_ABANDONED = H_TOTAL_ARRIVED + 2
+H_TOTAL_REJECTED = H_TOTAL_ARRIVED + 3
+# ---- window statistics
+STATS = H_TOTAL_ARRIVED + 4
+STAT_WIDTHS = {
+    "arrivals": 1,
+    "arrivals_priority": 1,
+    "prompt_tokens": 1,
+    "offered_tokens": 1,
+    "offered_tenant": TENANTS,
+    "first_tokens": 1,
+    "finished": 1,
+    "abandoned": 1,
+    "rejected": 1,
+    "preemptions": 1,
+    "forced_evictions": 1,
+    "handovers": 1,
+    "due": 2,
+    "met": 2,
+    "good_tokens": TENANTS,
+    "delivered_tokens": 1,
+    "draft_fp": 1,
+    "accepted_fp": 1,
+    "iterations": 1,
+    "busy_ps": 1,
+    "ttft_sum_ps": 1,
+    "ttft_count": 1,
+    "ttft_p50_ps": 1,
+    "ttft_p99_ps": 1,
+    "itl_p50_ps": 1,
+    "itl_p99_ps": 1,
+    "queue_depth": 1,
+    "queue": 2,
+    "running": 1,
+    "prefilling": 1,
+    "used_blocks": 1,
+    "pool_blocks": 1,
+    "cached_blocks": 1,
+    "oldest_wait_ps": 1,
+}
+"""Names and widths of the window statistics, in the order in which they stand in a row."""
+STAT_AT: dict[str, int] = {}
+"""Offset of each statistic from the start of the statistics."""
+_at = 0
+for _name, _width in STAT_WIDTHS.items():
+    STAT_AT[_name] = _at
+    _at += _width
+STATS_SIZE = _at
+W_ARRIVALS = STATS + STAT_AT["arrivals"]
+W_ARRIVALS_PRIORITY = STATS + STAT_AT["arrivals_priority"]
+W_PROMPT_TOKENS = STATS + STAT_AT["prompt_tokens"]
+W_OFFERED_TOKENS = STATS + STAT_AT["offered_tokens"]
+W_OFFERED_TENANT = STATS + STAT_AT["offered_tenant"]
+W_FIRST_TOKENS = STATS + STAT_AT["first_tokens"]
+W_FINISHED = STATS + STAT_AT["finished"]
+W_ABANDONED = STATS + STAT_AT["abandoned"]
+W_REJECTED = STATS + STAT_AT["rejected"]
+W_PREEMPTIONS = STATS + STAT_AT["preemptions"]
+W_FORCED = STATS + STAT_AT["forced_evictions"]
+W_HANDOVERS = STATS + STAT_AT["handovers"]
+W_DUE = STATS + STAT_AT["due"]
+W_MET = STATS + STAT_AT["met"]
+W_GOOD = STATS + STAT_AT["good_tokens"]
+W_DELIVERED = STATS + STAT_AT["delivered_tokens"]
+W_DRAFT = STATS + STAT_AT["draft_fp"]
+W_ACCEPTED = STATS + STAT_AT["accepted_fp"]
+W_ITERATIONS = STATS + STAT_AT["iterations"]
+W_BUSY = STATS + STAT_AT["busy_ps"]
+W_TTFT_SUM = STATS + STAT_AT["ttft_sum_ps"]
+W_TTFT_COUNT = STATS + STAT_AT["ttft_count"]
+W_TTFT_P50 = STATS + STAT_AT["ttft_p50_ps"]
+W_TTFT_P99 = STATS + STAT_AT["ttft_p99_ps"]
+W_ITL_P50 = STATS + STAT_AT["itl_p50_ps"]
+W_ITL_P99 = STATS + STAT_AT["itl_p99_ps"]
+W_QUEUE_DEPTH = STATS + STAT_AT["queue_depth"]
+W_QUEUE = STATS + STAT_AT["queue"]
+W_RUNNING = STATS + STAT_AT["running"]
+W_PREFILLING = STATS + STAT_AT["prefilling"]
+W_USED = STATS + STAT_AT["used_blocks"]
+W_POOL = STATS + STAT_AT["pool_blocks"]
+W_CACHED = STATS + STAT_AT["cached_blocks"]
+W_OLDEST = STATS + STAT_AT["oldest_wait_ps"]
+# ---- histograms, each preceded by the range of bins in use (low, high)
+HIST_TTFT = STATS + STATS_SIZE
+HIST_ITL = HIST_TTFT + 2 + BINS
+# ---- replicas
+LANES = HIST_ITL + 2 + BINS
+COLOCATED, PREFILL, DECODE = 0, 1, 2
+L_ROLE = 0
+L_UNTIL = 1  # end of the iteration in flight, or -1
+L_NOW = 2  # end of the last iteration, or when an idle replica was given work
+L_READY = 3  # no iteration starts before this
+L_START = 4  # start of the iteration in flight
+L_LAST_END = 5  # last completion: when every continuing sequence got its last token
+L_POOL = 6
+L_USED = 7
+L_CACHED = 8
+L_DECODING = 9
+L_RUNNING = 10
+L_LOAD = 11  # waiting + running
+L_DEPTH = 12  # depth of the iteration in flight
+L_LINK_FREE = 13
+L_INDEX = 14
+L_HEAPS = 15  # offset of this replica's heaps
+L_CLOCK = 16  # [TENANTS] tokens gained by every sequence of a tenant, fixed point
+L_COUNT = 20  # [TENANTS] decoding sequences
+L_BASE = 24  # [TENANTS] sum of prompt + produced - clock at joining, tokens
+L_RATE = 28  # [TENANTS] fixed-point tokens per step of the iteration in flight
+L_JOINED = 32  # [TENANTS] of those decoding, joined by hand-over in the iteration in flight
+L_PHASE = 36  # [TENANTS][16] sequences by (stored tokens - clock) mod 16
+LIST = 3  # a list is head, tail, length
+L_RESUMED = 100  # [2] lists by class
+L_FRESH = 106  # [2] lists by class
+L_ACTIVE = 112  # [2] lists of running requests by class, oldest first
+L_PREFILLS = 118  # list, by second links
+L_JOINERS = 121  # list, by second links
+L_HANDOVERS = 124  # list of requests on their way to a decode replica
+LANE_SIZE = 128
+# ---- slots
+S_NEXT = 0
+S_PREV = 1
+S_NEXT2 = 2
+S_PREV2 = 3
+S_ID = 4
+S_SEQ = 5
+S_ARRIVAL = 6
+S_PROMPT = 7
+S_OUTPUT = 8
+S_CLASS = 9
+S_TENANT = 10
+S_PRODUCED = 11  # tokens produced; while decoding: when it joined
+S_JOIN = 12  # clock (tokens) at joining the decode set
+S_HEAP = 13  # place in its heap, -1 when not decoding
+S_FIRST = 14  # first token, -1 before
+S_LAST = 15  # last delivery before joining
+S_COMPUTED = 16
+S_TARGET = 17  # tokens to prefill, 0 when not prefilling
+S_CHUNK = 18
+S_STORED = 19  # 1: handed over, its KV is at hand
+S_SCHEDULED = 20
+S_PREEMPTIONS = 21
+S_READY = 22  # when its hand-over is done
+SLOT_SIZE = 24
+# links a list can go by
+BY_LINE, BY_BATCH = S_NEXT, S_NEXT2
+# ---- heaps: [replica][tenant][SEQS_MAX + 1], [0] is the size; an entry is finish clock << SLOT_BITS | slot
+HEAP_SIZE = SEQS_MAX + 1
+SLOT_BITS = 24
+SLOT_MASK = (1 << SLOT_BITS) - 1
+# ---- tables: [3] offsets, then per tier
+TB_BUDGET = 0
+TB_CPU_SEQ = 1
+TB_DEC_T0 = 2
+TB_PF_T0 = 3
+TB_PF_TILE = 4
+TB_PF_OFF = 5
+TB_PF_COEF = 6
+TB_PF_CRIT = 7
+TB_MIX_SEQ = 8
+TB_MIX_CTX = 9
+TB_MIX_AMP = 10
+TB_DRAFT_STEP = 11
+TB_SPEC_SEQ = 12
+TB_PIECES = 13
+TB_GEMM = 14  # offsets of the arrays
+TB_HEAD = 15
+TB_DEC_X = 16
+TB_DEC_H = 17
+TB_DEC_S = 18
+TB_SIZE = 19
+# ---- traffic: arrival ps, then prompt | output << 24 | class << 48 | tenant << 49
+TRAFFIC_WIDTH = 2
+TOKEN_BITS = 24
+TOKEN_MASK = (1 << TOKEN_BITS) - 1
+CLASS_SHIFT = 48
+TENANT_SHIFT = 49
+# ---- records
+R_ID = 0
+R_STATUS = 1
+R_SCHEDULED = 2
+R_FIRST = 3
+R_LAST = 4
+R_PREEMPTIONS = 5
+R_REPLICA = 6
+RECORD_SIZE = 7
+STATUSES = ("finished", "abandoned", "rejected")
+FINISHED, ABANDONED, REJECTED = 0, 1, 2
+
+
+def row_size(replicas: int, max_unfinished: int) -> int:
+    """Length of a row, in int64."""
+    heaps = replicas * TENANTS * HEAP_SIZE
+    return LANES + replicas * LANE_SIZE + heaps + max_unfinished * SLOT_SIZE + max_unfinished

@@ -1,0 +1,326 @@
+"""`KernelEngine`: the kernel behind the same face as the reference engine, and the arena it works in."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from llmserve_sim.engine import compiled, kernel
+from llmserve_sim.engine.histogram import BINS
+from llmserve_sim.engine.interface import (
+    PRIORITY,
+    SEQS_MAX,
+    STANDARD,
+    TENANTS,
+    FleetSpec,
+    RequestRecord,
+    Slo,
+    TierTables,
+    Traffic,
+    WindowPlan,
+    WindowStats,
+)
+from llmserve_sim.engine.layout import (
+    CLASS_SHIFT,
+    H_ARRIVALS,
+    H_EVICT,
+    H_FREE,
+    H_HANDOVER,
+    H_HEAPS,
+    H_LINK,
+    H_MAX_LEN,
+    H_MAX_UNFINISHED,
+    H_NEXT,
+    H_PATIENCE,
+    H_RECORDING,
+    H_RECORDS,
+    H_REPLICAS,
+    H_RESIZE,
+    H_SCRATCH,
+    H_SLOTS,
+    H_SPLIT,
+    H_SWAP,
+    H_TOTAL_ABANDONED,
+    H_TOTAL_ARRIVED,
+    H_TOTAL_FINISHED,
+    H_TOTAL_REJECTED,
+    H_TPOT,
+    H_TTFT,
+    H_TTFT_TOKEN,
+    H_UNFINISHED,
+    HEAP_SIZE,
+    HIST_ITL,
+    HIST_TTFT,
+    L_HEAPS,
+    L_INDEX,
+    L_UNTIL,
+    LANE_SIZE,
+    LANES,
+    P_RATES,
+    PLAN_SIZE,
+    RECORD_SIZE,
+    SLOT_SIZE,
+    STAT_AT,
+    STAT_WIDTHS,
+    STATS,
+    STATUSES,
+    TB_SIZE,
+    TENANT_SHIFT,
+    TOKEN_BITS,
+    TOKEN_MASK,
+    TRAFFIC_WIDTH,
+    row_size,
+)
+from llmserve_sim.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+__all__ = ["Backend", "KernelEngine", "check_plan", "new_row", "pack_plan", "pack_tables", "pack_traffic", "read_stats"]
+
+Backend = Literal["auto", "python", "numba"]
+
+
+class KernelEngine:
+    """A fleet in one arena row, run by the event-leaping kernel.
+
+    Args:
+        fleet: costs and rules.
+        slo: targets by class.
+        traffic: every request of the episode.
+        record: keep each request's history (`records()`) and fill in the histograms of `WindowStats`.
+        backend: "numba" compiles the kernel (extra `fast`), "python" runs it as it stands, "auto" takes numba where
+            it is installed. Both give the same bytes.
+    """
+
+    def __init__(
+        self, fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False, backend: Backend = "auto"
+    ) -> None:
+        if backend == "auto":
+            backend = "numba" if compiled.available() else "python"
+        self.fleet = fleet
+        self.backend = backend
+        self._record = record
+        self._arrivals = np.asarray(traffic.arrival_ps, dtype=np.int64)
+        self._tables = pack_tables(fleet.tiers)
+        self._traffic = pack_traffic(traffic)
+        self.row = new_row(fleet, slo, len(traffic), record=record)
+        self._records: Ints = np.zeros(0, dtype=np.int64)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Choose what the kernel is called with: arrays for numba, memoryviews (three times faster) for Python."""
+        if self.backend == "numba":
+            self._run: Any = compiled.compiled_kernel().run_window
+            self._args: tuple[Any, ...] = (self.row, self._tables, self._traffic)
+        else:
+            self._run = kernel.run_window
+            self._args = (memoryview(self.row), memoryview(self._tables), memoryview(self._traffic))
+
+    def step(self, plan: WindowPlan) -> WindowStats:
+        """Apply `plan` and run to its end.
+
+        Raises:
+            InvalidInputError: the plan cannot be run (nothing has changed then).
+        """
+        check_plan(self.fleet, plan, int(self.row[0]))
+        packed = pack_plan(plan)
+        records = self._room_for_records(plan.end_ps)
+        if self.backend == "numba":
+            self._run(*self._args, records, packed, 0)
+        else:
+            self._run(*self._args, memoryview(records), memoryview(packed), 0)
+        self._records = records
+        return read_stats(self.row, histograms=self._record)
+
+    def fork(self) -> Self:
+        """An independent engine in the same state; the traffic and the tables, which nobody changes, are shared."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.row = self.row.copy()
+        twin._bind()
+        return twin
+
+    def records(self) -> list[RequestRecord]:
+        """Histories of the requests that ended in the last window, by id. Empty unless recording; a second call too."""
+        count = int(self.row[H_RECORDS]) if len(self._records) else 0
+        rows = self._records[: count * RECORD_SIZE].reshape(-1, RECORD_SIZE).tolist()
+        self._records = np.zeros(0, dtype=np.int64)
+        return sorted(RequestRecord(r[0], STATUSES[r[1]], *r[2:]) for r in rows)
+
+    def state_bytes(self) -> bytes:
+        """The whole state, for hashing."""
+        return self.row.tobytes()
+
+    def _room_for_records(self, end_ps: int) -> Ints:
+        if not self._record:
+            return np.zeros(0, dtype=np.int64)
+        arriving = int(np.searchsorted(self._arrivals, end_ps)) - int(self.row[H_NEXT])
+        return np.zeros((arriving + int(self.row[H_UNFINISHED])) * RECORD_SIZE, dtype=np.int64)
+
+
+def check_plan(fleet: FleetSpec, plan: WindowPlan, now_ps: int) -> None:
+    """Refuse a plan that the engine cannot run.
+
+    Raises:
+        InvalidInputError: names the field of `WindowPlan` and its bound.
+    """
+    if plan.end_ps <= now_ps:
+        raise InvalidInputError("end_ps", f"must be after {now_ps}", got=plan.end_ps)
+    if not 1 <= plan.batch_cap <= SEQS_MAX:
+        raise InvalidInputError("batch_cap", f"must be in 1..{SEQS_MAX}", got=plan.batch_cap)
+    if not 0 <= plan.depth <= 8:
+        raise InvalidInputError("depth", "must be in 0..8", got=plan.depth)
+    if plan.tier not in {0, 1, 2}:
+        raise InvalidInputError("tier", "must be 0, 1 or 2", got=plan.tier)
+    if plan.split and fleet.replicas < 2:
+        raise InvalidInputError("split", "needs at least two replicas", got=plan.split)
+    if plan.pool_blocks < fleet.min_pool_blocks:
+        raise InvalidInputError("pool_blocks", f"must be at least {fleet.min_pool_blocks}", got=plan.pool_blocks)
+    if not 0 <= plan.hit_q10 <= 1024:
+        raise InvalidInputError("hit_q10", "must be in 0..1024", got=plan.hit_q10)
+    if plan.hit_half_blocks < 1:
+        raise InvalidInputError("hit_half_blocks", "must be at least 1", got=plan.hit_half_blocks)
+
+
+def pack_plan(plan: WindowPlan) -> Ints:
+    """A plan as the kernel reads it: int64[PLAN_SIZE]."""
+    packed = np.empty(PLAN_SIZE, dtype=np.int64)
+    packed[:P_RATES] = (
+        plan.end_ps,
+        plan.batch_cap,
+        plan.depth,
+        plan.tier,
+        plan.split,
+        plan.priority,
+        plan.pool_blocks,
+        plan.resized,
+        plan.hit_q10,
+        plan.hit_half_blocks,
+    )
+    packed[P_RATES:] = np.asarray(plan.tokens_per_step, dtype=np.int64).ravel()
+    return packed
+
+
+@lru_cache(maxsize=16)
+def pack_tables(tiers: tuple[TierTables, TierTables, TierTables]) -> Ints:
+    """The cost tables of three tiers as one int64 array: their offsets, then per tier scalars and arrays."""
+    parts: list[Ints] = [np.zeros(3, dtype=np.int64)]
+    at = 3
+    for index, tier in enumerate(tiers):
+        parts[0][index] = at
+        arrays = [tier.gemm, tier.head, tier.dec_x, tier.dec_h, tier.dec_s]
+        offsets = (at + TB_SIZE + np.concatenate(([0], np.cumsum([len(x) for x in arrays])))).tolist()
+        scalars = [
+            tier.budget,
+            tier.cpu_seq,
+            tier.dec_t0,
+            tier.pf_t0,
+            tier.pf_tile,
+            tier.pf_off,
+            tier.pf_coef,
+            tier.pf_crit,
+            tier.mix_seq,
+            tier.mix_ctx,
+            tier.mix_amp,
+            tier.draft_step,
+            tier.spec_seq,
+            len(tier.dec_x),
+            *offsets[:-1],
+        ]
+        parts += [np.array(scalars, dtype=np.int64), *(np.asarray(x, dtype=np.int64) for x in arrays)]
+        at = offsets[-1]
+    return np.concatenate(parts)
+
+
+def pack_traffic(traffic: Traffic) -> Ints:
+    """Requests as the kernel reads them: int64[2 × requests].
+
+    Raises:
+        InvalidInputError: arrivals out of order, or a value out of range.
+    """
+    for name, least, most in (
+        ("arrival_ps", 0, 1 << 62),
+        ("prompt", 1, TOKEN_MASK),
+        ("output", 1, TOKEN_MASK),
+        ("priority", PRIORITY, STANDARD),
+        ("tenant", 0, TENANTS - 1),
+    ):
+        values = getattr(traffic, name)
+        if len(values) != len(traffic):
+            raise InvalidInputError(f"traffic.{name}", f"must have {len(traffic)} entries", got=len(values))
+        if len(values) and not (least <= int(values.min()) and int(values.max()) <= most):
+            raise InvalidInputError(f"traffic.{name}", f"must be in {least}..{most}")
+    if np.any(np.diff(traffic.arrival_ps) < 0):
+        raise InvalidInputError("traffic.arrival_ps", "must not decrease")
+    packed = np.empty((len(traffic), TRAFFIC_WIDTH), dtype=np.int64)
+    packed[:, 0] = traffic.arrival_ps
+    packed[:, 1] = (
+        traffic.prompt
+        | traffic.output << TOKEN_BITS
+        | traffic.priority << CLASS_SHIFT
+        | traffic.tenant << TENANT_SHIFT
+    )
+    return packed.ravel()
+
+
+def new_row(fleet: FleetSpec, slo: Slo, requests: int, *, record: bool = False) -> Ints:
+    """The arena row of an idle fleet at time 0."""
+    row = np.zeros(row_size(fleet.replicas, fleet.max_unfinished), dtype=np.int64)
+    heaps = LANES + fleet.replicas * LANE_SIZE
+    slots = heaps + fleet.replicas * TENANTS * HEAP_SIZE
+    scratch = slots + fleet.max_unfinished * SLOT_SIZE
+    row[H_ARRIVALS] = requests
+    row[H_RECORDING] = record
+    row[H_REPLICAS] = fleet.replicas
+    row[H_HEAPS] = heaps
+    row[H_SLOTS] = slots
+    row[H_SCRATCH] = scratch
+    row[H_SWAP : H_SWAP + 3] = fleet.swap_ps
+    row[H_SPLIT] = fleet.split_ps
+    row[H_RESIZE] = fleet.resize_ps
+    row[H_EVICT] = fleet.evict_ps
+    row[H_HANDOVER] = fleet.handover_ps
+    row[H_LINK] = fleet.link_ps_per_token
+    row[H_MAX_LEN] = fleet.max_len
+    row[H_MAX_UNFINISHED] = fleet.max_unfinished
+    row[H_PATIENCE] = fleet.patience_ps
+    row[H_TTFT : H_TTFT + 2] = slo.ttft_ps
+    row[H_TTFT_TOKEN] = slo.ttft_ps_per_prompt_token
+    row[H_TPOT : H_TPOT + 2] = slo.tpot_ps
+    offsets = slots + SLOT_SIZE * np.arange(fleet.max_unfinished)
+    row[offsets[:-1]] = offsets[1:]
+    row[H_FREE] = slots
+    for hist in (HIST_TTFT, HIST_ITL):
+        row[hist : hist + 2] = (BINS, -1)
+    for i in range(fleet.replicas):
+        lane = LANES + i * LANE_SIZE
+        row[lane + L_UNTIL] = -1
+        row[lane + L_INDEX] = i
+        row[lane + L_HEAPS] = heaps + i * TENANTS * HEAP_SIZE
+    return row
+
+
+def read_stats(row: Ints, *, histograms: bool) -> WindowStats:
+    """The statistics of a row's last window."""
+    values: Sequence[int] = row[STATS : STATS + sum(STAT_WIDTHS.values())].tolist()
+    fields: dict[str, Any] = {
+        name: values[STAT_AT[name]] if width == 1 else list(values[STAT_AT[name] : STAT_AT[name] + width])
+        for name, width in STAT_WIDTHS.items()
+    }
+    if histograms:
+        fields["ttft_hist"] = row[HIST_TTFT + 2 : HIST_TTFT + 2 + BINS].tolist()
+        fields["itl_hist"] = row[HIST_ITL + 2 : HIST_ITL + 2 + BINS].tolist()
+    return WindowStats(
+        **fields,
+        total_arrived=int(row[H_TOTAL_ARRIVED]),
+        total_finished=int(row[H_TOTAL_FINISHED]),
+        total_abandoned=int(row[H_TOTAL_ABANDONED]),
+        total_rejected=int(row[H_TOTAL_REJECTED]),
+    )
