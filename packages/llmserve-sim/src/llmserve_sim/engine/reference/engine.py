@@ -72,7 +72,7 @@ class ReferenceEngine:
                     replica.start(self.now, plan, self.costs[plan.tier])
         self._abandon_expired()
         self._measure_levels()
-        return self.ledger.stats
+        return self.ledger.close_window()
 
     def fork(self) -> Self:
         """An independent engine in the same state, facing the same future."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmserve_sim.engine.histogram import BINS, bin_of
+from llmserve_sim.engine.histogram import BINS, bin_of, percentile_ps
 from llmserve_sim.engine.interface import FP, PRIORITY, RequestRecord, WindowStats
 
 if TYPE_CHECKING:
@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.reference.request import Request
 
 __all__ = ["Ledger"]
+
+
+def percentile_or_minus_one(hist: list[int], q_percent: int) -> int:
+    """Percentile in ps, −1 without samples."""
+    value = percentile_ps(hist, q_percent)
+    return -1 if value is None else value
 
 
 class Ledger:
@@ -22,18 +28,29 @@ class Ledger:
         self.record = record
         self.records: list[RequestRecord] = []
         self.stats = WindowStats()
+        self.ttft_hist = [0] * BINS
+        self.itl_hist = [0] * BINS
 
     def open_window(self) -> None:
         """Start counting anew; only the totals carry over."""
         last = self.stats
+        self.ttft_hist = [0] * BINS
+        self.itl_hist = [0] * BINS
         self.stats = WindowStats(
-            ttft_hist=[0] * BINS,
-            itl_hist=[0] * BINS,
             total_arrived=last.total_arrived,
             total_finished=last.total_finished,
             total_abandoned=last.total_abandoned,
             total_rejected=last.total_rejected,
         )
+
+    def close_window(self) -> WindowStats:
+        """The statistics, complete but for the levels."""
+        stats = self.stats
+        stats.ttft_p50_ps, stats.ttft_p99_ps = (percentile_or_minus_one(self.ttft_hist, q) for q in (50, 99))
+        stats.itl_p50_ps, stats.itl_p99_ps = (percentile_or_minus_one(self.itl_hist, q) for q in (50, 99))
+        if self.record:
+            stats.ttft_hist, stats.itl_hist = self.ttft_hist, self.itl_hist
+        return stats
 
     def arrived(self, request: Request) -> None:
         """Count a request that reached the fleet, whatever becomes of it."""
@@ -52,11 +69,11 @@ class Ledger:
         self.stats.first_tokens += 1
         self.stats.ttft_count += 1
         self.stats.ttft_sum_ps += ttft
-        self.stats.ttft_hist[bin_of(ttft)] += 1
+        self.ttft_hist[bin_of(ttft)] += 1
 
     def gap(self, request: Request, now: int, tokens_fp: int) -> None:
         """Note the time since the last delivery, spread over the tokens that a step is expected to bring."""
-        self.stats.itl_hist[bin_of((now - request.last_ps) * FP // tokens_fp)] += tokens_fp
+        self.itl_hist[bin_of((now - request.last_ps) * FP // tokens_fp)] += tokens_fp
 
     def delivered(self, request: Request, now: int, tokens: int) -> None:
         """Note tokens that reached the user."""
