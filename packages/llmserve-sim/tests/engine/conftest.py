@@ -40,6 +40,6 @@ def make_engine(request: pytest.FixtureRequest) -> Callable[..., Engine]:
 
 
 @pytest.fixture(scope="session")
-def numba_backends() -> list[str]:
-    """The kernel's speeds that this environment has."""
+def backends() -> list[str]:
+    """The kernel's speeds that this environment has: numba is an extra."""
     return ["python", "numba"] if NUMBA else ["python"]

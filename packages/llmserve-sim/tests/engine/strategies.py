@@ -157,7 +157,8 @@ def _tables(rng: Random, scale: int, budget: int) -> TierTables:
 
 def _traffic(rng: Random, fleet: FleetSpec, iteration: int) -> Traffic:
     n = rng.choice([1, rng.randint(2, 20), rng.randint(20, 80), rng.randint(80, 400)])
-    longest_output = max(2, min(rng.choice([4, 40, 200]), 6000 // n + 4, fleet.max_len))
+    tokens = 60_000 if rng.random() < 0.04 else 6000  # most workloads are small, so that there can be many
+    longest_output = max(2, min(rng.choice([4, 40, 200]), tokens // n + 4, fleet.max_len))
     longest_prompt = max(2, min(fleet.max_len, 60_000 // n + 16))
     gap = iteration * rng.choice([0.0, 0.05, 0.5, 2.0, 8.0])
     style = rng.choice(["steady", "bursty", "gaps"])

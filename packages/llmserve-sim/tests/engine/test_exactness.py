@@ -10,6 +10,8 @@ from engine_strategies import events_of, random_workload
 
 from llmserve_sim.engine import KernelEngine, ReferenceEngine, RequestRecord, WindowStats
 
+Runs = dict[int, list[tuple[WindowStats, list[RequestRecord]]]]
+
 BATCHES = 20
 PER_BATCH = 28
 
@@ -39,7 +41,7 @@ def seeds_of(batch: int) -> range:
 
 
 @pytest.fixture(scope="module")
-def reference_runs() -> dict[int, list[tuple[WindowStats, list[RequestRecord]]]]:
+def reference_runs() -> Runs:
     """What the reference says of each seed, window by window."""
     runs = {}
     for seed in range(BATCHES * PER_BATCH):
@@ -50,8 +52,10 @@ def reference_runs() -> dict[int, list[tuple[WindowStats, list[RequestRecord]]]]
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_kernel_and_reference_agree_on_every_window_and_every_request(batch, reference_runs, numba_backends):
-    for backend in numba_backends:
+def test_kernel_and_reference_agree_on_every_window_and_every_request(
+    batch: int, reference_runs: Runs, backends: list[str]
+) -> None:
+    for backend in backends:
         for seed in seeds_of(batch):
             w = random_workload(seed)
             kernel = KernelEngine(w.fleet, w.slo, w.traffic, record=True, backend=backend)
@@ -61,7 +65,7 @@ def test_kernel_and_reference_agree_on_every_window_and_every_request(batch, ref
                 assert kernel.records() == records, where
 
 
-def test_recording_changes_no_statistic():
+def test_recording_changes_no_statistic() -> None:
     for seed in range(20):
         w = random_workload(seed)
         silent = KernelEngine(w.fleet, w.slo, w.traffic, backend="python")
@@ -71,7 +75,7 @@ def test_recording_changes_no_statistic():
         assert silent.records() == plain.records() == []
 
 
-def test_the_workloads_together_contain_every_kind_of_event(reference_runs):
+def test_the_workloads_together_contain_every_kind_of_event(reference_runs: Runs) -> None:
     seen: set[str] = set()
     for seed, run in reference_runs.items():
         seen |= events_of(random_workload(seed), [stats for stats, _ in run])
@@ -79,7 +83,7 @@ def test_the_workloads_together_contain_every_kind_of_event(reference_runs):
     assert len(reference_runs) >= 500
 
 
-def test_a_kernel_forked_in_mid_run_goes_on_as_the_reference_does(reference_runs):
+def test_a_kernel_forked_in_mid_run_goes_on_as_the_reference_does(reference_runs: Runs) -> None:
     for seed in range(0, BATCHES * PER_BATCH, 10):
         w = random_workload(seed)
         kernel = KernelEngine(w.fleet, w.slo, w.traffic, record=True, backend="python")
