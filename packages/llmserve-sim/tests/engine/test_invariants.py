@@ -123,8 +123,7 @@ def test_1_tokens_are_conserved(make_engine: MakeEngine, workload: Workload) -> 
 @every_time
 @given(workload=workloads())
 def test_2_kv_blocks_are_conserved(make_engine: MakeEngine, workload: Workload) -> None:
-    """No window ends with more blocks in use than the pool has, none in use without a running request, and cached
-    blocks are free ones."""
+    """Blocks in use never exceed the pool and belong to running requests; cached blocks are free ones."""
     engine, fleet = make_engine(workload), workload.fleet
     for plan in workload.plans:
         s = engine.step(plan)
@@ -138,8 +137,7 @@ def test_2_kv_blocks_are_conserved(make_engine: MakeEngine, workload: Workload) 
 @every_time
 @given(workload=workloads())
 def test_2_every_block_in_use_belongs_to_a_running_request(workload: Workload) -> None:
-    """In the reference, at many moments: the blocks in use are those of the running requests, and each holds what its
-    tokens need."""
+    """In the reference, at many moments: what is in use is what running requests hold, each enough for its tokens."""
     engine = ReferenceEngine(workload.fleet, workload.slo, workload.traffic)
     for plan in finely(workload).plans:
         engine.step(plan)
@@ -226,7 +224,7 @@ def test_4_nothing_reacts_before_its_cause(make_engine: MakeEngine, workload: Wo
 @every_time
 @given(workload=workloads())
 def test_5_a_request_lives_in_order(make_engine: MakeEngine, workload: Workload) -> None:
-    """arrival ≤ scheduled < first token ≤ last token; a token takes time; who is abandoned or rejected got none."""
+    """Arrival ≤ scheduled < first token ≤ last token; a token takes time; who is abandoned or rejected got none."""
     _, records = run(make_engine(workload), workload)
     traffic, fleet = workload.traffic, workload.fleet
     for r in records:
