@@ -1,0 +1,66 @@
+"""Refit every kernel constant of llmserve_sim.performance.calibration and print each fit's error.
+
+    python packages/llmserve-sim/fit            print constants and errors
+    python packages/llmserve-sim/fit --check    exit 1 if a committed constant differs from its refit by more than 2 %
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import astuple
+
+import attention
+import gemm
+import other
+from common import Error, differences
+from shapes import A100, H100, RTX_4090, RTX_PRO_6000
+
+TOLERANCE = 0.02
+
+
+def main() -> int:
+    """Run all fits; returns the process's exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+
+    gemms, formats, errors = gemm.run()
+    decode, prefill, mixed, found = attention.run(gemms)
+    errors += found
+    small, allreduce, found = other.run(gemms)
+    errors += found
+
+    changed: list[str] = []
+    for gpu in (A100, H100, RTX_PRO_6000, RTX_4090):
+        refit = {
+            "gemm": gemms[gpu.name],
+            "decode": decode[gpu.name],
+            "prefill": prefill[gpu.name],
+            "mixed": mixed[gpu.name],
+            "small": small[gpu.name],
+        }
+        if gpu.name in allreduce:
+            refit["allreduce"] = allreduce[gpu.name]
+        if gpu is A100:
+            refit |= {"gemm_int8": formats["INT8"], "gemm_int4": formats["INT4"]}
+        print(f"\n{gpu.name}")
+        for name, parameters in refit.items():
+            values = ", ".join(f"{value:.4g}" for value in astuple(parameters))
+            print(f"    {name}={type(parameters).__name__}({values}),")
+            changed += differences(f"{gpu.name}.{name}", getattr(gpu.kernels, name), parameters, TOLERANCE)
+    print_errors(errors)
+    for line in changed:
+        print(line, file=sys.stderr)
+    return int(check and bool(changed))
+
+
+def print_errors(errors: list[Error]) -> None:
+    """One line per fit."""
+    print(f"\n{'|predicted / measured - 1|, %':52s}{'rows':>6s}{'median':>8s}{'p90':>8s}{'max':>8s}{'bias':>8s}")
+    for row in errors:
+        print(f"{row.what:52s}{row.rows:6d}{row.median:8.1f}{row.p90:8.1f}{row.worst:8.1f}{row.bias:8.1f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

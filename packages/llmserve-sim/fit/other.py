@@ -1,0 +1,88 @@
+"""Small kernels (norms, rotary embedding, activation) and all-reduces.
+
+Small kernels were profiled on the RTX cards; A100 and H100 take the mean of the two, launches being alike and the bytes
+scaled by their own bandwidth. All-reduces were measured on A100 and H100. No all-reduce over PCIe is in the data: the RTX
+PRO 6000 keeps the design's figure (20 us, 16 GB/s).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from common import Array, Error, error, fit, table
+from shapes import A100, AIC_NAMES, H100, PROFILES, RTX_4090, RTX_PRO_6000, layer_gemms_us
+
+from llmserve_sim.hardware import GpuSpec
+from llmserve_sim.performance.kernels import (
+    AllReduceParameters,
+    GemmParameters,
+    SmallKernelParameters,
+    allreduce_us,
+    small_kernels_us,
+)
+
+MAX_MESSAGE_BYTES = 2048 * 8192 * 2  # a full iteration of a model with hidden size 8,192
+MIN_MESSAGE_BYTES = 8192
+
+
+def fit_small(gpu: GpuSpec, gemm: GemmParameters) -> tuple[SmallKernelParameters, list[Error]]:
+    """Two norms, rotary embedding, activation and, where the model has it, the norm of Q and K."""
+    parts = []
+    for model, profile in PROFILES[gpu.name]:
+        names = ["layernorm", "layernorm", "rotary_emb", "act_fn"] + ["qk_norm"] * model.qk_norm
+        columns = [table(f"{profile}_dense.csv", layer=name) for name in names]
+        tokens = columns[0]["tokens"]
+        us = np.sum([column["time_us"] for column in columns], axis=0)
+        kernels = np.full_like(tokens, model.elementwise_kernels())
+        parts.append((kernels, tokens * model.elementwise_bytes(1), layer_gemms_us(gpu, gemm, model, tokens), us))
+    kernels, moved, beside, us = (np.concatenate(column) for column in zip(*parts, strict=True))
+
+    def predict(p: Array) -> Array:
+        return np.asarray(
+            small_kernels_us(SmallKernelParameters(*p), kernels, moved, hbm_bytes_per_s=gpu.hbm_bytes_per_s)
+        )
+
+    best = fit(predict, (2.0, 1.0), us, beside=beside)
+    time = predict(best)
+    return SmallKernelParameters(*best), [
+        error(f"small kernels {gpu.name}", time, us),
+        error(f"small kernels {gpu.name}, share of layer", time, us, beside),
+    ]
+
+
+def fit_allreduce(gpu: GpuSpec) -> tuple[AllReduceParameters, list[Error]]:
+    """Messages from one token to a full iteration of hidden size 8,192."""
+    columns = table(f"aic_{AIC_NAMES[gpu.name]}_allreduce.csv")
+    ranks, message, us = columns["num_gpus"], 2.0 * columns["message_elements_bf16"], columns["latency_us"]
+    keep = (message <= MAX_MESSAGE_BYTES) & (message >= MIN_MESSAGE_BYTES)
+    ranks, message, us = ranks[keep], message[keep], us[keep]
+
+    def predict(p: Array) -> Array:
+        return np.asarray(
+            allreduce_us(AllReduceParameters(*p), message, ranks=ranks, link_bytes_per_s=gpu.link_bytes_per_s)
+        )
+
+    best = fit(predict, (4.0, 0.12, 0.6), us)
+    return AllReduceParameters(*best), [error(f"all-reduce {gpu.name}", predict(best), us)]
+
+
+def run(
+    gemm: Mapping[str, GemmParameters],
+) -> tuple[dict[str, SmallKernelParameters], dict[str, AllReduceParameters], list[Error]]:
+    """(small kernels, all-reduce) by GPU, and the errors."""
+    small, allreduce, errors = {}, {}, []
+    for gpu in (RTX_PRO_6000, RTX_4090):
+        small[gpu.name], found = fit_small(gpu, gemm[gpu.name])
+        errors += found
+    mean = SmallKernelParameters(
+        *(
+            float(np.mean([getattr(par, name) for par in small.values()]))
+            for name in SmallKernelParameters.__dataclass_fields__
+        )
+    )
+    small[A100.name] = small[H100.name] = mean
+    for gpu in (A100, H100):
+        allreduce[gpu.name], found = fit_allreduce(gpu)
+        errors += found
+    return small, allreduce, errors

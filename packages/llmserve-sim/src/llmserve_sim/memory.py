@@ -1,0 +1,138 @@
+"""Memory per GPU: what the weights, the draft, the activations, the KV pool and a co-tenant take of it.
+
+    usable = device memory x gpu_memory_utilization
+    reserved = weights + activations (+ draft head while speculating)
+    pool = min(fraction x (usable - reserved), usable - reserved - co-tenant), never below the largest request
+
+Bytes are per GPU throughout; with tensor parallelism a KV block is spread over the replica's GPUs and so are the weights.
+Knows nothing about requests, only about how many blocks there can be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmserve_sim.engine.interface import BLOCK_TOKENS
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.performance.quantization import TIERS, weight_bytes
+
+if TYPE_CHECKING:
+    from llmserve_sim.hardware import Deployment
+
+__all__ = ["ACTIVATION_BYTES", "MemoryGrant", "MemoryModel", "MemoryNeed"]
+
+ACTIVATION_BYTES = 2_500_000_000
+"""Activations, CUDA graphs and the CUDA context per GPU; the design's figure for a 2,048-token budget."""
+_BYTES_BF16 = 2
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What a configuration takes and asks for, before any co-tenant. Bytes are per GPU."""
+
+    weight_bytes: int
+    draft_bytes: int
+    activation_bytes: int
+    block_bytes: int
+    """One KV block, the draft's own KV included while speculating."""
+    wanted_blocks: int
+    """Blocks that `kv_budget_fraction` asks for."""
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Held whatever the KV pool does."""
+        return self.weight_bytes + self.draft_bytes + self.activation_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryGrant:
+    """What is left once the co-tenant has taken its share. Bytes are per GPU."""
+
+    pool_blocks: int
+    """KV blocks of each replica."""
+    pool_bytes: int
+    refused_bytes: int
+    """Part of the co-tenant's demand that finds no room beside the smallest pool."""
+    pressure: float
+    """Demand above the shared cap, as a share of usable memory; 0 below it."""
+
+
+class MemoryModel:
+    """Memory of one deployment."""
+
+    def __init__(self, deployment: Deployment, max_len: int) -> None:
+        """Work the fixed parts out.
+
+        Args:
+            deployment: GPUs, model and parallelism.
+            max_len: longest prompt plus output, tokens: every pool must hold one such request.
+
+        Raises:
+            InvalidInputError: some weight format leaves no room for the smallest pool.
+        """
+        if max_len < 2:
+            raise InvalidInputError("max_len", "at least 2 tokens", got=max_len)
+        self.deployment = deployment
+        self.usable_bytes = int(deployment.gpu.memory_bytes * deployment.gpu_memory_utilization)
+        self.min_pool_blocks = (max_len + BLOCK_TOKENS) // BLOCK_TOKENS + 2
+        for tier in TIERS:
+            need = self.need(tier, 1.0, speculating=True)
+            free = self.usable_bytes - need.reserved_bytes
+            if free < self.min_pool_blocks * need.block_bytes:
+                raise InvalidInputError(
+                    "deployment",
+                    f"a {tier} model that leaves room for {self.min_pool_blocks} KV blocks "
+                    f"({self.min_pool_blocks * need.block_bytes} bytes per GPU)",
+                    got=f"{free} bytes",
+                )
+
+    def block_bytes(self, *, speculating: bool) -> int:
+        """One 16-token KV block on one GPU; an EAGLE draft adds the KV of its single layer."""
+        model, tp = self.deployment.model, self.deployment.tensor_parallel
+        kv_heads = max(1, model.kv_heads // tp)
+        layer = 2 * kv_heads * model.head_dim * _BYTES_BF16
+        return BLOCK_TOKENS * layer * (model.layers + int(speculating))
+
+    def need(self, tier: str, fraction: float, *, speculating: bool) -> MemoryNeed:
+        """What a configuration reserves and how many blocks it asks for.
+
+        Raises:
+            InvalidInputError: unknown format, or a fraction outside (0, 1].
+        """
+        if tier not in TIERS:
+            raise InvalidInputError("quantization_tier", f"one of {', '.join(TIERS)}", got=tier)
+        if not 0.0 < fraction <= 1.0:
+            raise InvalidInputError("kv_budget_fraction", "in (0, 1]", got=fraction)
+        model, tp = self.deployment.model, self.deployment.tensor_parallel
+        weights = weight_bytes(model, tier, tp)
+        draft = model.draft_parameters * _BYTES_BF16 // tp if speculating else 0
+        block = self.block_bytes(speculating=speculating)
+        free = max(0, self.usable_bytes - weights - draft - ACTIVATION_BYTES)
+        wanted = max(self.min_pool_blocks, int(fraction * free / block))
+        return MemoryNeed(weights, draft, ACTIVATION_BYTES, block, wanted)
+
+    def grant(self, need: MemoryNeed, cotenant_bytes: int, *, cap_share: float = 1.0) -> MemoryGrant:
+        """The pool beside a co-tenant that comes first, down to the smallest pool.
+
+        Args:
+            need: from `need`.
+            cotenant_bytes: what the co-tenant demands per GPU.
+            cap_share: share of usable memory above which pressure is counted.
+
+        Raises:
+            InvalidInputError: a negative demand, or a cap outside (0, 1].
+        """
+        if cotenant_bytes < 0:
+            raise InvalidInputError("cotenant_bytes", "at least 0", got=cotenant_bytes)
+        if not 0.0 < cap_share <= 1.0:
+            raise InvalidInputError("cap_share", "in (0, 1]", got=cap_share)
+        room = (self.usable_bytes - need.reserved_bytes - cotenant_bytes) // need.block_bytes
+        blocks = max(self.min_pool_blocks, min(need.wanted_blocks, room))
+        demand = need.reserved_bytes + blocks * need.block_bytes + cotenant_bytes
+        return MemoryGrant(
+            pool_blocks=blocks,
+            pool_bytes=blocks * need.block_bytes,
+            refused_bytes=max(0, demand - self.usable_bytes),
+            pressure=max(0.0, demand - self.usable_bytes * cap_share) / self.usable_bytes,
+        )

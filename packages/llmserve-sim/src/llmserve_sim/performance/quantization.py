@@ -1,0 +1,102 @@
+"""Weight formats: how a GEMM's time, the bytes of the weights and the answer's quality depend on the precision.
+
+FP16 is the unquantised BF16 checkpoint, INT8 is W8A8 (SmoothQuant-style, 8-bit weights and activations), INT4 is W4A16
+(GPTQ/AWQ-style, group size 128). Embedding and output head stay BF16 in every format, as in published checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.performance.calibration import A100_KERNELS
+from llmserve_sim.performance.kernels import GemmParameters
+
+if TYPE_CHECKING:
+    from llmserve_sim.hardware import GpuSpec, ModelSpec
+
+__all__ = ["TIERS", "WEIGHT_FORMATS", "WeightFormat", "gemm_parameters", "swap_s", "weight_bytes"]
+
+BYTES_BF16 = 2.0
+_GROUP = 128  # weights that share one BF16 scale in W4A16 checkpoints (GPTQ and AWQ default)
+
+SWAP_RESTART_S = 2.7
+"""Fixed part of a change of format: re-capturing CUDA graphs and re-creating the KV cache. An assumption: with the copy it
+gives 3.2-4.1 s for the 8B model and 5.4 s for the 32B one, inside the 3-6 s that model switching with weights in host memory takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """One serving precision."""
+
+    name: str
+    scheme: str
+    weight_bytes: float
+    """Bytes per weight in the GEMM, scales left out."""
+    scale_bytes: float
+    """Bytes per weight for quantisation scales."""
+    activation_bytes: float
+    int8_math: bool
+    """Tensor cores multiply INT8 (twice the BF16 rate or more) and not BF16."""
+    quality_loss: float
+    """Relative loss of answer quality, 0 for the unquantised model.
+
+    W8A8 loses 0-1.5 % and W4A16 1.1-3.9 % on the OpenLLM leaderboards v1 and v2 (Kurtic et al., "Give Me BF16 or Give Me
+    Death?", arXiv:2411.02355); one figure each in that range.
+    """
+
+    def peak_flops(self, gpu: GpuSpec) -> float:
+        """Peak rate of the multiplications this format uses, per second."""
+        return gpu.peak_int8_ops if self.int8_math else gpu.peak_bf16_flops
+
+
+WEIGHT_FORMATS: dict[str, WeightFormat] = {
+    "FP16": WeightFormat("FP16", "BF16 weights and activations", BYTES_BF16, 0.0, BYTES_BF16, False, 0.0),
+    "INT8": WeightFormat("INT8", "W8A8", 1.0, 0.0, 1.0, True, 0.01),
+    "INT4": WeightFormat("INT4", "W4A16", 0.5, BYTES_BF16 / _GROUP, BYTES_BF16, False, 0.03),
+}
+TIERS: tuple[str, str, str] = ("FP16", "INT8", "INT4")
+"""Formats in the order in which the engine numbers them."""
+
+
+def gemm_parameters(gpu: GpuSpec, name: str) -> GemmParameters:
+    """GEMM parameters of a format on a GPU.
+
+    Measured for every format on A100 only. Elsewhere INT8 and INT4 are derived: the GPU's own BF16 start-up time and
+    efficiencies times the ratio that A100 shows between the format and BF16, with A100's p. Unverified on those GPUs.
+
+    Raises:
+        InvalidInputError: no such format.
+    """
+    if name not in WEIGHT_FORMATS:
+        raise InvalidInputError("quantization_tier", f"one of {', '.join(WEIGHT_FORMATS)}", got=name)
+    own = gpu.kernels.gemm
+    if name == "FP16":
+        return own
+    is_int8 = name == "INT8"
+    measured = gpu.kernels.gemm_int8 if is_int8 else gpu.kernels.gemm_int4
+    if measured is not None:
+        return measured
+    base = A100_KERNELS.gemm
+    form = A100_KERNELS.gemm_int8 if is_int8 else A100_KERNELS.gemm_int4
+    if form is None:  # pragma: no cover - the A100 constants hold every format
+        raise InvalidInputError("quantization_tier", "a format with A100 measurements", got=name)
+    return GemmParameters(
+        own.t0_us * form.t0_us / base.t0_us,
+        own.compute_efficiency * form.compute_efficiency / base.compute_efficiency,
+        own.bandwidth_efficiency * form.bandwidth_efficiency / base.bandwidth_efficiency,
+        form.p,
+    )
+
+
+def weight_bytes(model: ModelSpec, name: str, tensor_parallel: int = 1) -> int:
+    """Bytes of the weights on one GPU: layers in the format, embedding and head in BF16."""
+    form = WEIGHT_FORMATS[name]
+    layers = model.layer_parameters * (form.weight_bytes + form.scale_bytes)
+    return round((layers + model.embedding_parameters * BYTES_BF16) / tensor_parallel)
+
+
+def swap_s(gpu: GpuSpec, model: ModelSpec, name: str, tensor_parallel: int = 1) -> float:
+    """Stall of loading a format whose weights wait in host memory: the copy over PCIe plus `SWAP_RESTART_S`."""
+    return SWAP_RESTART_S + weight_bytes(model, name, tensor_parallel) / gpu.host_bytes_per_s

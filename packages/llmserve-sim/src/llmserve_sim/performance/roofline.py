@@ -1,0 +1,212 @@
+"""How long one engine iteration takes, in seconds: the float model that the integer tables are built from.
+
+    T = layers (GEMMs + attention + small kernels + 2 all-reduces) + output head + CPU (+ drafting)
+
+for a batch of decoding sequences and prefill chunks. Everything is per replica: with tensor parallelism each GPU holds
+its share of every matrix and of the KV heads, and all GPUs run in step. Knows nothing about queues, memory or time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmserve_sim.performance import kernels
+from llmserve_sim.performance.kernels import Real
+from llmserve_sim.performance.quantization import WEIGHT_FORMATS, gemm_parameters
+from llmserve_sim.performance.speculation import DRAFT_SEQUENCE_S, draft_step_s
+
+if TYPE_CHECKING:
+    from llmserve_sim.hardware import Deployment
+
+__all__ = ["Iteration", "Roofline"]
+
+_S = 1e-6  # seconds per microsecond
+_BYTES_BF16 = 2.0
+_SAMPLER_BYTES_PER_LOGIT = 10.0  # vLLM's sampler reads BF16 logits, writes FP32 and reads that for the arg max
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """What one iteration works on.
+
+    `sequences` decode with `context` tokens in total, each verifying `depth` drafted tokens besides its own; `chunks` are
+    (new, cached) tokens of prefills, `completed` of which reach the end of their prompt.
+    """
+
+    sequences: int = 0
+    context: float = 0.0
+    chunks: tuple[tuple[int, int], ...] = ()
+    completed: int = 0
+    depth: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that pass through the GEMMs."""
+        return self.sequences * (self.depth + 1) + sum(new for new, _ in self.chunks)
+
+    @property
+    def rows(self) -> int:
+        """Positions whose logits are computed."""
+        return self.sequences * (self.depth + 1) + self.completed
+
+
+class Roofline:
+    """Iteration times of one replica of a deployment at one weight format. Times are seconds; token counts may be arrays."""
+
+    def __init__(self, deployment: Deployment, tier: str = "FP16") -> None:
+        """Look the GPU's constants up and fix the per-GPU shapes."""
+        self.deployment = deployment
+        self.gpu = deployment.gpu
+        self.model = deployment.model
+        self.tp = deployment.tensor_parallel
+        self.form = WEIGHT_FORMATS[tier]
+        self.gemm = gemm_parameters(self.gpu, tier)
+        self.heads = self.model.heads / self.tp
+        self.kv_heads = max(1.0, self.model.kv_heads / self.tp)
+
+    def layers_s(self, tokens: Real) -> Real:
+        """GEMMs, small kernels and all-reduces of all layers for `tokens` tokens."""
+        gemms: Real = 0.0
+        for n, k in self.model.layer_matrices(self.tp):
+            gemms = gemms + kernels.gemm_us(
+                self.gemm,
+                tokens,
+                n,
+                k,
+                peak_flops=self.form.peak_flops(self.gpu),
+                hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+                weight_bytes=self.form.weight_bytes + self.form.scale_bytes,
+                activation_bytes=self.form.activation_bytes,
+            )
+        small = kernels.small_kernels_us(
+            self.gpu.kernels.small,
+            self.model.elementwise_kernels(),
+            tokens * self.model.elementwise_bytes(self.tp),
+            hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+        )
+        hidden = tokens * self.model.hidden * _BYTES_BF16
+        layer = gemms + small + 2.0 * self._allreduce_us(hidden)
+        return (self.model.layers * layer + self._allreduce_us(hidden)) * _S  # one more after the embedding
+
+    def head_s(self, rows: Real) -> Real:
+        """Output head (BF16 in every format), gathering the logits of all ranks, and sampling. 0 rows take no time."""
+        vocab = self.model.vocab / self.tp
+        gemm = kernels.gemm_us(
+            self.gpu.kernels.gemm,
+            rows,
+            vocab,
+            self.model.hidden,
+            peak_flops=self.gpu.peak_bf16_flops,
+            hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+        )
+        logits = rows * self.model.vocab
+        sampling = logits * _SAMPLER_BYTES_PER_LOGIT / self.gpu.hbm_bytes_per_s / _S
+        # Gathering moves (N - 1) / N of the logits into each rank: half of what reducing them would
+        total = gemm + sampling + self._allreduce_us(logits * _BYTES_BF16 / 2.0)
+        return np.where(np.asarray(rows) > 0, total, 0.0) * _S
+
+    def decode_attention_s(self, sequences: Real, context: Real) -> Real:
+        """Decode attention of all layers, without its start-up time."""
+        time = kernels.decode_attention_us(
+            self.gpu.kernels.decode,
+            sequences,
+            context,
+            kv_heads=self.kv_heads,
+            head_dim=self.model.head_dim,
+            sm_count=self.gpu.sm_count,
+            hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+        )
+        return self.model.layers * time * _S
+
+    def mixed_decode_s(self, sequences: Real, context: Real) -> Real:
+        """What decoding sequences add to the attention of an iteration that also prefills."""
+        if self.deployment.engine.separate_attention:
+            return self.decode_attention_s(sequences, context)
+        time = kernels.mixed_decode_us(
+            self.gpu.kernels.mixed,
+            self.gpu.kernels.decode,
+            sequences,
+            context,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.model.head_dim,
+            sm_count=self.gpu.sm_count,
+            hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+        )
+        return self.model.layers * time * _S
+
+    def prefill_attention_s(self, chunks: tuple[tuple[int, int], ...]) -> float:
+        """Attention of (new, cached) chunks over all layers, without its start-up time."""
+        par = self.gpu.kernels.prefill
+        units = sum(float(kernels.prefill_units(par, new, cached)) for new, cached in chunks)
+        time = kernels.prefill_attention_us(
+            par,
+            units,
+            float(max(new + cached for new, cached in chunks)),
+            heads=self.heads,
+            head_dim=self.model.head_dim,
+            peak_flops=self.gpu.peak_bf16_flops,
+        )
+        return self.model.layers * float(time) * _S
+
+    @property
+    def prefill_unit_s(self) -> float:
+        """Time of one unit of prefill work over all layers (see `kernels.prefill_units`)."""
+        par = self.gpu.kernels.prefill
+        one = kernels.prefill_attention_us(
+            par, 1.0, 0.0, heads=self.heads, head_dim=self.model.head_dim, peak_flops=self.gpu.peak_bf16_flops
+        )
+        return self.model.layers * float(one) * _S
+
+    @property
+    def prefill_critical_s_per_token(self) -> float:
+        """Time of the longest context, per token, over all layers: the floor of prefill attention."""
+        return self.model.layers * self.gpu.kernels.prefill.critical_us_per_token * _S
+
+    @property
+    def decode_start_s(self) -> float:
+        """Start-up of decode attention over all layers."""
+        return self.model.layers * self.gpu.kernels.decode.t0_us * _S
+
+    @property
+    def prefill_start_s(self) -> float:
+        """Start-up of prefill (or mixed) attention over all layers."""
+        return self.model.layers * self.gpu.kernels.prefill.t0_us * _S
+
+    def attention_s(self, it: Iteration) -> float:
+        """Attention of one iteration."""
+        if not it.chunks:
+            return self.decode_start_s + float(self.decode_attention_s(it.sequences, it.context)) if it.sequences else 0.0
+        prefill = self.prefill_start_s + self.prefill_attention_s(it.chunks)
+        return prefill + (float(self.mixed_decode_s(it.sequences, it.context)) if it.sequences else 0.0)
+
+    def cpu_s(self, sequences: int) -> float:
+        """CPU time of the engine that the GPU waits for."""
+        engine = self.deployment.engine
+        return (engine.iteration_us + engine.sequence_us * sequences) * _S
+
+    def drafting_s(self, sequences: int, depth: int) -> float:
+        """Drafting `depth` tokens for each of `sequences`, beyond the verification itself."""
+        if not (depth and sequences):
+            return 0.0
+        return depth * draft_step_s(self.deployment) + sequences * DRAFT_SEQUENCE_S
+
+    def iteration_s(self, it: Iteration) -> float:
+        """Time of one iteration."""
+        return (
+            float(self.layers_s(float(it.tokens)))
+            + float(self.head_s(float(it.rows)))
+            + self.attention_s(it)
+            + self.cpu_s(it.sequences + len(it.chunks))
+            + self.drafting_s(it.sequences, it.depth)
+        )
+
+    def _allreduce_us(self, message_bytes: Real) -> Real:
+        if self.tp == 1:
+            return 0.0
+        return kernels.allreduce_us(
+            self.gpu.kernels.allreduce, message_bytes, ranks=self.tp, link_bytes_per_s=self.gpu.link_bytes_per_s
+        )
