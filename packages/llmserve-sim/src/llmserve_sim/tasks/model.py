@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,6 +27,9 @@ from llmserve_sim.tasks.traffic import (
     TenantClass,
     problem,
 )
+
+if TYPE_CHECKING:
+    from llmserve_sim.engine.interface import Slo
 
 __all__ = [
     "MAX_EPISODE_REQUESTS",
@@ -52,6 +55,7 @@ MAX_EPISODE_REQUESTS = 2_000_000
 MAX_EPISODE_S = 2_592_000.0
 """Longest episode, s: 30 days, inside the 106 days that int64 picoseconds can count."""
 
+_PS_PER_S = 10**12
 _PROSE = {"name", "description", "difficulty"}
 
 
@@ -256,7 +260,24 @@ class Task(_Table):
     @property
     def window_ps(self) -> int:
         """Length of a window, integer picoseconds."""
-        return round(self.window_s * 1e12)
+        return round(self.window_s * _PS_PER_S)
+
+    @property
+    def patience_ps(self) -> int:
+        """Wait until abandonment, integer picoseconds; 0: never."""
+        return round(self.patience_s * _PS_PER_S)
+
+    @property
+    def engine_slo(self) -> Slo:
+        """The targets in the engine's integers."""
+        from llmserve_sim.engine.interface import Slo  # loads numpy, which reading a task does not need
+
+        classes = (self.slo.priority, self.slo.standard)
+        return Slo(
+            ttft_ps=(round(classes[0].ttft_s * _PS_PER_S), round(classes[1].ttft_s * _PS_PER_S)),
+            ttft_ps_per_prompt_token=round(_PS_PER_S / self.slo.ttft_prompt_tokens_per_s),
+            tpot_ps=(round(classes[0].tpot_ms * _PS_PER_S / 1000), round(classes[1].tpot_ms * _PS_PER_S / 1000)),
+        )
 
     @cached_property
     def digest(self) -> str:

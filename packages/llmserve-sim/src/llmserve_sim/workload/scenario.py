@@ -54,7 +54,7 @@ class Scenario:
     """float64[n, 4], value lost per unit of quality loss, by tenant class."""
 
     @property
-    def n_windows(self) -> int:
+    def windows(self) -> int:
         """Windows in the episode."""
         return len(self.phase)
 
@@ -75,7 +75,7 @@ class Scenario:
 
     def counts(self) -> Ints:
         """Return int64[n]: arrivals per window."""
-        edges = np.arange(self.n_windows + 1, dtype=np.int64) * self.window_ps
+        edges = np.arange(self.windows + 1, dtype=np.int64) * self.window_ps
         return np.diff(np.searchsorted(self.traffic.arrival_ps, edges))
 
     def digest(self) -> str:
@@ -157,5 +157,5 @@ def _overwrite(values: Ints, at: Ints, table: QuantileTable, u: Ints) -> None:
 
 def require_window(scenario: Scenario, window: int, field: str) -> None:
     """Raise InvalidInputError unless `window` is one of the scenario's, or its end."""
-    if isinstance(window, bool) or not isinstance(window, int) or not 0 <= window <= scenario.n_windows:
-        raise InvalidInputError(field, f"must be an integer in 0..{scenario.n_windows}", got=window)
+    if isinstance(window, bool) or not isinstance(window, int) or not 0 <= window <= scenario.windows:
+        raise InvalidInputError(field, f"must be an integer in 0..{scenario.windows}", got=window)

@@ -1,0 +1,67 @@
+"""A recorded or fitted trace as an episode: its requests, under a task's rules and neighbours.
+
+What a trace does not record comes from the task: tenant class and priority are drawn per request, acceptance and the
+neighbour's memory per window. Every window counts as calm, for a trace names no phases.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmserve_sim.engine.interface import Traffic
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.workload.conditions import Conditions, draw
+from llmserve_sim.workload.scenario import Scenario, assemble
+from llmserve_sim.workload.tenants import priorities, quality_stakes, tenant_classes
+
+if TYPE_CHECKING:
+    from llmserve_sim.tasks.model import Task
+    from llmserve_sim.workload.traces import Trace
+
+__all__ = ["MAX_REPLAY_WINDOWS", "scenario_from_trace"]
+
+MAX_REPLAY_WINDOWS = 100_000
+"""Longest replay, the longest log that is read."""
+
+
+def scenario_from_trace(trace: Trace, task: Task, seed: int = 0) -> Scenario:
+    """Return the episode that replays `trace` under `task`: as many windows of the task's length as it needs.
+
+    The task's own traffic, lengths and episode length do not matter. Raises InvalidInputError for a trace of more
+    than MAX_REPLAY_WINDOWS windows.
+    """
+    windows = -(-trace.duration_ps // task.window_ps)
+    if windows > MAX_REPLAY_WINDOWS:
+        raise InvalidInputError(
+            "trace", f"must span at most {MAX_REPLAY_WINDOWS} windows of {task.window_s:g} s: cut it with duration_s"
+        )
+    edges = np.arange(windows + 1, dtype=np.int64) * task.window_ps
+    counts = np.diff(np.searchsorted(trace.arrival_ps, edges))
+    quiet = task.model_copy(
+        update={
+            "traffic": task.traffic.model_copy(
+                update={"burst": None, "spikes": None, "on_off": None, "rate_noise": None, "diurnal": None}
+            ),
+            "lengths": task.lengths.model_copy(update={"mega": None, "alternation": None}),
+            "priority": task.priority.model_copy(update={"surge": None}),
+        }
+    )
+    drawn = draw(quiet, seed, windows)
+    calm = np.zeros(windows, dtype=np.bool_)
+    conditions = Conditions(
+        phase=drawn.phase,
+        rate=counts / task.window_s,
+        acceptance=drawn.acceptance,
+        cotenant_bytes=drawn.cotenant_bytes,
+        quality_stake=quality_stakes(task, calm),
+    )
+    traffic = Traffic(
+        arrival_ps=trace.arrival_ps,
+        prompt=trace.prompt,
+        output=trace.output,
+        priority=priorities(quiet, seed, counts, calm, calm),
+        tenant=tenant_classes(quiet, seed, counts, calm),
+    )
+    return assemble(quiet, conditions, traffic)

@@ -1,0 +1,166 @@
+"""One row of a trace file: what its formats call their columns, and how a line becomes three integers.
+
+Everything wrong with a row is found here and named by file, line and column. Nothing here opens a file or keeps a row
+(`traces.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from math import isfinite
+from typing import NoReturn
+
+from llmserve_sim.errors import InvalidInputError
+
+__all__ = ["JSON_LINES", "ROW_FORMATS", "RowFormat", "RowParser", "TraceLimits"]
+
+_NS_PER_MS = 1_000_000
+_NS_PER_S = 1_000_000_000
+_MAX_TIME_S = 4_000_000_000
+
+
+@dataclass(frozen=True)
+class TraceLimits:
+    """How much of a trace is accepted; a larger one is an error that says how to cut it."""
+
+    file_bytes: int = 256 * 2**20
+    """Most bytes read up to the end of the cut."""
+    line_bytes: int = 2**20
+    """Longest line."""
+    requests: int = 1_000_000
+    """Most requests inside the cut."""
+    tokens: int = 1_048_576
+    """Longest prompt, and longest output."""
+    duration_s: int = 2_592_000
+    """Longest cut: 30 days."""
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """A format by the names of its time, prompt and output columns; `columns` identify it."""
+
+    name: str
+    time: str
+    prompt: str
+    output: str
+    columns: tuple[str, ...]
+    zero_output_is_failure: bool = False
+
+
+JSON_LINES = RowFormat(
+    "mooncake", "timestamp", "input_length", "output_length", ("timestamp", "input_length", "output_length")
+)
+_AZURE = RowFormat(
+    "azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+)
+_BURSTGPT_COLUMNS = ("Timestamp", "Model", "Request tokens", "Response tokens")
+ROW_FORMATS = (
+    RowFormat("plain", "t_s", "input", "output", ("t_s", "input", "output")),
+    _AZURE,
+    RowFormat(
+        "burstgpt",
+        "Timestamp",
+        "Request tokens",
+        "Response tokens",
+        _BURSTGPT_COLUMNS,
+        zero_output_is_failure=True,
+    ),
+    JSON_LINES,
+)
+
+
+class RowParser:
+    """Turns lines of one file into (nanoseconds since its first request, prompt, output)."""
+
+    def __init__(self, name: str, style: RowFormat, header: str, limits: TraceLimits) -> None:
+        self.name, self.style, self.limits = name, style, limits
+        self.columns = [column.strip() for column in header.split(",")] if style is not JSON_LINES else []
+        if len(set(self.columns)) < len(self.columns):
+            raise InvalidInputError(f"{name}:line 1", "must name each column once", got=header.strip())
+        self.left_out = 0
+        self._origin: datetime | int | None = None
+        self._last_ns = 0
+
+    def row(self, number: int, line: str, *, ordered: bool = True) -> tuple[int, int, int] | None:
+        """Return the request on this line, or None for a recorded failure; with `ordered`, time may not go back."""
+        style = self.style
+        values = self._json(number, line) if style is JSON_LINES else self._csv(number, line)
+        at = self._time(number, values[style.time])
+        prompt = self._tokens(number, style.prompt, values[style.prompt])
+        output = self._tokens(number, style.output, values[style.output], least=0 if style.zero_output_is_failure else 1)
+        if ordered:
+            if at < self._last_ns:
+                self._refuse(number, style.time, "must not be earlier than the line before (sort=True orders the file)")
+            self._last_ns = at
+        if output == 0:
+            self.left_out += 1
+            return None
+        return at, prompt, output
+
+    def _csv(self, number: int, line: str) -> dict[str, object]:
+        cells = line.split(",")
+        if len(cells) != len(self.columns):
+            raise InvalidInputError(
+                f"{self.name}:line {number}", f"must have {len(self.columns)} fields, has {len(cells)}", got=line.strip()
+            )
+        return {column: cell.strip() for column, cell in zip(self.columns, cells, strict=True)}
+
+    def _json(self, number: int, line: str) -> dict[str, object]:
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInputError(f"{self.name}:line {number}", f"must be one JSON object ({error})") from error
+        if not isinstance(values, dict):
+            raise InvalidInputError(f"{self.name}:line {number}", "must be a JSON object", got=values)
+        for key in self.style.columns:
+            if key not in values:
+                self._refuse(number, key, "is required")
+        return values
+
+    def _tokens(self, number: int, column: str, value: object, *, least: int = 1) -> int:
+        # ASCII digits only: int() would also take signs, underscores and other scripts' digits.
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= self.limits.tokens:
+            self._refuse(number, column, f"must be an integer in {least}..{self.limits.tokens}", value)
+        return value
+
+    def _time(self, number: int, value: object) -> int:
+        column = self.style.time
+        if self.style is _AZURE:
+            return self._clock(number, column, str(value))
+        unit, ns = ("milliseconds", _NS_PER_MS) if self.style is JSON_LINES else ("seconds", _NS_PER_S)
+        most = _MAX_TIME_S * _NS_PER_S // ns
+        bound = f"must be a number of {unit} in 0..{most}"
+        if isinstance(value, str):
+            try:
+                value = float(value.replace("_", "?"))
+            except ValueError:
+                self._refuse(number, column, bound, value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            self._refuse(number, column, bound, value)
+        absolute = round(value * ns)
+        if self._origin is None:
+            self._origin = absolute
+        assert isinstance(self._origin, int)
+        return absolute - self._origin
+
+    def _clock(self, number: int, column: str, text: str) -> int:
+        bound = "must be a date and time such as 2023-11-16 18:17:03.9799600"
+        try:
+            stamp = datetime.fromisoformat(text)
+            if self._origin is None:
+                self._origin = stamp
+            assert isinstance(self._origin, datetime)
+            since = stamp - self._origin
+        except (ValueError, TypeError):  # TypeError: some stamps name a time zone and some do not
+            self._refuse(number, column, bound, text)
+        seconds = since.days * 86_400 + since.seconds
+        if not isfinite(seconds) or abs(seconds) > _MAX_TIME_S:
+            self._refuse(number, column, f"must be within {_MAX_TIME_S} s of the first", text)
+        return seconds * _NS_PER_S + since.microseconds * 1000
+
+    def _refuse(self, number: int, column: str, bound: str, got: object = None) -> NoReturn:
+        raise InvalidInputError(f"{self.name}:line {number}:{column}", bound, got=got)

@@ -1,0 +1,227 @@
+"""Reads recorded request traces: when each request came, how long its prompt and its output were.
+
+| format | file | columns or keys |
+|---|---|---|
+| `plain` | CSV | ``t_s,input,output`` (seconds, tokens) |
+| `azure` | CSV, Azure LLM inference traces 2023/2024 | ``TIMESTAMP,ContextTokens,GeneratedTokens`` (date and time) |
+| `burstgpt` | CSV, BurstGPT | ``Timestamp,Model,Request tokens,Response tokens,…`` (seconds) |
+| `mooncake` | JSON lines, Mooncake | ``timestamp`` (ms), ``input_length``, ``output_length``, … |
+
+Other columns and keys are ignored. Time counts from the file's first request and must not run backwards, because a
+file in which it does is usually two files or a broken one; `sort=True` says that it is only unordered. A row that
+is not understood is an error that names the line. The one exception is BurstGPT's failed requests (no response
+tokens), which are left out and counted. Files are read as a stream: a cut of a large file reads no further than the
+cut. What becomes of a trace is `replay.py`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
+
+import numpy as np
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.workload.rows import JSON_LINES, ROW_FORMATS, RowFormat, RowParser, TraceLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+__all__ = ["Trace", "TraceFormat", "TraceLimits", "read_trace"]
+
+TraceFormat = Literal["auto", "plain", "azure", "burstgpt", "mooncake"]
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Recorded (or fitted) requests in order of arrival; arrays of one length, int64."""
+
+    name: str
+    arrival_ps: Ints
+    """Picoseconds since the trace's start."""
+    prompt: Ints
+    """Prompt tokens, at least 1."""
+    output: Ints
+    """Output tokens, at least 1."""
+    duration_ps: int
+    """Length of the trace: what was cut out of it, or one picosecond past the last arrival."""
+    left_out: int = field(default=0)
+    """Rows that record a failed request (BurstGPT) and were left out."""
+
+    def __len__(self) -> int:
+        return len(self.arrival_ps)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the trace, seconds."""
+        return self.duration_ps / 1e12
+
+    def scaled(self, rate_scale: float) -> Trace:
+        """Return the same requests at `rate_scale` times the rate: time is divided by it. Range 0.001..1000."""
+        _number("rate_scale", rate_scale, 1e-3, 1e3)
+        return replace(
+            self,
+            arrival_ps=np.floor(self.arrival_ps / rate_scale).astype(np.int64),
+            duration_ps=max(int(self.duration_ps / rate_scale), 1),
+        )
+
+
+def read_trace(
+    path: str | Path,
+    *,
+    format: TraceFormat = "auto",  # noqa: A002 - the word the command line uses
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    limit: int | None = None,
+    rate_scale: float = 1.0,
+    sort: bool = False,
+    limits: TraceLimits | None = None,
+) -> Trace:
+    """Read a trace file, cut it to `duration_s` from `start_s` and to `limit` requests, then scale its rate.
+
+    Times are seconds of the recording, before scaling. Raises `InvalidInputError` with a field like
+    ``trace.csv:line 17:input`` (or the argument's name) and a bound that says what is accepted.
+    """
+    limits = limits or TraceLimits()
+    if format not in get_args(TraceFormat):
+        raise InvalidInputError("format", f"must be one of {', '.join(get_args(TraceFormat))}", got=format)
+    _number("start_s", start_s, 0.0, 1e9)
+    _number("rate_scale", rate_scale, 1e-3, 1e3)
+    if duration_s is not None:
+        _number("duration_s", duration_s, 1e-3, 1e9)
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise InvalidInputError("limit", "must be an integer of at least 1", got=limit)
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            rows = _Cut(path.name, start_s, duration_s, limit, limits, sort=sort)
+            parser = rows.read(_lines(file, path.name, limits), format)
+    except OSError as error:
+        raise InvalidInputError(str(path), f"must be a readable file ({error.strerror})") from error
+    return rows.trace(parser).scaled(rate_scale) if rate_scale != 1.0 else rows.trace(parser)
+
+
+class _Cut:
+    """Collects the requests of one file that lie inside the cut."""
+
+    def __init__(
+        self, name: str, start_s: float, duration_s: float | None, limit: int | None, limits: TraceLimits, *, sort: bool
+    ) -> None:
+        self.name, self.limits, self.sort = name, limits, sort
+        self.start_ns = round(start_s * 1e9)
+        self.stop_ns = None if duration_s is None else self.start_ns + round(duration_s * 1e9)
+        self.limit = limit
+        self.kept: list[tuple[int, int, int]] = []
+        self.rows = 0
+        self.limited = False
+
+    def read(self, lines: Iterator[tuple[int, str]], wanted: TraceFormat) -> RowParser:
+        number, first = next(lines, (1, ""))
+        if not first.strip():
+            raise InvalidInputError(f"{self.name}:line 1", "must be a header or a JSON object; the file begins empty")
+        style = _detect(self.name, first, wanted)
+        parser = RowParser(self.name, style, first, self.limits)
+        if style is JSON_LINES:
+            self._take(parser, number, first)
+        blank = 0
+        for number, line in lines:
+            if not line.strip():
+                blank = blank or number
+                continue
+            if blank:
+                raise InvalidInputError(f"{self.name}:line {blank}", "must be a request; only the end may be blank")
+            if not self._take(parser, number, line):
+                break
+        return parser
+
+    def _take(self, parser: RowParser, number: int, line: str) -> bool:
+        """Take one row in; False once the cut is complete."""
+        row = parser.row(number, line, ordered=not self.sort)
+        if row is None:
+            return True
+        self.rows += 1
+        if not self.sort:
+            if self.stop_ns is not None and row[0] >= self.stop_ns:
+                return False
+            if row[0] < self.start_ns:
+                return True
+        self.kept.append(row)
+        if len(self.kept) > self.limits.requests:
+            raise InvalidInputError(
+                self.name, f"must hold at most {self.limits.requests} requests: cut it with duration_s or limit"
+            )
+        self.limited = self.limit is not None and not self.sort and len(self.kept) >= self.limit
+        return not self.limited
+
+    def trace(self, parser: RowParser) -> Trace:
+        kept = self.kept
+        if self.sort:
+            # A stable sort by time alone, and times count from the earliest row, not from the first line's.
+            kept = sorted(kept, key=lambda row: row[0])
+            first = kept[0][0] if kept else 0
+            kept = [(t - first, p, o) for t, p, o in kept]
+            kept = [r for r in kept if r[0] >= self.start_ns and (self.stop_ns is None or r[0] < self.stop_ns)]
+            self.limited = self.limit is not None and len(kept) > self.limit
+            kept = kept[: self.limit]
+        if not kept:
+            what = "a request inside the cut" if self.rows else "at least one request"
+            raise InvalidInputError(self.name, f"must hold {what}")
+        array = np.array(kept, dtype=np.int64)
+        at = array[:, 0] - self.start_ns
+        whole = self.stop_ns is None or self.limited
+        duration_ns = int(at[-1]) if whole or self.stop_ns is None else self.stop_ns - self.start_ns
+        if duration_ns > self.limits.duration_s * 10**9:
+            raise InvalidInputError(
+                self.name, f"must span at most {self.limits.duration_s} s: cut it with start_s and duration_s"
+            )
+        return Trace(
+            name=self.name,
+            arrival_ps=at * 1000,
+            prompt=array[:, 1].copy(),
+            output=array[:, 2].copy(),
+            duration_ps=duration_ns * 1000 + (1 if whole else 0),
+            left_out=parser.left_out,
+        )
+
+
+def _detect(name: str, first: str, wanted: TraceFormat) -> RowFormat:
+    header = {column.strip() for column in first.split(",")}
+    found = JSON_LINES if first.lstrip().startswith("{") else None
+    if found is None:
+        found = next((f for f in ROW_FORMATS if f is not JSON_LINES and set(f.columns) <= header), None)
+    known = "; ".join(f"{f.name}: {','.join(f.columns)}" for f in ROW_FORMATS)
+    if found is None:
+        raise InvalidInputError(f"{name}:line 1", f"must be the header of a known format ({known})", got=first.strip())
+    if wanted not in {"auto", found.name}:
+        raise InvalidInputError(f"{name}:line 1", f"must be of format {wanted}, looks like {found.name} ({known})")
+    return found
+
+
+def _lines(file: BinaryIO, name: str, limits: TraceLimits) -> Iterator[tuple[int, str]]:
+    number, size = 0, 0
+    while raw := file.readline(limits.line_bytes + 1):
+        number += 1
+        size += len(raw)
+        if len(raw) > limits.line_bytes:
+            raise InvalidInputError(f"{name}:line {number}", f"must be at most {limits.line_bytes} bytes long")
+        if size > limits.file_bytes:
+            raise InvalidInputError(
+                name, f"must be at most {limits.file_bytes} bytes up to the cut: shorten it with duration_s or limit"
+            )
+        try:
+            text = raw.removeprefix(_BOM if number == 1 else b"").decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"{name}:line {number}", f"must be UTF-8 text ({error.reason})") from error
+        yield number, text
+
+
+def _number(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or not low <= value <= high:
+        raise InvalidInputError(name, f"must be a number in {low:g}..{high:g}", got=value)
