@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmserve_sim.engine.batch import KernelBatch
 from llmserve_sim.engine.interface import (
     Engine,
     FleetSpec,
@@ -18,6 +19,7 @@ from llmserve_sim.engine.simulator import KernelEngine
 __all__ = [
     "Engine",
     "FleetSpec",
+    "KernelBatch",
     "KernelEngine",
     "ReferenceEngine",
     "RequestRecord",

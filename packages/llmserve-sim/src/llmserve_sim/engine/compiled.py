@@ -1,24 +1,31 @@
-"""The kernel compiled by numba: the same source file, imported a second time and decorated function by function.
+"""The kernel compiled by numba: the same source files, imported a second time and decorated function by function.
 
-The plain module stays plain, so that both can run side by side in one process. Machine code is cached on disk by
-numba (`NUMBA_CACHE_DIR`, or beside the source, or in the user's cache directory where that is not writable).
+The plain modules stay plain, so that both can run side by side in one process. Machine code is cached on disk by
+numba (`NUMBA_CACHE_DIR`, or beside the source, or in the user's cache directory where that is not writable). Numba
+freezes the constants of `layout.py` into it but looks only at a function's own file for changes, so the second import
+carries a digest of all the files in its name: other sources, other cache entries.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
 import sys
 from functools import cache
 from pathlib import Path
-from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmserve_sim.errors import MissingExtraError
 
-__all__ = ["available", "compiled_kernel"]
+if TYPE_CHECKING:
+    from types import ModuleType
 
-_NAME = "llmserve_sim.engine._compiled_kernel"
+__all__ = ["available", "compiled_fleet"]
+
+_HERE = Path(__file__).parent
+_PARTS = ("linked", "histograms", "costs", "requests", "iterations", "fleet")
+_CONSTANTS = ("histogram.py", "interface.py", "layout.py")
 
 
 def available() -> bool:
@@ -27,8 +34,8 @@ def available() -> bool:
 
 
 @cache
-def compiled_kernel() -> ModuleType:
-    """The kernel as a module of compiled functions, plus `run_batch`. The first call of a function compiles it.
+def compiled_fleet() -> ModuleType:
+    """The kernel's `fleet` module with every function compiled. The first call of a function compiles it.
 
     Raises:
         MissingExtraError: numba is not installed.
@@ -37,20 +44,26 @@ def compiled_kernel() -> ModuleType:
         raise MissingExtraError("fast", "the compiled kernel")
     import numba
 
-    source = Path(__file__).with_name("kernel.py")
-    spec = importlib.util.spec_from_file_location(_NAME, source)
+    jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+    sources = [_HERE / "kernel" / f"{part}.py" for part in _PARTS]
+    files = [*sources, *(_HERE / name for name in _CONSTANTS)]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    modules = [_import_again(source, f"{source.stem}_{digest}") for source in sources]
+    compiled: dict[str, Any] = {}
+    for module in modules:
+        for name, value in list(vars(module).items()):
+            if inspect.isfunction(value):
+                if value.__module__ == module.__name__:
+                    compiled[name] = jit(value)
+                setattr(module, name, compiled[name])
+    return modules[-1]
+
+
+def _import_again(source: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, source)
     if spec is None or spec.loader is None:
-        raise MissingExtraError("fast", f"{source.name}, which could not be read,")
+        raise ImportError(f"cannot import {source.name} a second time")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_NAME] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
-    jit = numba.njit(cache=True, nogil=True)
-    # in the order of the source: a callee must be compiled code before its caller is looked at
-    functions = [value for value in vars(module).values() if inspect.isfunction(value) and value.__module__ == _NAME]
-    for function in sorted(functions, key=_first_line):
-        setattr(module, function.__name__, jit(function))
     return module
-
-
-def _first_line(function: FunctionType) -> Any:
-    return function.__code__.co_firstlineno

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from llmserve_sim.engine import compiled, kernel
+from llmserve_sim.engine import compiled
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import (
     PRIORITY,
@@ -22,6 +22,7 @@ from llmserve_sim.engine.interface import (
     WindowPlan,
     WindowStats,
 )
+from llmserve_sim.engine.kernel import fleet as fleet_kernel
 from llmserve_sim.engine.layout import (
     CLASS_SHIFT,
     H_ARRIVALS,
@@ -42,6 +43,7 @@ from llmserve_sim.engine.layout import (
     H_SLOTS,
     H_SPLIT,
     H_SWAP,
+    H_TENANTS,
     H_TOTAL_ABANDONED,
     H_TOTAL_ARRIVED,
     H_TOTAL_FINISHED,
@@ -110,17 +112,17 @@ class KernelEngine:
         self._arrivals = np.asarray(traffic.arrival_ps, dtype=np.int64)
         self._tables = pack_tables(fleet.tiers)
         self._traffic = pack_traffic(traffic)
-        self.row = new_row(fleet, slo, len(traffic), record=record)
+        self.row = new_row(fleet, slo, traffic, record=record)
         self._records: Ints = np.zeros(0, dtype=np.int64)
         self._bind()
 
     def _bind(self) -> None:
         """Choose what the kernel is called with: arrays for numba, memoryviews (three times faster) for Python."""
         if self.backend == "numba":
-            self._run: Any = compiled.compiled_kernel().run_window
+            self._run: Any = compiled.compiled_fleet().run_window
             self._args: tuple[Any, ...] = (self.row, self._tables, self._traffic)
         else:
-            self._run = kernel.run_window
+            self._run = fleet_kernel.run_window
             self._args = (memoryview(self.row), memoryview(self._tables), memoryview(self._traffic))
 
     def step(self, plan: WindowPlan) -> WindowStats:
@@ -262,21 +264,19 @@ def pack_traffic(traffic: Traffic) -> Ints:
     packed = np.empty((len(traffic), TRAFFIC_WIDTH), dtype=np.int64)
     packed[:, 0] = traffic.arrival_ps
     packed[:, 1] = (
-        traffic.prompt
-        | traffic.output << TOKEN_BITS
-        | traffic.priority << CLASS_SHIFT
-        | traffic.tenant << TENANT_SHIFT
+        traffic.prompt | traffic.output << TOKEN_BITS | traffic.priority << CLASS_SHIFT | traffic.tenant << TENANT_SHIFT
     )
     return packed.ravel()
 
 
-def new_row(fleet: FleetSpec, slo: Slo, requests: int, *, record: bool = False) -> Ints:
+def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False) -> Ints:
     """The arena row of an idle fleet at time 0."""
     row = np.zeros(row_size(fleet.replicas, fleet.max_unfinished), dtype=np.int64)
     heaps = LANES + fleet.replicas * LANE_SIZE
     slots = heaps + fleet.replicas * TENANTS * HEAP_SIZE
     scratch = slots + fleet.max_unfinished * SLOT_SIZE
-    row[H_ARRIVALS] = requests
+    row[H_ARRIVALS] = len(traffic)
+    row[H_TENANTS] = int(traffic.tenant.max(initial=0)) + 1
     row[H_RECORDING] = record
     row[H_REPLICAS] = fleet.replicas
     row[H_HEAPS] = heaps
