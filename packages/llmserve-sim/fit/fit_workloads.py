@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def refit_trace(fitted: FittedTrace, trace: Trace) -> list[Refit]:
     """Derive every constant of a fitted trace from the recorded one, and print them."""
     counts = per_window(trace, WINDOW_S)
     on = counts > 0
-    shape = {"rate_rps": float(counts[on].mean()) / WINDOW_S}
+    shape: dict[str, Any] = {"rate_rps": float(counts[on].mean()) / WINDOW_S}
     if not on.all():
         shape["mean_on_windows"], shape["mean_off_windows"] = runs(on)
     shape["rate_correlation"] = fitted.rate_correlation
@@ -99,7 +99,7 @@ def refit_trace(fitted: FittedTrace, trace: Trace) -> list[Refit]:
     return found
 
 
-def fit_gap_cv(fitted: FittedTrace, counts: Floats, on: NDArray[np.bool_], shape: dict[str, float], goal: float) -> float:
+def fit_gap_cv(fitted: FittedTrace, counts: Floats, on: NDArray[np.bool_], shape: dict[str, Any], goal: float) -> float:
     """Return the gap CV at which generated hours have the recorded index of dispersion over 1 s.
 
     Gaps measured inside windows would be biased: the windows' edges cut the long ones.

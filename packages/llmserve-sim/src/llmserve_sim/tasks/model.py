@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -68,7 +69,10 @@ class Traffic(_Table):
 
     rate_rps: float = Field(ge=0.0, le=10_000.0, description="Base arrival rate, requests/s.")
     gap_cv: float = Field(
-        default=1.0, ge=0.2, le=4.0, description="Coefficient of variation of the gaps (Weibull; 1 is a Poisson process)."
+        default=1.0,
+        ge=0.2,
+        le=4.0,
+        description="Coefficient of variation of the gaps (Weibull; 1 is a Poisson process).",
     )
     burst: Burst | None = Field(default=None, description="Recurring bursts whose phase can be learned.")
     spikes: Spikes | None = Field(default=None, description="Single loaded windows at random.")
@@ -91,7 +95,9 @@ class Priority(_Table):
 
     share: Share = Field(description="Share of requests with priority.")
     share_burst: Share = Field(description="The same in burst and spike windows.")
-    weight: float = Field(ge=1.0, le=100.0, description="Weight of a priority request in SLO compliance; standard is 1.")
+    weight: float = Field(
+        ge=1.0, le=100.0, description="Weight of a priority request in SLO compliance; standard is 1."
+    )
     surge: PrioritySurge | None = Field(default=None, description="Recurring windows with a larger priority share.")
 
 
@@ -141,7 +147,9 @@ class Slos(_Table):
 class PrefixCache(_Table):
     """Reuse of prompt prefixes held in spare KV blocks: hit share h·P/(P + P0) with P GB spare per GPU."""
 
-    hit_share: float = Field(ge=0.0, le=1.0, description="h: share of a prompt that is hit with unlimited spare memory.")
+    hit_share: float = Field(
+        ge=0.0, le=1.0, description="h: share of a prompt that is hit with unlimited spare memory."
+    )
     half_gb: float = Field(gt=0.0, le=1000.0, description="P0: spare GB at which half of that is hit.")
 
 
@@ -187,7 +195,7 @@ class SeedRanges(_Table):
     @model_validator(mode="after")
     def _disjoint(self) -> Self:
         ranges = sorted((r.start, r.stop, name) for name, r in self.items())
-        for (_, stop, name), (start, _, other) in zip(ranges, ranges[1:], strict=False):
+        for (_, stop, name), (start, _, other) in pairwise(ranges):
             if start < stop:
                 raise problem(f"{name} and {other} must not share seeds")
         return self
@@ -213,14 +221,16 @@ class Task(_Table):
     deployment: str = Field(min_length=1, max_length=100, description="Name of the deployment that serves it.")
     windows: int = Field(ge=1, le=100_000, description="Windows (steps) in an episode.")
     window_s: float = Field(ge=0.1, le=3600.0, description="Simulated seconds per window.")
-    patience_s: float = Field(ge=0.0, le=86_400.0, description="Wait for the first token until abandonment, s; 0: never.")
+    patience_s: float = Field(
+        ge=0.0, le=86_400.0, description="Wait for the first token until abandonment, s; 0: never."
+    )
     max_len_tokens: int = Field(ge=32, le=1_048_576, description="Longest prompt plus output, tokens.")
     max_unfinished: int = Field(ge=1, le=65_536, description="Unfinished requests at which arrivals are rejected.")
     memory_cap_share: Share = Field(description="Share of usable GPU memory above which memory is under pressure.")
     traffic: Traffic = Field(description="Arrivals.")
     lengths: Lengths = Field(description="Lengths.")
-    tenants: Annotated[tuple[TenantClass, ...], Field(strict=False, min_length=1, max_length=MAX_TENANT_CLASSES)] = Field(
-        description="Tenant classes; their shares add up to 1."
+    tenants: Annotated[tuple[TenantClass, ...], Field(strict=False, min_length=1, max_length=MAX_TENANT_CLASSES)] = (
+        Field(description="Tenant classes; their shares add up to 1.")
     )
     priority: Priority = Field(description="Priority class.")
     acceptance: AcceptanceDrift = Field(description="Draft acceptance over time.")

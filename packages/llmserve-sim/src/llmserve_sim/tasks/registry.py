@@ -29,7 +29,7 @@ def list_tasks(*, extended: bool = True) -> tuple[Task, ...]:
     return tuple(task for task in _builtin().values() if extended or not task.extended)
 
 
-def load_task(task: str | Path | Task) -> Task:
+def load_task(task: object) -> Task:
     """Return a task by id, by the path of a TOML file (a `Path`, or text that ends in ``.toml``), or as it is.
 
     Raises `UnknownTaskError` for an unknown id and `InvalidInputError` naming the field and its bound for a bad file.

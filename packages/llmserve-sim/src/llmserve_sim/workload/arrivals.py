@@ -8,6 +8,7 @@ action. Which windows are loaded is `patterns.py`'s business.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from math import gamma, log, sqrt
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def gap_table(cv: float) -> QuantileTable:
 
     def negative_cv(shape: float) -> float:
         v = unit_mean(shape)
-        second = sum(a * a + a * b + b * b for a, b in zip(v, v[1:], strict=False)) / (3 * PIECES)
+        second = sum(a * a + a * b + b * b for a, b in pairwise(v)) / (3 * PIECES)
         return -sqrt(second - 1.0)
 
     shape = solve_increasing(negative_cv, -cv, 0.2, 8.0)

@@ -59,8 +59,11 @@ LOADED = int(Phase.BURST | Phase.SPIKE)
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """Per-window arrays, n windows: phase int64[n] (flags of `Phase`), rate float64[n] (requests/s), acceptance
-    float64[n, 4], cotenant_bytes int64[n] (per GPU), quality_stake float64[n, 4]."""
+    """Per-window arrays of n windows.
+
+    phase int64[n] (flags of `Phase`), rate float64[n] (requests/s), acceptance float64[n, 4], cotenant_bytes int64[n]
+    (per GPU), quality_stake float64[n, 4].
+    """
 
     phase: Ints
     rate: Floats
@@ -101,7 +104,7 @@ def draw(task: Task, seed: int, windows: int, seen: Seen | None = None) -> Condi
     loaded = (phase & LOADED) != 0
     return Conditions(
         phase=phase,
-        rate=rates(task, phase) * _rate_noise(task, seed, windows, phase, seen),
+        rate=rates(task, phase) * _rate_noise(task, seed, windows, seen),
         acceptance=acceptance_by_class(task, _mean_acceptance(task, seed, windows, loaded, seen)),
         cotenant_bytes=_cotenant(task, seed, windows, seen),
         quality_stake=quality_stakes(task, loaded),
@@ -166,7 +169,7 @@ def _last_state(task: Task, seen: Seen | None) -> tuple[bool | None, int]:
 
 def _poisson_gain(counts: Ints, rate: float, other: float, window_s: float) -> Floats:
     a, b = max(rate, _TINY_RATE) * window_s, max(other, _TINY_RATE) * window_s
-    gain: Floats = counts * log(a / b) - (a - b)
+    gain: Floats = counts.astype(np.float64) * log(a / b) - (a - b)
     return gain
 
 
@@ -179,7 +182,7 @@ def _burst_gain(task: Task, seen: Seen) -> Floats:
         spike = _poisson_gain(seen.arrivals, t.spikes.rate_rps, t.rate_rps, task.window_s)
         q = t.spikes.probability
         calm = log1p(-q) if q < 1.0 else -np.inf
-        gain -= np.logaddexp(calm, log(q) + spike)
+        gain = gain - np.logaddexp(calm, log(q) + spike).astype(np.float64)
     return gain
 
 
@@ -193,7 +196,7 @@ def _surge_gain(task: Task, seen: Seen) -> Floats:
     return gain
 
 
-def _rate_noise(task: Task, seed: int, windows: int, phase: Ints, seen: Seen | None) -> Floats | float:
+def _rate_noise(task: Task, seed: int, windows: int, seen: Seen | None) -> Floats | float:
     noise = task.traffic.rate_noise
     if noise is None or noise.cv == 0.0:
         return 1.0
@@ -214,14 +217,18 @@ def _rate_noise(task: Task, seed: int, windows: int, phase: Ints, seen: Seen | N
 
 def _mean_acceptance(task: Task, seed: int, windows: int, loaded: Bools, seen: Seen | None) -> Floats:
     a = task.acceptance
-    begin, last, observed = 0, None, None
+    begin = 0
+    last: float | None = None
+    observed: Floats | None = None
     spread = a.noise_sd * sqrt((1 + a.noise_correlation) / (1 - a.noise_correlation))
     if seen is not None:
         begin = len(seen)
         if a.swing > 0.0:
             observed = (seen.mean_acceptance - a.mean) / a.swing
     noise_in_swings = max(spread, 0.01) / a.swing if a.swing > 0.0 else 1.0
-    sine = a.swing * wave(wave_phase(seed, "drift", a.period_windows, observed, noise_in_swings), a.period_windows, windows)
+    sine = a.swing * wave(
+        wave_phase(seed, "drift", a.period_windows, observed, noise_in_swings), a.period_windows, windows
+    )
     if seen is not None:
         drafted = np.flatnonzero(np.isfinite(seen.mean_acceptance))
         if len(drafted):
@@ -239,7 +246,9 @@ def _cotenant(task: Task, seed: int, windows: int, seen: Seen | None) -> Ints:
     if c is None:
         return np.zeros(windows, dtype=np.int64)
     middle, amplitude = 0.5e9 * (c.high_gb + c.low_gb), 0.5e9 * (c.high_gb - c.low_gb)
-    observed = None if seen is None or amplitude == 0.0 else (seen.cotenant_bytes - middle) / amplitude
+    observed: Floats | None = None
+    if seen is not None and amplitude > 0.0:
+        observed = (seen.cotenant_bytes.astype(np.float64) - middle) / amplitude
     noise = max(c.noise_gb * 1e9, 0.01 * amplitude)
     phase = wave_phase(seed, "cotenant", c.period_windows, observed, noise / amplitude if amplitude else 1.0)
     level = middle + amplitude * wave(phase, c.period_windows, windows)

@@ -124,6 +124,8 @@ def fitted_azure_code(seed: int, duration_s: float = 3600.0) -> Trace:
     return AZURE_CODE.trace(seed, duration_s)
 
 
-def _table(quantiles: tuple[int, ...], seed: int, purpose: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _table(
+    quantiles: tuple[int, ...], seed: int, purpose: str, count: int
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     table = empirical_lengths(tuple(zip(QUANTILES, map(float, quantiles), strict=True)))
     return table.sample(first_u32(seed, purpose, count))

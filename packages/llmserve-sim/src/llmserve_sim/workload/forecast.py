@@ -8,7 +8,7 @@ the same forecast, whatever they hold beyond it. Latent phases (of bursts, waves
 from __future__ import annotations
 
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["resample"]
 
+T = TypeVar("T", bound=np.generic)
+
 
 def resample(
     scenario: Scenario,
@@ -54,11 +56,11 @@ def resample(
     """
     require_window(scenario, from_window, "from_window")
     kept = scenario.arrivals_before(from_window)
-    done = _argument("finished", finished, kept, np.bool_)
-    streamed = _argument("produced", produced, kept, np.int64)
+    done = _argument("finished", finished, np.zeros(kept, dtype=np.bool_))
+    streamed = _argument("produced", produced, np.zeros(kept, dtype=np.int64))
     if (streamed < 0).any():
         raise InvalidInputError("produced", "must not be negative")
-    seen = _seen(scenario, task, from_window, _argument("drafted", drafted, from_window, np.bool_, fill=True))
+    seen = _seen(scenario, task, from_window, _argument("drafted", drafted, np.ones(from_window, dtype=np.bool_)))
     future = draw(task, seed, scenario.windows, seen)
     past = scenario.traffic
 
@@ -75,27 +77,26 @@ def resample(
         tenant=np.concatenate((past.tenant[:kept], coming.tenant)),
     )
 
-    def join(old: NDArray[np.generic], new: NDArray[np.generic]) -> NDArray[np.generic]:
+    def join(old: NDArray[T], new: NDArray[T]) -> NDArray[T]:
         return np.concatenate((old[:from_window], new[from_window:]))
 
     return Scenario(
         traffic=traffic,
         window_ps=scenario.window_ps,
-        phase=join(scenario.phase, future.phase),  # type: ignore[arg-type]
-        rate=join(scenario.rate, future.rate),  # type: ignore[arg-type]
-        acceptance=join(scenario.acceptance, future.acceptance),  # type: ignore[arg-type]
-        cotenant_bytes=join(scenario.cotenant_bytes, future.cotenant_bytes),  # type: ignore[arg-type]
-        quality_stake=join(scenario.quality_stake, future.quality_stake),  # type: ignore[arg-type]
+        phase=join(scenario.phase, future.phase),
+        rate=join(scenario.rate, future.rate),
+        acceptance=join(scenario.acceptance, future.acceptance),
+        cotenant_bytes=join(scenario.cotenant_bytes, future.cotenant_bytes),
+        quality_stake=join(scenario.quality_stake, future.quality_stake),
     )
 
 
-def _argument(name: str, value: NDArray[np.generic] | None, length: int, kind: type, *, fill: bool = False) -> Ints:
+def _argument(name: str, value: NDArray[T] | None, default: NDArray[T]) -> NDArray[T]:
     if value is None:
-        return np.full(length, fill, dtype=kind)
-    array = np.asarray(value)
-    if array.shape != (length,) or array.dtype != kind:
-        raise InvalidInputError(name, f"must be a {np.dtype(kind).name} array of length {length}", got=value)
-    return array
+        return default
+    if value.shape != default.shape or value.dtype != default.dtype:
+        raise InvalidInputError(name, f"must be a {default.dtype.name} array of length {len(default)}", got=value)
+    return value
 
 
 def _tail(conditions: Conditions, begin: int) -> Conditions:
@@ -132,8 +133,9 @@ def _seen(scenario: Scenario, task: Task, windows: int, drafted: Bools) -> Seen:
     mean = scenario.acceptance[:windows, 0] - task.tenants[0].acceptance_offset + task.acceptance.burst_dip * loaded
     return Seen(
         arrivals=counts,
-        priority_arrivals=np.bincount(window_of, weights=scenario.traffic.priority[:kept] == 0, minlength=windows)
-        .astype(np.int64),
+        priority_arrivals=np.bincount(
+            window_of, weights=scenario.traffic.priority[:kept] == 0, minlength=windows
+        ).astype(np.int64),
         alternate_gain=_alternate_gain(task, scenario.traffic.prompt[:kept], window_of, windows),
         loaded=loaded,
         mean_acceptance=np.where(drafted, mean, np.nan),
@@ -147,7 +149,7 @@ def _alternate_gain(task: Task, prompt: Ints, window_of: Ints, windows: int) -> 
         return np.zeros(windows)
     difference = _log_density(alternation.prompt, prompt) - _log_density(task.lengths.prompt, prompt)
     # One prompt never decides: mega prompts and prompts at a bound fit neither log-normal.
-    return np.bincount(window_of, weights=np.clip(difference, -3.0, 3.0), minlength=windows)
+    return np.bincount(window_of, weights=np.clip(difference, -3.0, 3.0), minlength=windows).astype(np.float64)
 
 
 def _log_density(model: LengthModel, tokens: Ints) -> Floats:

@@ -46,7 +46,7 @@ def lognormal_table(mean: float, sigma: float, minimum: int, maximum: int) -> Qu
 
     if not minimum <= mean <= maximum:
         raise InvalidInputError("mean_tokens", f"must be in {minimum}..{maximum}", got=mean)
-    location = solve_increasing(table_mean, mean, log(mean) - 6.0 - sigma**2, log(mean) + 6.0 + sigma**2)
+    location = solve_increasing(table_mean, mean, log(mean) - 3.0 - sigma**2, log(mean) + 3.0 + sigma**2)
     return QuantileTable.from_values(cut(location))
 
 

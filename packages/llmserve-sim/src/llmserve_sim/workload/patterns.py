@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Bools = NDArray[np.bool_]
 
-__all__ = ["Recurrence", "RecurringPattern", "ar1", "bernoulli_windows", "normal", "on_off_windows", "wave", "wave_phase"]
+__all__ = [
+    "Recurrence",
+    "RecurringPattern",
+    "ar1",
+    "bernoulli_windows",
+    "normal",
+    "on_off_windows",
+    "wave",
+    "wave_phase",
+]
 
 WAVE_PHASES = 64
 """A wave's phase is one of this many, so that it can be inferred by trying them all."""
@@ -37,11 +46,16 @@ class RecurringPattern(Protocol):
     """What `Recurrence` needs of a task's table: `length_windows` in every `period_windows`, each shifted by ±jitter."""
 
     @property
-    def period_windows(self) -> int: ...
+    def period_windows(self) -> int:
+        """Windows from one occurrence to the next."""
+
     @property
-    def length_windows(self) -> int: ...
+    def length_windows(self) -> int:
+        """Windows that one occurrence lasts."""
+
     @property
-    def jitter_windows(self) -> int: ...
+    def jitter_windows(self) -> int:
+        """Largest shift of one occurrence."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +74,16 @@ class Recurrence:
         `gain` is float64[seen windows]: log-likelihood of what was seen if the window is inside an occurrence, minus
         the same if it is outside.
         """
-        period, length, jitter = pattern.period_windows, pattern.length_windows, pattern.jitter_windows
+        period, jitter = pattern.period_windows, pattern.jitter_windows
         cycles = windows // period + 2
         u = first_u32(seed, purpose, cycles + 1)
         if gain is None or len(gain) == 0:
             phase = int(u[0]) * period >> 32
             shifts = (u[1:] * (2 * jitter + 1) >> 32) - jitter
         else:
-            phase, shifts = _posterior(u, period, length, jitter, cycles, gain)
+            phase, shifts = _posterior(u, pattern, cycles, gain)
         first = (np.arange(cycles) - 1) * period + phase + shifts
-        return cls(tuple(int(s) for s in first), length)
+        return cls(tuple(int(s) for s in first), pattern.length_windows)
 
     def mask(self, windows: int) -> Bools:
         """Return bool[windows]: inside an occurrence."""
@@ -79,7 +93,8 @@ class Recurrence:
         return inside
 
 
-def _posterior(u: Ints, period: int, length: int, jitter: int, cycles: int, gain: Floats) -> tuple[int, Ints]:
+def _posterior(u: Ints, pattern: RecurringPattern, cycles: int, gain: Floats) -> tuple[int, Ints]:
+    period, length, jitter = pattern.period_windows, pattern.length_windows, pattern.jitter_windows
     total = np.concatenate(([0.0], np.cumsum(gain)))
     shifts = np.arange(-jitter, jitter + 1)
     # [phase, cycle, shift]: evidence that this occurrence begins there
@@ -128,9 +143,7 @@ def normal(seed: int, purpose: str, count: int) -> Floats:
     return sampled
 
 
-def ar1(
-    seed: int, purpose: str, sd: float, correlation: float, windows: int, *, last: float | None = None
-) -> Floats:
+def ar1(seed: int, purpose: str, sd: float, correlation: float, windows: int, *, last: float | None = None) -> Floats:
     """Return float64[windows] of a stationary AR(1) of that standard deviation, or its continuation from `last`."""
     if sd == 0.0:
         return np.zeros(windows)
@@ -146,8 +159,11 @@ def ar1(
     return np.array(series)
 
 
-def wave(phase: int, period_windows: int, windows: int) -> Floats:
-    """Return float64[windows] in -1..1: a sine of that period, `phase` in 1/WAVE_PHASES of a turn."""
+def wave(phase: int | Ints, period_windows: int, windows: int) -> Floats:
+    """Return float64[windows] in -1..1: a sine of that period, `phase` in 1/WAVE_PHASES of a turn.
+
+    An array of phases, shape [k, 1], gives float64[k, windows].
+    """
     turn = np.arange(windows) / period_windows + phase / WAVE_PHASES
     result: Floats = np.sin(2.0 * np.pi * turn)
     return result
@@ -164,7 +180,7 @@ def wave_phase(
     u = int(first_u32(seed, purpose, 1)[0])
     if seen is None or not np.isfinite(seen).any():
         return u * WAVE_PHASES >> 32
-    candidates = np.stack([wave(p, period_windows, len(seen)) for p in range(WAVE_PHASES)])
+    candidates = wave(np.arange(WAVE_PHASES)[:, None], period_windows, len(seen))
     misfit = np.nansum(((candidates - seen) / noise) ** 2, axis=1)
     return _pick(np.exp(-0.5 * (misfit - misfit.min())), u)
 

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-__all__ = ["MAX_SEED", "U32", "bernoulli_threshold", "derive_seed", "first_u32", "stream_key", "uniform_u32"]
+__all__ = [
+    "MAX_SEED",
+    "U32",
+    "bernoulli_threshold",
+    "derive_seed",
+    "first_u32",
+    "require_integer",
+    "stream_key",
+    "uniform_u32",
+]
 
 MAX_SEED = 2**63 - 1
 """Seeds are 0..MAX_SEED."""
@@ -41,8 +50,7 @@ _S27, _S30, _S32 = np.uint64(27), np.uint64(30), np.uint64(32)
 
 def stream_key(seed: int, purpose: str) -> int:
     """Return the 64-bit key of a stream; raises InvalidInputError for a seed outside 0..MAX_SEED."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise InvalidInputError("seed", f"must be an integer in 0..{MAX_SEED}", got=seed)
+    require_integer("seed", seed, 0, MAX_SEED)
     return _mix64(_mix64((seed + _GAMMA) & _MASK) ^ _purpose_hash(purpose))
 
 
@@ -64,6 +72,12 @@ def bernoulli_threshold(probability: float) -> int:
     if not 0.0 <= probability <= 1.0:  # also refuses NaN
         raise InvalidInputError("probability", "must be in 0..1", got=probability)
     return round(probability * U32)
+
+
+def require_integer(field: str, value: object, low: int, high: int) -> None:
+    """Raise InvalidInputError naming `field` unless `value` is an integer (not a bool) in low..high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidInputError(field, f"must be an integer in {low}..{high}", got=value)
 
 
 def derive_seed(seed: int, purpose: str) -> int:

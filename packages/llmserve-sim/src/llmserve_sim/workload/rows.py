@@ -89,7 +89,9 @@ class RowParser:
         values = self._json(number, line) if style is JSON_LINES else self._csv(number, line)
         at = self._time(number, values[style.time])
         prompt = self._tokens(number, style.prompt, values[style.prompt])
-        output = self._tokens(number, style.output, values[style.output], least=0 if style.zero_output_is_failure else 1)
+        output = self._tokens(
+            number, style.output, values[style.output], least=0 if style.zero_output_is_failure else 1
+        )
         if ordered:
             if at < self._last_ns:
                 self._refuse(number, style.time, "must not be earlier than the line before (sort=True orders the file)")
@@ -103,7 +105,9 @@ class RowParser:
         cells = line.split(",")
         if len(cells) != len(self.columns):
             raise InvalidInputError(
-                f"{self.name}:line {number}", f"must have {len(self.columns)} fields, has {len(cells)}", got=line.strip()
+                f"{self.name}:line {number}",
+                f"must have {len(self.columns)} fields, has {len(cells)}",
+                got=line.strip(),
             )
         return {column: cell.strip() for column, cell in zip(self.columns, cells, strict=True)}
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmserve_sim.engine.interface import PS_PER_S, Traffic
-from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.workload.arrivals import arrival_times, window_mass
 from llmserve_sim.workload.conditions import Conditions, Phase, draw
 from llmserve_sim.workload.lengths import lognormal_lengths, uniform_lengths
-from llmserve_sim.workload.random import bernoulli_threshold, first_u32
+from llmserve_sim.workload.random import bernoulli_threshold, first_u32, require_integer
 from llmserve_sim.workload.tenants import priorities, tenant_classes
 
 if TYPE_CHECKING:
@@ -157,5 +156,4 @@ def _overwrite(values: Ints, at: Ints, table: QuantileTable, u: Ints) -> None:
 
 def require_window(scenario: Scenario, window: int, field: str) -> None:
     """Raise InvalidInputError unless `window` is one of the scenario's, or its end."""
-    if isinstance(window, bool) or not isinstance(window, int) or not 0 <= window <= scenario.windows:
-        raise InvalidInputError(field, f"must be an integer in 0..{scenario.windows}", got=window)
+    require_integer(field, window, 0, scenario.windows)

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmserve_sim.workload.random import U32
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -73,7 +71,8 @@ class QuantileTable:
         low = self._edges[piece]
         width = np.maximum(self._edges[piece + 1] - low, 1)
         within = np.clip(((scaled - low) << _LOW) // width, 0, (1 << _LOW) - 1)
-        return (piece << _LOW) + within
+        draws: Ints = (piece << _LOW) + within
+        return draws
 
     @property
     def mean(self) -> float:
@@ -115,14 +114,27 @@ def grid() -> tuple[float, ...]:
 
 
 def solve_increasing(function: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """Return x in [low, high] with function(x) = target by bisection; the nearer end where target is out of reach."""
-    for _ in range(48):
-        middle = 0.5 * (low + high)
-        if function(middle) < target:
-            low = middle
+    """Return x in [low, high] with function(x) = target; the nearer end where target is out of reach.
+
+    Regula falsi with the Illinois step: a table is some 2000 values a trial, and bisection would need 40 trials.
+    """
+    below, above = function(low) - target, function(high) - target
+    if below >= 0.0:
+        return low
+    if above <= 0.0:
+        return high
+    side = 0
+    for _ in range(100):
+        x = (low * above - high * below) / (above - below)
+        error = function(x) - target
+        if abs(error) <= 1e-9 * abs(target) or high - low <= 1e-12:
+            return x
+        if error < 0.0:
+            low, below = x, error
+            above *= 0.5 if side < 0 else 1.0
+            side = -1
         else:
-            high = middle
-    return 0.5 * (low + high)
-
-
-assert 1 << 32 == U32
+            high, above = x, error
+            below *= 0.5 if side > 0 else 1.0
+            side = 1
+    return x

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 import numpy as np
 
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.workload.random import require_integer
 from llmserve_sim.workload.rows import JSON_LINES, ROW_FORMATS, RowFormat, RowParser, TraceLimits
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def read_trace(
     _number("rate_scale", rate_scale, 1e-3, 1e3)
     if duration_s is not None:
         _number("duration_s", duration_s, 1e-3, 1e9)
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise InvalidInputError("limit", "must be an integer of at least 1", got=limit)
+    if limit is not None:
+        require_integer("limit", limit, 1, limits.requests)
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -222,6 +223,6 @@ def _lines(file: BinaryIO, name: str, limits: TraceLimits) -> Iterator[tuple[int
         yield number, text
 
 
-def _number(name: str, value: float, low: float, high: float) -> None:
+def _number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or not low <= value <= high:
         raise InvalidInputError(name, f"must be a number in {low:g}..{high:g}", got=value)
