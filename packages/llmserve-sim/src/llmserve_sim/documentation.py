@@ -1,0 +1,102 @@
+"""Fills the generated tables of a Markdown page: action, observation, features. The schema is their only source.
+
+    python -m llmserve_sim.documentation docs/environment.md
+
+A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; everything else is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.grid import ACTION_GRID
+from llmserve_sim.metrics import BASE, EXTENDED, Feature
+from llmserve_sim.schema import ACTION_FIELDS, ServeObservation
+
+__all__ = ["TABLES", "fill", "main"]
+
+_BLOCK: Final = re.compile(r"(<!-- table ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _rows(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _action() -> str:
+    return _rows(
+        ("Field", "Type", "Range", "Unit", "Default", "Meaning"),
+        (
+            (f"`{row.name}`", f"`{row.kind}`", f"`{row.bounds}`", row.unit, f"`{_shown(row.default)}`", row.meaning)
+            for row in ACTION_FIELDS.values()
+        ),
+    )
+
+
+def _grid() -> str:
+    return _rows(
+        ("#", "Field", "Choices"),
+        ((i, f"`{name}`", ", ".join(map(_shown, choices))) for i, (name, choices) in enumerate(ACTION_GRID.items())),
+    )
+
+
+def _observation() -> str:
+    properties = ServeObservation.model_json_schema()["properties"]
+    return _rows(
+        ("Field", "Type", "Unit", "Meaning"),
+        (
+            (f"`{name}`", f"`{spec['type']}`", spec.get("unit", ""), spec["description"])
+            for name, spec in properties.items()
+        ),
+    )
+
+
+def _features(table: tuple[Feature, ...], first: int) -> str:
+    return _rows(
+        ("#", "Name", "Unit", "Scale", "Meaning"),
+        (
+            (first + i, f"`{row.name}`", row.unit, f"{row.scale:g}" if row.scale else "-", row.meaning)
+            for i, row in enumerate(table)
+        ),
+    )
+
+
+TABLES: Final[dict[str, Callable[[], str]]] = {
+    "action": _action,
+    "grid": _grid,
+    "observation": _observation,
+    "base": lambda: _features(BASE, 0),
+    "extended": lambda: _features(EXTENDED[len(BASE) :], len(BASE)),
+}
+"""What a page can ask for, by name."""
+
+
+def fill(page: str) -> str:
+    """Return `page` with every table written anew; raises `InvalidInputError` for a table that does not exist."""
+
+    def table(found: re.Match[str]) -> str:
+        name = found[2]
+        if name not in TABLES:
+            raise InvalidInputError("table", "must be one of " + ", ".join(TABLES), got=name)
+        return found[1] + TABLES[name]() + found[3]
+
+    return _BLOCK.sub(table, page)
+
+
+def main(paths: list[str]) -> None:
+    """Rewrite the pages at `paths` in place."""
+    for path in map(Path, paths):
+        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,139 @@
+"""`grade`: replays a log and says whether it is genuine and what it is worth.
+
+A log is genuine when its actions, replayed on the named task and seed, give every observation and every reward that it
+holds. Only a genuine log is scored: its mean reward per window, placed between the task's references (piecewise linear: 0
+the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search) and clipped to [0, 1].
+"""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from llmserve_sim.__about__ import __version__
+from llmserve_sim.env import EngineKind, ServingEnv
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.observation import to_observation
+from llmserve_sim.references import load_references
+from llmserve_sim.schema import EpisodeLog, GradeReport, ServeObservation, parse_log, schema_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from llmserve_sim.env import Outcome
+    from llmserve_sim.hardware import Deployment
+    from llmserve_sim.schema import ReferenceScores
+    from llmserve_sim.tasks import Task
+    from llmserve_sim.workload.scenario import Scenario
+
+__all__ = ["COMPONENTS", "grade", "score_of"]
+
+COMPONENTS = ("throughput", "slo", "memory", "cost", "quality")
+"""Unweighted episode means that a report shows, each in 0..1 (more memory pressure and cost is worse)."""
+
+
+def grade(
+    log: str | bytes | Mapping[str, Any] | EpisodeLog,
+    *,
+    task: str | Path | Task | None = None,
+    deployment: str | Deployment | None = None,
+    scenario: Scenario | None = None,
+    engine: EngineKind = "auto",
+) -> GradeReport:
+    """Return the grade of `log` (JSON text, a mapping or an `EpisodeLog`); the same log always gets the same grade.
+
+    `task` (by default the log's task id in the catalogue), `deployment` and `scenario` are what the episode ran on,
+    where that was not the task's own. A log that does not replay gets `verified: false`, a reason and no score. Raises
+    `InvalidInputError` for what is no log, and `UnknownTaskError` for a task that is not in the catalogue.
+    """
+    log = parse_log(log)
+    env = ServingEnv(log.task_id if task is None else task, deployment=deployment, engine=engine)
+    start = env.start(log.seed, scenario=scenario)
+    state = env.state()
+    length = state.episode_length
+    outcomes: list[Outcome] = []
+    reason = _foreign(log, state.task_digest, length) or _replay(log, env, start, outcomes)
+    rewards = [step.observation.reward for step in log.steps]
+    mean = fmean(rewards) if rewards else 0.0
+    components = {} if reason or not rewards else _components(outcomes)
+    references = None if scenario is not None else load_references(log.task_id, state.task_digest)
+    score = None
+    if reason is None:
+        if not rewards:
+            reason = "no score: the log has no steps"
+        elif references is None:
+            reason = "no score: there are no references for this task and version"
+        else:
+            score = score_of(mean, references)
+        verified = True
+    else:
+        verified = False
+    return GradeReport(
+        task_id=log.task_id,
+        seed=log.seed,
+        score=score,
+        verified=verified,
+        reason=reason,
+        complete=len(log.steps) == length,
+        steps=len(log.steps),
+        episode_length=length,
+        total_reward=sum(rewards),
+        mean_reward=mean,
+        components=components,
+        references=references,
+        simulator_version=__version__,
+    )
+
+
+def score_of(mean_reward: float, references: ReferenceScores) -> float:
+    """Return the score in [0, 1] of a mean reward per window."""
+    low, middle, high = references.random, references.best_static, references.clairvoyant
+    if mean_reward <= middle:
+        return max(0.0, 0.5 * (mean_reward - low) / (middle - low))
+    return min(1.0, 0.5 + 0.5 * (mean_reward - middle) / (high - middle))
+
+
+def _foreign(log: EpisodeLog, digest: str, length: int) -> str | None:
+    """Why a log cannot be replayed here at all."""
+    if log.simulator_version != __version__:
+        return f"made by version {log.simulator_version}; this is version {__version__}"
+    if log.schema_hash != schema_hash():
+        return "made with another schema of actions and observations"
+    if log.task_digest != digest:
+        return "made with another definition of the task or another deployment"
+    if len(log.steps) > length:
+        return f"it has {len(log.steps)} steps, and an episode {length}"
+    return None
+
+
+def _replay(log: EpisodeLog, env: ServingEnv, start: Outcome, outcomes: list[Outcome]) -> str | None:
+    """Why the replay differs from the log; fills `outcomes` on the way."""
+    task_id = env.task.id
+    problem = _difference(log.initial_observation, start, task_id)
+    if problem:
+        return f"initial_observation.{problem}"
+    for index, step in enumerate(log.steps):
+        try:
+            outcome = env.advance(step.action)
+        except InvalidInputError as error:
+            return f"steps.{index}.action was refused on replay: {error}"
+        problem = _difference(step.observation, outcome, task_id)
+        if problem:
+            return f"steps.{index}.observation.{problem}"
+        outcomes.append(outcome)
+    return None
+
+
+def _difference(logged: ServeObservation, outcome: Outcome, task_id: str) -> str | None:
+    replayed = to_observation(outcome.measurement, outcome.terms, task_id=task_id, done=outcome.done)
+    for name in ServeObservation.model_fields:
+        was, now = getattr(logged, name), getattr(replayed, name)
+        if was != now:
+            return f"{name} does not replay" if name == "metadata" else f"{name} is {was!r}, the replay gives {now!r}"
+    return None
+
+
+def _components(outcomes: list[Outcome]) -> dict[str, float]:
+    shares = [outcome.terms.shares() for outcome in outcomes if outcome.terms is not None]
+    return {name: fmean(share[name] for share in shares) for name in COMPONENTS}

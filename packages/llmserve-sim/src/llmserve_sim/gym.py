@@ -1,0 +1,201 @@
+"""Gymnasium's `Env` over `ServingEnv`, and the registered ids (extra `gym`).
+
+    import gymnasium
+    import llmserve_sim.gym
+
+    env = gymnasium.make("LLMServe/BurstyWorkload-v0", observation="extended")
+
+This module only translates: spaces, seeds and tuples. The vector environment beside it is `vector.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+try:
+    import gymnasium
+except ModuleNotFoundError as error:
+    from llmserve_sim.errors import MissingExtraError
+
+    raise MissingExtraError("gym", "llmserve_sim.gym") from error
+
+import numpy as np
+from gymnasium import spaces
+
+from llmserve_sim.env import EngineKind, Outcome, ServingEnv
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.grid import GRID_SIZES, from_indices
+from llmserve_sim.metrics import ObservationKind, encode, features
+from llmserve_sim.schema import ACTION_FIELDS, ServeAction, parse_action
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from llmserve_sim.hardware import Deployment
+    from llmserve_sim.tasks import Task
+
+__all__ = ["IDS", "ActionKind", "LLMServeEnv", "action_space", "decode_action", "draw_seed", "observation_space"]
+
+ActionKind = Literal["multi_discrete", "dict"]
+IDS: Final[dict[str, str]] = {
+    "LLMServe/StaticWorkload-v0": "static_workload",
+    "LLMServe/BurstyWorkload-v0": "bursty_workload",
+    "LLMServe/AdversarialMultitenant-v0": "adversarial_multitenant",
+}
+"""Registered ids and the tasks that they run."""
+
+
+def observation_space(kind: ObservationKind) -> spaces.Box[np.float32]:
+    """Return Box(0, 1, (n,), float32) with one entry per feature of `metrics.BASE` or `metrics.EXTENDED`."""
+    return spaces.Box(np.float32(0.0), np.float32(1.0), (len(features(kind)),), np.float32)
+
+
+def action_space(kind: ActionKind) -> spaces.Space[Any]:
+    """Return the space of actions: the grid's `MultiDiscrete`, or a `Dict` with every value the schema allows."""
+    if kind == "multi_discrete":
+        return spaces.MultiDiscrete(list(GRID_SIZES))
+    if kind != "dict":
+        raise InvalidInputError("action", "must be one of multi_discrete, dict", got=kind)
+    entries: dict[str, spaces.Space[Any]] = {}
+    for name, row in ACTION_FIELDS.items():
+        low, high = row.low or 0.0, row.high or 0.0
+        if row.kind == "float":
+            entries[name] = spaces.Box(low, high, (), np.float64)
+        elif row.kind == "int":
+            entries[name] = spaces.Discrete(int(high - low) + 1, start=int(low))
+        else:
+            entries[name] = spaces.Discrete(len(row.choices) or 2)
+    return spaces.Dict(entries)
+
+
+def decode_action(action: Any) -> ServeAction:
+    """Return the `ServeAction` that an element of either action space stands for.
+
+    Raises `InvalidInputError` naming the field and its bound.
+    """
+    if not isinstance(action, dict):
+        return from_indices(action.tolist() if isinstance(action, np.ndarray) else action)
+    plain: dict[str, object] = {}
+    for name, value in action.items():
+        row = ACTION_FIELDS.get(name)
+        number = value.item() if isinstance(value, np.ndarray | np.generic) else value
+        if row is None or row.kind in {"int", "float"}:
+            plain[name] = number
+            continue
+        choices = row.choices or (False, True)
+        if not isinstance(number, int) or not 0 <= number < len(choices):
+            raise InvalidInputError(name, f"must be an integer in 0..{len(choices) - 1}", got=value)
+        plain[name] = choices[number]
+    return parse_action(plain)
+
+
+def draw_seed(task: Task, rng: np.random.Generator) -> int:
+    """Return an episode seed from the task's training range."""
+    return int(rng.integers(task.seeds.train.start, task.seeds.train.stop))
+
+
+class LLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
+    """One simulated LLM serving fleet whose configuration is set anew for every window of a few seconds.
+
+    ## Description
+    Requests arrive, queue, are prefilled and decoded in continuous batches over a paged KV cache, and are measured
+    one by one. The agent sees a window's measurements and sets six knobs for the next window. What a window leaves behind
+    (queue, running requests, cache, a swap in progress) is what the next one starts from. Model: docs/simulator.md.
+
+    ## Action space
+    `MultiDiscrete([10, 13, 9, 3, 2, 2])`, indices into `llmserve_sim.grid.ACTION_GRID`:
+
+    | # | knob | choices |
+    |---|---|---|
+    | 0 | batch_cap | 4, 8, 16, 32, 64, 96, 128, 192, 256, 512 requests per replica |
+    | 1 | kv_budget_fraction | 0.1 to 1.0 in steps of 0.075 |
+    | 2 | speculation_depth | 0 to 8 draft tokens |
+    | 3 | quantization_tier | FP16, INT8, INT4 |
+    | 4 | prefill_decode_split | off, on |
+    | 5 | priority_routing | off, on |
+
+    With `action="dict"`, a `Dict` space with the schema's field names and its full ranges.
+
+    ## Observation space
+    `Box(0, 1, (15,), float32)`, or 40 entries with `observation="extended"`. Names, units and scales:
+    `llmserve_sim.metrics.BASE` and `EXTENDED`, tabled in docs/environment.md. Amounts are squashed as x / (x + scale).
+
+    ## Reward
+    In [-1, 1]: throughput within SLO + SLO compliance - memory pressure - cost, weighted by the task; the terms are in
+    `info["reward_terms"]`. See `llmserve_sim.reward`.
+
+    ## Starting state
+    An empty fleet. `reset(seed=n)` runs the episode with seed n; `reset()` draws a seed from the task's training range. The
+    seed is in `info["episode_seed"]`. No `options` are defined.
+
+    ## Episode end
+    The episode is truncated after the task's number of windows (120). It never terminates.
+
+    ## Arguments
+    - `task`: a task's id, the path of a task file, or a `Task`.
+    - `observation`: "base" (default) or "extended".
+    - `action`: "multi_discrete" (default) or "dict".
+    - `deployment`: a preset's name or a `Deployment`, in place of the task's own.
+    - `engine`: "auto" (default), "numba", "python" or "reference"; all give the same numbers.
+
+    ## Version history
+    - v0: first version.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own declaration of it
+
+    def __init__(
+        self,
+        task: str | Path | Task = "static_workload",
+        *,
+        observation: ObservationKind = "base",
+        action: ActionKind = "multi_discrete",
+        deployment: str | Deployment | None = None,
+        engine: EngineKind = "auto",
+        render_mode: None = None,
+    ) -> None:
+        self.render_mode = render_mode
+        self.observation_space = observation_space(observation)
+        self.action_space = action_space(action)
+        self.serving = ServingEnv(task, deployment=deployment, engine=engine)
+        """The environment behind: its `state()`, `episode_log()` and `fork()` work on the running episode."""
+        self._kind: ObservationKind = observation
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode: that of `seed`, or one drawn from the task's training seeds."""
+        super().reset(seed=seed)
+        episode_seed = draw_seed(self.serving.task, self.np_random) if seed is None else seed
+        outcome = self.serving.start(episode_seed)
+        return self._observe(outcome), {"episode_seed": episode_seed}
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Simulate one window; raises `InvalidInputError` for an action outside its space."""
+        outcome = self.serving.advance(decode_action(action))
+        terms = {} if outcome.terms is None else outcome.terms.weighted()
+        return self._observe(outcome), outcome.reward, False, outcome.done, {"reward_terms": terms}
+
+    def close(self) -> None:
+        """Drop the episode."""
+        self.serving.close()
+
+    def _observe(self, outcome: Outcome) -> NDArray[np.float32]:
+        return np.array(encode(outcome.measurement, self._kind), dtype=np.float32)
+
+
+def _register() -> None:
+    for name, task in IDS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(
+                id=name,
+                entry_point="llmserve_sim.gym:LLMServeEnv",
+                vector_entry_point="llmserve_sim.vector:LLMServeVectorEnv",
+                kwargs={"task": task},
+            )
+
+
+_register()
