@@ -96,12 +96,12 @@ class KernelBatch:
             args = (self.arena, self._tables, self._traffic, self._no_records, plans, mask)
         else:
             run = fleet_kernel.run_batch
-            views = [[memoryview(row) for row in rows] for rows in (self.arena, self._traffic, plans)]
-            args = (views[0], memoryview(self._tables), views[1], memoryview(self._no_records), views[2], mask)
+            views = [[row.data for row in rows] for rows in (self.arena, self._traffic, plans)]
+            args = (views[0], self._tables.data, views[1], self._no_records.data, views[2], mask)
         if self._pool is None:
             run(*args, 0, self.size)
         else:
-            for done in [self._pool.submit(run, *args, low, high) for low, high in self._chunks]:
+            for done in [self._pool.submit(run, *(*args, low, high)) for low, high in self._chunks]:
                 done.result()
         return self.stats
 

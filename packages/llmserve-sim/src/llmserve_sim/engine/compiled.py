@@ -2,8 +2,8 @@
 
 The plain modules stay plain, so that both can run side by side in one process. Machine code is cached on disk by
 numba (`NUMBA_CACHE_DIR`, or beside the source, or in the user's cache directory where that is not writable). Numba
-freezes the constants of `layout.py` into it but looks only at a function's own file for changes, so the second import
-carries a digest of all the files in its name: other sources, other cache entries.
+freezes constants and callees of other files into it but looks only at a function's own file for changes, so every
+compiled function carries a digest of all the files in its qualified name: other sources, other cache entries.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ def compiled_fleet() -> ModuleType:
     sources = [_HERE / "kernel" / f"{part}.py" for part in _PARTS]
     files = [*sources, *(_HERE / name for name in _CONSTANTS)]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    modules = [_import_again(source, f"{source.stem}_{digest}") for source in sources]
+    modules = [_import_again(source, f"llmserve_sim.engine.kernel.{source.stem}_{digest}") for source in sources]
     compiled: dict[str, Any] = {}
     for module in modules:
         for name, value in list(vars(module).items()):
             if inspect.isfunction(value):
                 if value.__module__ == module.__name__:
+                    value.__qualname__ = f"{name}_{digest}"
                     compiled[name] = jit(value)
                 setattr(module, name, compiled[name])
     return modules[-1]

@@ -123,7 +123,7 @@ class KernelEngine:
             self._args: tuple[Any, ...] = (self.row, self._tables, self._traffic)
         else:
             self._run = fleet_kernel.run_window
-            self._args = (memoryview(self.row), memoryview(self._tables), memoryview(self._traffic))
+            self._args = (self.row.data, self._tables.data, self._traffic.data)
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end.
@@ -137,7 +137,7 @@ class KernelEngine:
         if self.backend == "numba":
             self._run(*self._args, records, packed, 0)
         else:
-            self._run(*self._args, memoryview(records), memoryview(packed), 0)
+            self._run(*self._args, records.data, packed.data, 0)
         self._records = records
         return read_stats(self.row, histograms=self._record)
 

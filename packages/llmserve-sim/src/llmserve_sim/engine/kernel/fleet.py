@@ -122,6 +122,8 @@ from llmserve_sim.engine.layout import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmserve_sim.engine.kernel import Row
 
 
@@ -415,7 +417,16 @@ def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     close_window(a, rec)
 
 
-def run_batch(arena: Row, tb: Row, traffic: Row, rec: Row, plans: Row, active: Row, low: int, high: int) -> None:
+def run_batch(
+    arena: Sequence[Row],
+    tb: Row,
+    traffic: Sequence[Row],
+    rec: Row,
+    plans: Sequence[Row],
+    active: Row,
+    low: int,
+    high: int,
+) -> None:
     """Run one window of the environments low..high−1 that are active; rows of the arguments belong together."""
     for e in range(low, high):
         if active[e] != 0:
