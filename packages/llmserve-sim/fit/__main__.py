@@ -1,7 +1,8 @@
-"""Refit every kernel constant of llmserve_sim.performance.calibration and print each fit's error.
+"""Refit every fitted constant of the performance model and print each fit's error.
 
-    python packages/llmserve-sim/fit            print constants and errors
-    python packages/llmserve-sim/fit --check    exit 1 if a committed constant differs from its refit by more than 2 %
+    python packages/llmserve-sim/fit                      kernels and speculation (seconds)
+    python packages/llmserve-sim/fit --overheads          CPU overheads too, by replaying the end-to-end runs (minutes)
+    python packages/llmserve-sim/fit --check [...]        exit 1 if a committed constant differs from its refit by more than 2 %
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from dataclasses import astuple
 import attention
 import gemm
 import other
+import overhead
+import speculation
 from common import Error, differences
 from shapes import A100, H100, RTX_4090, RTX_PRO_6000
+
+from llmserve_sim.performance import speculation as committed_speculation
 
 TOLERANCE = 0.02
 
@@ -23,7 +28,8 @@ def main() -> int:
     """Run all fits; returns the process's exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
+    parser.add_argument("--overheads", action="store_true")
+    arguments = parser.parse_args()
 
     gemms, formats, errors = gemm.run()
     decode, prefill, mixed, found = attention.run(gemms)
@@ -49,10 +55,18 @@ def main() -> int:
             values = ", ".join(f"{value:.4g}" for value in astuple(parameters))
             print(f"    {name}={type(parameters).__name__}({values}),")
             changed += differences(f"{gpu.name}.{name}", getattr(gpu.kernels, name), parameters, TOLERANCE)
+    constants, found = speculation.run()
+    errors += found
+    print("\nllmserve_sim.performance.speculation")
+    for name, value in constants.items():
+        print(f"    {name} = {value:.4g}")
+        changed += differences(name, getattr(committed_speculation, name), value, TOLERANCE)
     print_errors(errors)
+    if arguments.overheads:
+        changed += overhead.run()
     for line in changed:
         print(line, file=sys.stderr)
-    return int(check and bool(changed))
+    return int(arguments.check and bool(changed))
 
 
 def print_errors(errors: list[Error]) -> None:

@@ -244,7 +244,7 @@ ENGINES: dict[str, EngineVersion] = {
     engine.name: engine
     for engine in (
         EngineVersion("vllm-0.19", iteration_us=100.0, sequence_us=12.0),
-        EngineVersion("vllm-0.12", iteration_us=1700.0, sequence_us=42.0),
+        EngineVersion("vllm-0.12", iteration_us=1600.0, sequence_us=48.0),
         EngineVersion("tensorrt-llm-0.14", iteration_us=0.0, sequence_us=10.0, separate_attention=True),
     )
 }

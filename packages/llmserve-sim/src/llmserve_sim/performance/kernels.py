@@ -73,15 +73,17 @@ class PrefillAttentionParameters:
 
 @dataclass(frozen=True, slots=True)
 class MixedAttentionParameters:
-    """Decode sequences inside a prefill kernel: no split-KV, no packing of query heads that share a KV head.
+    """Decode sequences inside a prefill kernel: no split-KV and, in FlashAttention 2, no packing of query heads.
 
-    `seq_us` is paid per (sequence, query head) over all SMs, `token_us` per (context token, query head) over all SMs;
+    `seq_us` is paid per (sequence, head) over all SMs, `token_us` per (context token, head) over all SMs;
     `amplification` times the KV bytes is a floor, because KV is read again by query heads that no longer share it.
+    Heads are query heads, or KV heads where the kernel packs those that share one (FlashAttention 3, on H100).
     """
 
     seq_us: float
     token_us: float
     amplification: float
+    packs_heads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,8 @@ def mixed_decode_us(
     hbm_bytes_per_s: float,
 ) -> Real:
     """Time that decoding sequences add to one layer's attention when prefill chunks share the kernel."""
-    unpacked = (par.seq_us * sequences + par.token_us * context) * heads / sm_count
+    blocks = kv_heads if par.packs_heads else heads
+    unpacked = (par.seq_us * sequences + par.token_us * context) * blocks / sm_count
     kv_bytes = context * kv_heads * head_dim * 2.0 * BYTES_BF16
     amplified = par.amplification * kv_bytes / hbm_bytes_per_s * _US_PER_S
     alone = decode_attention_us(

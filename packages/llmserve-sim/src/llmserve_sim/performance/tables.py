@@ -144,7 +144,8 @@ def mixed_coefficients(roofline: Roofline) -> tuple[float, float, float]:
     if roofline.deployment.engine.separate_attention:
         return 0.0, 0.0, 0.0
     gpu, par = roofline.gpu, roofline.gpu.kernels.mixed
-    per_head = roofline.model.layers * roofline.heads / gpu.sm_count * 1e-6
+    blocks = roofline.kv_heads if par.packs_heads else roofline.heads
+    per_head = roofline.model.layers * blocks / gpu.sm_count * 1e-6
     kv_bytes = roofline.model.layers * roofline.kv_heads * roofline.model.head_dim * 2.0 * BYTES_BF16
     return par.seq_us * per_head, par.token_us * per_head, par.amplification * kv_bytes / gpu.hbm_bytes_per_s
 

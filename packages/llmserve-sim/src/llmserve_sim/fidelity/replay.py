@@ -1,0 +1,110 @@
+"""A recorded load through the simulated engine: the same arrivals, lengths, memory and limits.
+
+Everything runs through the engine that episodes use, stepped in one-second windows, with the agent's knobs at rest: one
+replica, FP16, no drafting, no priorities, no deadline, no prefix cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmserve_sim.engine import KernelEngine, Slo, Traffic, WindowPlan
+from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, TENANTS
+from llmserve_sim.memory import MemoryModel
+from llmserve_sim.performance.tables import build_fleet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_sim.fidelity.data import RequestLog
+    from llmserve_sim.hardware import Deployment
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["RecordedRun", "Replay", "replay"]
+
+_NO_SLO = Slo((1 << 60, 1 << 60), 0, (1 << 60, 1 << 60))
+_NO_DRAFT = tuple(tuple(FP for _ in range(DEPTHS)) for _ in range(TENANTS))
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What is known of a measured run's set-up."""
+
+    name: str
+    deployment: Deployment
+    max_num_seqs: int
+    """Most requests running at once."""
+    kv_blocks: int | None = None
+    """16-token KV blocks; None: what the memory model gives the whole GPU."""
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """What the simulator made of a load. Per request, sorted by arrival: `first_s`, `last_s`; per second: the rest."""
+
+    first_s: Floats
+    last_s: Floats
+    running: Floats
+    waiting: Floats
+    kv_percent: Floats
+    preemptions: int
+
+
+def replay(run: RecordedRun, arrival_s: Floats, prompt: Floats, output: Floats) -> Replay:
+    """Serve the load to its last token.
+
+    Args:
+        run: deployment and limits.
+        arrival_s: arrival times in ascending order, seconds.
+        prompt: prompt tokens.
+        output: output tokens.
+    """
+    count = len(arrival_s)
+    longest = int((prompt + output).max())
+    fleet = build_fleet(run.deployment, max_len=longest, max_unfinished=count)
+    blocks = run.kv_blocks
+    if blocks is None:
+        blocks = MemoryModel(run.deployment, longest).need("FP16", 1.0, speculating=False).wanted_blocks
+    traffic = Traffic(
+        arrival_ps=np.round(arrival_s * PS_PER_S).astype(np.int64),
+        prompt=prompt.astype(np.int64),
+        output=output.astype(np.int64),
+        priority=np.ones(count, dtype=np.int64),
+        tenant=np.zeros(count, dtype=np.int64),
+    )
+    engine = KernelEngine(fleet, _NO_SLO, traffic, record=True)
+    first, last = np.full(count, np.nan), np.full(count, np.nan)
+    levels: list[tuple[int, int, float]] = []
+    preemptions = finished = second = 0
+    while finished < count:
+        second += 1
+        stats = engine.step(
+            WindowPlan(
+                end_ps=second * PS_PER_S,
+                batch_cap=run.max_num_seqs,
+                depth=0,
+                tier=0,
+                split=False,
+                priority=False,
+                pool_blocks=blocks,
+                resized=False,
+                tokens_per_step=_NO_DRAFT,
+            )
+        )
+        for record in engine.records():
+            first[record.id] = record.first_ps / PS_PER_S
+            last[record.id] = record.last_ps / PS_PER_S
+            finished += 1
+        preemptions += stats.preemptions
+        levels.append((stats.running, stats.queue_depth, 100.0 * stats.used_blocks / stats.pool_blocks))
+    running, waiting, kv = np.array(levels, dtype=np.float64).T
+    return Replay(first, last, running, waiting, kv, preemptions)
+
+
+def replay_log(run: RecordedRun, log: RequestLog) -> Replay:
+    """`replay` of a recorded request log."""
+    return replay(run, log.arrival_s, log.prompt, log.output)
