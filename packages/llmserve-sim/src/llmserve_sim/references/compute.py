@@ -64,7 +64,7 @@ def best_static(env: ServingEnv, seeds: list[int]) -> ServeAction:
                 here = max(_neighbours(here, knob, env), key=value)
             if here == before:
                 break
-    return from_indices(max(found, key=found.__getitem__))
+    return from_indices(max(found, key=value))
 
 
 def greedy(env: ServingEnv, seed: int, start: ServeAction, horizon: int = HORIZON_WINDOWS) -> float:
@@ -78,7 +78,8 @@ def greedy(env: ServingEnv, seed: int, start: ServeAction, horizon: int = HORIZO
     total = 0.0
     for _ in range(env.episode_length):
         candidates = {here for knob in range(len(GRID_SIZES)) for here in _neighbours(to_indices(action), knob, env)}
-        action = max(map(from_indices, sorted(candidates)), key=lambda held: _held(env, held, horizon))
+        options = [from_indices(indices) for indices in sorted(candidates)]
+        action = max(options, key=lambda held: _held(env, held, horizon))
         total += env.advance(action).reward
     return max(total / env.episode_length, _static_value(env, start, [seed]))
 

@@ -1,0 +1,229 @@
+"""A genuine log is verified and scored; anything else is not, and the reason is given."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from typing import Any
+
+import pytest
+
+from llmserve_sim import references
+from llmserve_sim.__about__ import __version__
+from llmserve_sim.env import ServingEnv
+from llmserve_sim.errors import InvalidInputError, UnknownTaskError
+from llmserve_sim.grader import COMPONENTS, grade, score_of
+from llmserve_sim.policies import RandomPolicy, StaticPolicy, ThresholdPolicy, make_policy
+from llmserve_sim.schema import EpisodeLog, ReferenceScores, ServeAction
+from llmserve_sim.tasks import load_task
+from llmserve_sim.workload.scenario import generate
+
+REFERENCES = ReferenceScores(
+    random=0.1,
+    best_static=0.5,
+    clairvoyant=0.7,
+    provisional=True,
+    simulator_version=__version__,
+    task_digest="0" * 64,
+    seeds=[1],
+    budget="none",
+    command="none",
+    best_static_action=ServeAction(),
+)
+
+
+def _run(task: str, policy: Any, windows: int, seed: int = 77) -> EpisodeLog:
+    env = ServingEnv(task)
+    observation = env.reset(seed=seed, episode_id="test")
+    policy.reset(task, seed)
+    for _ in range(windows):
+        observation = env.step(policy.act(observation))
+    return env.episode_log()
+
+
+@cache
+def _log_json() -> str:
+    return _run("bursty_workload", RandomPolicy(), 6).model_dump_json()
+
+
+@pytest.mark.parametrize("task", ["static_workload", "bursty_workload", "adversarial_multitenant"])
+def test_a_genuine_log_is_verified_however_it_arrives(task: str) -> None:
+    log = _run(task, ThresholdPolicy(), 4)
+    reports = [grade(form) for form in (log, log.model_dump_json(), log.model_dump(), log.model_dump_json().encode())]
+    assert all(report == reports[0] for report in reports)
+    report = reports[0]
+    assert report.verified is True
+    assert (report.steps, report.episode_length, report.complete) == (4, 120, False)
+    assert report.total_reward == pytest.approx(sum(step.observation.reward for step in log.steps))
+    assert set(report.components) == set(COMPONENTS)
+    assert all(0.0 <= value <= 1.0 for value in report.components.values())
+
+
+def test_a_complete_episode_is_marked_so() -> None:
+    assert grade(_run("static_workload", StaticPolicy(), 120)).complete
+
+
+def test_the_engine_that_replays_does_not_change_the_grade() -> None:
+    assert grade(_log_json(), engine="python") == grade(_log_json())
+
+
+def _edit(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
+    log: dict[str, Any] = json.loads(_log_json())
+    node: Any = log
+    for key in path[:-1]:
+        node = node[key]
+    assert node[path[-1]] != value
+    node[path[-1]] = value
+    return log
+
+
+def _leaves(node: Any, prefix: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], Any]]:
+    if isinstance(node, dict):
+        return [leaf for key, item in node.items() for leaf in _leaves(item, (*prefix, key))]
+    return [(prefix, node)]
+
+
+STEP = ("steps", 3, "observation")
+OBSERVED = [
+    *(name for name in json.loads(_run("bursty_workload", RandomPolicy(), 1).steps[0].observation.model_dump_json())),
+]
+
+
+@pytest.mark.parametrize("name", [n for n in OBSERVED if n not in {"metadata", "task_id"}])
+@pytest.mark.parametrize("where", [STEP, ("initial_observation",)], ids=["step", "initial"])
+def test_an_edited_observation_is_not_verified_and_is_named(name: str, where: tuple[str | int, ...]) -> None:
+    node: Any = json.loads(_log_json())
+    for key in where:
+        node = node[key]
+    old = node[name]
+    new: Any = not old if isinstance(old, bool) else old + 1 if isinstance(old, int) else old * 0.5 + 0.01
+    report = grade(_edit((*where, name), new))
+    assert (report.verified, report.score, report.components) == (False, None, {})
+    assert report.reason is not None
+    assert report.reason.startswith(".".join([*map(str, where), name]))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("steps", 3, "observation", "task_id"), "static_workload", "steps.3.observation.task_id"),
+        (("steps", 3, "observation", "metadata", "window", "cotenant_gb"), 1.0, "steps.3.observation.metadata"),
+        (("steps", 3, "observation", "metadata"), {}, "steps.3.observation.metadata"),
+        (("steps", 2, "action", "batch_cap"), 77, "steps.2.observation"),
+        (("seed",), 78, "observation"),
+        (("simulator_version",), "0.0.1", "made by version 0.0.1; this is version"),
+        (("schema_hash",), "0" * 64, "another schema"),
+        (("task_digest",), "0" * 64, "another definition of the task"),
+        (("task_id",), "static_workload", "another definition of the task"),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_an_edited_log_is_not_verified_and_the_reason_says_why(
+    path: tuple[str | int, ...], value: Any, reason: str
+) -> None:
+    report = grade(_edit(path, value))
+    assert (report.verified, report.score) == (False, None)
+    assert report.reason is not None
+    assert reason in report.reason
+
+
+def test_reordered_repeated_and_dropped_steps_are_not_verified() -> None:
+    log = json.loads(_log_json())
+    steps = log["steps"]
+    for edited in (steps[::-1], [*steps[:2], *steps[1:]], steps[1:]):
+        assert grade({**log, "steps": edited}).verified is False
+
+
+def test_the_beginning_of_a_genuine_log_is_genuine() -> None:
+    log = json.loads(_log_json())
+    report = grade({**log, "steps": log["steps"][:3]})
+    assert (report.verified, report.steps, report.complete) == (True, 3, False)
+
+
+def test_a_log_ten_times_too_long_is_not_verified() -> None:
+    log = json.loads(_log_json())
+    report = grade({**log, "steps": log["steps"] * 200})
+    assert report.verified is False
+    assert report.reason is not None
+    assert "1200 steps" in report.reason
+
+
+def test_a_log_without_steps_has_no_score() -> None:
+    report = grade({**json.loads(_log_json()), "steps": []})
+    assert (report.verified, report.score, report.mean_reward) == (True, None, 0.0)
+    assert report.reason == "no score: the log has no steps"
+
+
+def test_a_log_of_an_unknown_task_is_refused() -> None:
+    with pytest.raises(UnknownTaskError):
+        grade(_edit(("task_id",), "no_such_task"))
+
+
+def test_a_split_that_the_deployment_cannot_do_is_not_verified() -> None:
+    env = ServingEnv("static_workload", deployment="rtx4090-llama3.1-8b")
+    env.reset(seed=1)
+    env.step({})
+    log = json.loads(env.episode_log().model_dump_json())
+    assert grade(log, deployment="rtx4090-llama3.1-8b").verified is True
+    assert grade(log).verified is False
+    log["steps"][0]["action"]["prefill_decode_split"] = True
+    report = grade(log, deployment="rtx4090-llama3.1-8b")
+    assert report.verified is False
+    assert "refused on replay" in str(report.reason)
+
+
+def test_a_custom_task_gets_components_and_no_score() -> None:
+    task = load_task("static_workload").model_copy(update={"id": "mine", "patience_s": 20.0})
+    env = ServingEnv(task)
+    env.reset(seed=1)
+    env.step({})
+    report = grade(env.episode_log(), task=task)
+    assert (report.verified, report.score) == (True, None)
+    assert "there are no references" in str(report.reason)
+    assert report.components
+
+
+def test_a_replayed_scenario_is_graded_on_that_scenario() -> None:
+    scenario = generate(load_task("static_workload"), 5)
+    env = ServingEnv("static_workload")
+    env.start(1, scenario=scenario)
+    env.step({})
+    log = env.episode_log()
+    report = grade(log, scenario=scenario)
+    assert (report.verified, report.score) == (True, None)
+    assert grade(log).verified is False
+
+
+@pytest.mark.parametrize(
+    ("mean", "score"),
+    [(-1.0, 0.0), (0.1, 0.0), (0.3, 0.25), (0.5, 0.5), (0.6, 0.75), (0.7, 1.0), (0.9, 1.0)],
+)
+def test_the_score_is_piecewise_linear_between_the_references_and_clipped(mean: float, score: float) -> None:
+    assert score_of(mean, REFERENCES) == pytest.approx(score)
+
+
+def test_references_of_another_task_version_or_simulator_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "_read", lambda _: REFERENCES)
+    assert references.load_references("any", "0" * 64) == REFERENCES
+    assert references.load_references("any", "1" * 64) is None
+    older = REFERENCES.model_copy(update={"simulator_version": "0.0.0"})
+    monkeypatch.setattr(references, "_read", lambda _: older)
+    assert references.load_references("any", "0" * 64) is None
+
+
+@pytest.mark.parametrize("task_id", ["../schema", "", "no_such_task", "static_workload/../x"])
+def test_references_are_looked_up_by_name_and_never_by_path(task_id: str) -> None:
+    assert references.load_references(task_id, "0" * 64) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_not_a_number_in_metadata_never_verifies(value: float) -> None:
+    log = json.loads(_log_json())
+    log["steps"][0]["observation"]["metadata"]["window"]["progress"] = value
+    assert grade(log).verified is False
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="policy: must be one of random, static, threshold"):
+        make_policy("oracle")
