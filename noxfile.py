@@ -139,7 +139,8 @@ def imports(session: nox.Session) -> None:
 
 @nox.session(tags=["style"])
 def docs(session: nox.Session) -> None:
-    """Links inside the repository's pages point at something, and every nox session they name exists."""
+    """Links inside the repository's pages point at something, sessions they name exist, generated tables are fresh."""
+    _install(session, "sim")
     session.run("python", str(ROOT / "scripts" / "check_docs.py"))
 
 

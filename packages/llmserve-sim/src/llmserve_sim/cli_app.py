@@ -20,6 +20,7 @@ from llmserve_sim.__about__ import __version__
 from llmserve_sim.cli_render import grade_table, summary_table, task_table
 from llmserve_sim.cli_run import Choice, knob_action, run_episode
 from llmserve_sim.errors import InvalidInputError, LLMServeError
+from llmserve_sim.policies import StaticPolicy
 from llmserve_sim.schema import ACTION_FIELDS
 
 __all__ = ["run"]
@@ -38,7 +39,7 @@ _UsageError: Any = typer.BadParameter.__base__
 def _knob(name: str) -> Any:
     field = ACTION_FIELDS[name]
     return typer.Option(
-        help=f"{field.meaning} [{field.bounds}; default {field.default}]",
+        help=f"{field.meaning} ({field.bounds}; default {getattr(StaticPolicy().action, name)})",
         show_default=False,
         rich_help_panel="Configuration (with --agent static)",
     )
@@ -98,7 +99,9 @@ def run_command(
     task: Annotated[str, typer.Argument(help="Id of a task, or path of a task file (.toml).")] = "static_workload",
     *,
     agent: Annotated[str, typer.Option(help="Who decides each window: static, threshold or random.")] = "static",
-    seed: Annotated[int, typer.Option(help="Episode seed: with the task and the actions it determines everything.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Episode seed: with the task and the actions it determines everything.")
+    ] = 0,
     trace: Annotated[Path | None, typer.Option(help="Replay this trace file under the task's rules.")] = None,
     trace_format: Annotated[
         str, typer.Option("--format", help="Its format: auto, azure, mooncake, burstgpt or plain.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -15,28 +16,30 @@ __all__ = ["grade_table", "summary_table", "task_table"]
 
 
 def task_table(tasks: Sequence[Task]) -> Table:
-    """One row per task."""
-    table = Table(title="Tasks")
-    for name in ("id", "difficulty", "requests/s", "prompt / output", "SLO standard", "SLO priority", "episode", "on"):
-        table.add_column(name, overflow="fold")
+    """One row per task; every field is in `tasks --json`."""
+    table = Table(title="Tasks", box=SIMPLE_HEAD)
+    for name in ("id", "level", "rate", "tokens", "SLO", "SLO'"):
+        table.add_column(name, justify="left" if name in {"id", "level"} else "right", no_wrap=True)
     for task in tasks:
         burst = task.traffic.burst
-        targets = [f"TTFT {s.ttft_s:g} s\nTPOT {s.tpot_ms:g} ms" for s in (task.slo.standard, task.slo.priority)]
         table.add_row(
             task.id,
-            task.difficulty + (" (extended)" if task.extended else ""),
-            f"{task.traffic.rate_rps:g}" + (f"\nbursts {burst.rate_rps:g}" if burst else ""),
-            f"{task.lengths.prompt.mean_tokens:g} / {task.lengths.output.mean_tokens:g}",
-            *targets,
-            f"{task.windows} × {task.window_s:g} s",
-            task.deployment,
+            task.difficulty + ("+" if task.extended else ""),
+            f"{task.traffic.rate_rps:g}" + (f", {burst.rate_rps:g}" if burst else ""),
+            f"{task.lengths.prompt.mean_tokens:.0f}/{task.lengths.output.mean_tokens:.0f}",
+            *(f"{slo.ttft_s:g}/{slo.tpot_ms:g}" for slo in (task.slo.standard, task.slo.priority)),
         )
+    episodes = sorted({f"{task.windows} windows of {task.window_s:g} s" for task in tasks})
+    table.caption = (
+        f"episodes: {', '.join(episodes)} · +: beyond the three that validators know · rate: requests/s, in bursts · tokens: mean prompt/output · "
+        "SLO, SLO' (priority): TTFT s/TPOT ms · every field: --json"
+    )
     return table
 
 
 def summary_table(logs: Mapping[str, EpisodeLog], *, window_s: float, title: str) -> Table:
     """One row per figure, one column per episode; with several, the better value of a row is marked."""
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("")
     for name in logs:
         table.add_column(name, justify="right")
@@ -51,7 +54,7 @@ def summary_table(logs: Mapping[str, EpisodeLog], *, window_s: float, title: str
 
 def grade_table(report: GradeReport) -> Table:
     """A grade report: the verdict first, then what it rests on."""
-    table = Table(title=f"{report.task_id}, seed {report.seed}", show_header=False)
+    table = Table(title=f"{report.task_id}, seed {report.seed}", show_header=False, box=SIMPLE_HEAD)
     table.add_column("")
     table.add_column("", overflow="fold")
     verdict = {True: "genuine: every observation replays", False: "NOT GENUINE", None: "cannot be replayed"}
@@ -65,6 +68,8 @@ def grade_table(report: GradeReport) -> Table:
         table.add_row(f"  {name} (0..1)", f"{value:.4f}")
     if report.references is not None:
         r = report.references
-        table.add_row("references", f"random {r.random:.4f}, best static {r.best_static:.4f}, clairvoyant {r.clairvoyant:.4f}")
+        table.add_row(
+            "references", f"random {r.random:.4f}, best static {r.best_static:.4f}, clairvoyant {r.clairvoyant:.4f}"
+        )
         table.add_row("", f"made by {r.command}" + (" (provisional)" if r.provisional else ""))
     return table

@@ -60,13 +60,13 @@ class Choice:
 
 
 def knob_action(agent: str, knobs: Mapping[str, object]) -> Policy:
-    """The policy of that name; `knobs` (None: not given) configure the static one and fit no other."""
+    """The policy of that name; `knobs` (None: not given) change the static one's configuration and fit no other."""
     given = {name: value for name, value in knobs.items() if value is not None}
     if agent != "static":
         if given and agent in POLICIES:
             raise InvalidInputError(next(iter(given)), "fits only --agent static", got=agent)
         return make_policy(agent)
-    return StaticPolicy(parse_action(given)) if given else StaticPolicy()
+    return StaticPolicy(parse_action(StaticPolicy().action.model_dump() | given))
 
 
 def run_episode(env: ServingEnv, policy: Policy, start: Outcome, tick: Callable[[], object]) -> None:

@@ -19,12 +19,12 @@ __all__ = ["Result", "conclude", "main", "measure"]
 
 
 def measure(*, quick: bool = False) -> list[Result]:
-    """Measure everything; about a minute, a few seconds when `quick`. Raises `MissingExtraError` without numba."""
+    """Measure everything; a few minutes, less when `quick`. Raises `MissingExtraError` without numba."""
     if not available():
         raise MissingExtraError("fast", "the bench")
     return [
-        *measure_engines(repeats=1 if quick else 3),
-        *measure_threads(environments=256, repeats=2 if quick else 7),
+        *measure_engines(repeats=1 if quick else 2),
+        *measure_threads(environments=256, repeats=2 if quick else 5),
         *measure_growth(windows=200 if quick else 1200),
         measure_tables(samples=500 if quick else 20_000),
     ]

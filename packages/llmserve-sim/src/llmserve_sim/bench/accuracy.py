@@ -61,4 +61,6 @@ def _iteration(rng: random.Random, budget: int) -> Iteration:
             left -= chunks[-1][0]
     if not sequences:
         depth = 0
-    return Iteration(sequences, float(sequences * rng.randint(1, 8000)), tuple(chunks), rng.randint(0, len(chunks)), depth)
+    return Iteration(
+        sequences, float(sequences * rng.randint(1, 8000)), tuple(chunks), rng.randint(0, len(chunks)), depth
+    )

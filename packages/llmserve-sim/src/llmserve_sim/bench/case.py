@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmserve_sim.configuration import Configurator
+from llmserve_sim.configuration import Configurator, Course
 from llmserve_sim.engine import Engine, KernelEngine, ReferenceEngine
 from llmserve_sim.engine.interface import FleetSpec, Slo, Traffic, WindowPlan
 from llmserve_sim.schema import QUANTIZATION_TIERS, ServeAction
 from llmserve_sim.tasks import Task
+from llmserve_sim.workload.scenario import generate
 
 __all__ = ["ENGINES", "Case", "busy_actions", "steady_case", "task_case"]
 
@@ -55,12 +56,13 @@ def busy_actions(windows: int, *, can_split: bool) -> list[ServeAction]:
 def task_case(task: Task, seed: int, actions: Sequence[ServeAction] | None = None) -> Case:
     """The episode of a task and a seed under `actions` (by default `busy_actions`)."""
     configurator = Configurator.build(task, None)
-    scenario = configurator.scenario(seed)
+    scenario = generate(task, seed)
+    course = Course.of(scenario)
     if actions is None:
         actions = busy_actions(task.windows, can_split=configurator.fleet.replicas > 1)
     setting, plans = None, []
     for window, action in enumerate(actions):
-        setting = configurator.apply(action, setting, scenario, window)
+        setting = configurator.apply(action, setting, course, window)
         plans.append(setting.plan)
     return Case(task.id, configurator.fleet, configurator.slo, scenario.traffic, tuple(plans))
 

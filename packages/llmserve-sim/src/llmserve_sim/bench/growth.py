@@ -13,7 +13,6 @@ from llmserve_sim.tasks import load_task
 
 __all__ = ["measure_growth"]
 
-_PROMPT, _OUTPUT = 256, 64
 _SETTLED = 20
 """Windows after which a steady load has settled."""
 
@@ -22,10 +21,9 @@ def measure_growth(*, windows: int) -> list[Result]:
     """Ratios of the compiled kernel's cost per window when events, iterations or the episode's position change."""
     task = load_task("static_workload")
     base = task_case(task, 0, [ServeAction(batch_cap=256, kv_budget_fraction=0.9)])
-    shape = {"windows": windows, "prompt": _PROMPT, "output": _OUTPUT}
-    few = steady_case(base, window_s=5.0, rate_rps=4.0, **shape)
-    long = steady_case(base, window_s=50.0, rate_rps=0.4, **shape)
-    many = steady_case(base, window_s=5.0, rate_rps=16.0, **shape)
+    few = steady_case(base, windows=windows, window_s=5.0, rate_rps=4.0, prompt=256, output=64)
+    long = steady_case(base, windows=windows, window_s=50.0, rate_rps=0.4, prompt=256, output=640)
+    many = steady_case(base, windows=windows, window_s=5.0, rate_rps=16.0, prompt=256, output=64)
     costs: dict[str, list[float]] = {case.name: [] for case in (few, long, many)}
     late_over_early, iterations = [], {}
     _profile(few)  # compiles

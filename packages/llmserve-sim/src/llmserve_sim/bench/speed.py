@@ -11,14 +11,14 @@ import numpy as np
 
 from llmserve_sim.bench.case import ENGINES, Case, task_case
 from llmserve_sim.bench.report import Result
-from llmserve_sim.configuration import Configurator
 from llmserve_sim.engine.batch import KernelBatch
 from llmserve_sim.engine.simulator import pack_plan
 from llmserve_sim.tasks import Task, list_tasks
+from llmserve_sim.workload.scenario import generate
 
 __all__ = ["measure_engines", "measure_threads", "run_case"]
 
-_REPEATS = {"reference": 1, "python": 4, "numba": 40}
+_REPEATS = {"reference": 1, "python": 1, "numba": 20}
 """Episodes per measurement, so that each takes long enough to be timed."""
 
 
@@ -56,11 +56,8 @@ def measure_engines(*, repeats: int) -> list[Result]:
 
 
 def _episode(task: Task, case: Case, kind: str) -> Callable[[], None]:
-    configurator = Configurator.build(task, None)
-
     def run() -> None:
-        traffic = configurator.scenario(task.seeds.validation.start).traffic
-        engine = case.engine(kind, traffic)
+        engine = case.engine(kind, generate(task, task.seeds.validation.start).traffic)
         for plan in case.plans:
             engine.step(plan)
 
@@ -81,7 +78,8 @@ def measure_threads(*, environments: int, repeats: int) -> list[Result]:
     task = next(iter(list_tasks()))
     cases = [task_case(task, seed) for seed in range(8)]
     plans = [
-        np.stack([pack_plan(cases[i % len(cases)].plans[w]) for i in range(environments)]) for w in range(task.windows)
+        np.stack([pack_plan(cases[i % len(cases)].plans[w]) for i in range(environments)])
+        for w in range(task.windows // 2)
     ]
     best = {1: float("inf"), 2: float("inf")}
     for _ in range(repeats):
@@ -95,7 +93,7 @@ def measure_threads(*, environments: int, repeats: int) -> list[Result]:
                 batch.step(packed)
             best[threads] = min(best[threads], time.perf_counter() - start)
             batch.close()
-    rate = environments * (task.windows - 1) / best[2]
+    rate = environments * (len(plans) - 1) / best[2]
     return [
         Result(
             f"{environments} environments, two threads / one",
