@@ -1,4 +1,4 @@
-"""Makes `strategies.py` importable as `engine_strategies` for the tests beside it, and offers each implementation."""
+"""Lets the tests here import `strategies.py` and `realistic.py` as `engine_*`, and offers each implementation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from llmserve_sim.engine import Engine, KernelEngine, ReferenceEngine
 NUMBA = importlib.util.find_spec("numba") is not None
 
 
-def _register_strategies() -> None:
-    spec = importlib.util.spec_from_file_location("engine_strategies", Path(__file__).with_name("strategies.py"))
+def _register(name: str) -> None:
+    """Make a module of this folder importable: test folders are no packages, and paths stay as they are."""
+    spec = importlib.util.spec_from_file_location(f"engine_{name}", Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["engine_strategies"] = module
+    sys.modules[f"engine_{name}"] = module
     spec.loader.exec_module(module)
 
 
-_register_strategies()
+_register("strategies")
+_register("realistic")
 
 
 @pytest.fixture(scope="session", params=["reference", "kernel"])
