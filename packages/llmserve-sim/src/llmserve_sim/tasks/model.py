@@ -10,7 +10,7 @@ import hashlib
 import json
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,9 +28,6 @@ from llmserve_sim.tasks.traffic import (
     TenantClass,
     problem,
 )
-
-if TYPE_CHECKING:
-    from llmserve_sim.engine.interface import Slo
 
 __all__ = [
     "MAX_EPISODE_REQUESTS",
@@ -271,23 +268,6 @@ class Task(_Table):
     def window_ps(self) -> int:
         """Length of a window, integer picoseconds."""
         return round(self.window_s * _PS_PER_S)
-
-    @property
-    def patience_ps(self) -> int:
-        """Wait until abandonment, integer picoseconds; 0: never."""
-        return round(self.patience_s * _PS_PER_S)
-
-    @property
-    def engine_slo(self) -> Slo:
-        """The targets in the engine's integers."""
-        from llmserve_sim.engine.interface import Slo  # loads numpy, which reading a task does not need
-
-        classes = (self.slo.priority, self.slo.standard)
-        return Slo(
-            ttft_ps=(round(classes[0].ttft_s * _PS_PER_S), round(classes[1].ttft_s * _PS_PER_S)),
-            ttft_ps_per_prompt_token=round(_PS_PER_S / self.slo.ttft_prompt_tokens_per_s),
-            tpot_ps=(round(classes[0].tpot_ms * _PS_PER_S / 1000), round(classes[1].tpot_ms * _PS_PER_S / 1000)),
-        )
 
     @cached_property
     def digest(self) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Conditions", "Phase", "Seen", "draw", "rates"]
 
 _MEMORY_STEP = 1 << 20
+_RATE_STEPS = 1 << 20
 _TINY_RATE = 1e-6
 
 
@@ -104,11 +105,17 @@ def draw(task: Task, seed: int, windows: int, seen: Seen | None = None) -> Condi
     loaded = (phase & LOADED) != 0
     return Conditions(
         phase=phase,
-        rate=rates(task, phase) * _rate_noise(task, seed, windows, seen),
+        rate=_rounded(rates(task, phase) * _rate_noise(task, seed, windows, seen)),
         acceptance=acceptance_by_class(task, _mean_acceptance(task, seed, windows, loaded, seen)),
         cotenant_bytes=_cotenant(task, seed, windows, seen),
         quality_stake=quality_stakes(task, loaded),
     )
+
+
+def _rounded(rate: Floats) -> Floats:
+    """Return the rate in multiples of 2^-20, so that the last bit of a platform's exponential cannot move a request."""
+    result: Floats = np.rint(rate * _RATE_STEPS) / _RATE_STEPS
+    return result
 
 
 def rates(task: Task, phase: Ints) -> Floats:

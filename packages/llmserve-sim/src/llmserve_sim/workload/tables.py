@@ -35,7 +35,7 @@ _SHIFT = _LOW + _FRACTION_BITS
 class QuantileTable:
     """A sampled distribution. `edges` are PIECES + 1 non-decreasing integers in 1/256 of the sampled unit.
 
-    Edges stay below 2^31 (a value of 2^23), so that no product with a draw exceeds 63 bits.
+    Neighbours are less than 2^31 apart (a step of 2^23), so that no product with a draw exceeds 63 bits.
     """
 
     edges: tuple[int, ...]
@@ -43,8 +43,8 @@ class QuantileTable:
     def __post_init__(self) -> None:
         if len(self.edges) != PIECES + 1 or any(b < a for a, b in pairwise(self.edges)):
             raise ValueError(f"edges: {PIECES + 1} non-decreasing integers are needed")
-        if self.edges[0] < 0 or self.edges[-1] >= 1 << 31:
-            raise ValueError("edges: must be in 0..2^31 - 1")
+        if self.edges[0] < 0 or any(b - a >= 1 << 31 for a, b in pairwise(self.edges)):
+            raise ValueError("edges: must not be negative, nor 2^31 apart")
 
     @classmethod
     def from_values(cls, values: Sequence[float]) -> QuantileTable:

@@ -1,0 +1,230 @@
+"""Tasks are data: complete, bounded, disjoint in seeds, and every mistake in one is named with its bound."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from llmserve_sim.errors import InvalidInputError, UnknownTaskError
+from llmserve_sim.tasks import Task, list_tasks, load_task
+from llmserve_sim.tasks.registry import MAX_TASK_BYTES, parse_task
+
+CORE = ["static_workload", "bursty_workload", "adversarial_multitenant"]
+FOLDER = Path(__import__("llmserve_sim.tasks.registry", fromlist=["x"]).__file__).parent
+
+
+def source(task_id: str) -> str:
+    return (FOLDER / f"{task_id}.toml").read_text(encoding="utf-8")
+
+
+def mutated(task_id: str, path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    """Return a task's document with one value replaced (or added)."""
+    content = tomllib.loads(source(task_id))
+    node: Any = content
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return content
+
+
+def to_toml(content: dict[str, Any]) -> str:
+    """Write a document as TOML, everything but the top level inline."""
+    return "\n".join(f"{key} = {inline(value)}" for key, value in content.items())
+
+
+def inline(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {inline(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(inline, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value)
+
+
+def test_the_validators_tasks_come_first_and_in_order() -> None:
+    tasks = list_tasks()
+    assert [t.id for t in tasks if not t.extended] == CORE
+    assert [t.id for t in tasks][:3] == CORE
+    assert [t.id for t in list_tasks(extended=False)] == CORE
+    assert [t.difficulty for t in tasks[:3]] == ["easy", "medium", "hard"]
+    assert len({t.id for t in tasks}) == len({t.digest for t in tasks}) == len(tasks)
+
+
+@pytest.mark.parametrize("task", list_tasks(), ids=lambda t: t.id)
+def test_seed_ranges_are_disjoint_and_fit_for_their_use(task: Task) -> None:
+    ranges = dict(task.seeds.items())
+    assert list(ranges) == ["train", "validation", "test", "reference"]
+    for name, own in ranges.items():
+        assert own.start in own
+        assert own.stop - 1 in own
+        assert own.stop not in own
+        for other, theirs in ranges.items():
+            assert name == other or own.stop <= theirs.start or theirs.stop <= own.start
+    assert len(task.seeds.train) >= 100_000
+    assert len(task.seeds.test) >= 60
+    assert len(task.seeds.reference) >= 50
+
+
+@pytest.mark.parametrize("task", list_tasks(), ids=lambda t: t.id)
+def test_a_task_survives_a_round_trip_through_toml_and_json(task: Task, tmp_path: Path) -> None:
+    content = task.model_dump(mode="json", exclude_none=True)
+    path = tmp_path / "copy.toml"
+    path.write_text(to_toml(content), encoding="utf-8")
+    for given_ in (path, str(path)):
+        again = load_task(given_)
+        assert again == task
+        assert again.digest == task.digest
+    assert Task.model_validate_json(task.model_dump_json()) == task
+
+
+def test_a_digest_follows_the_content_and_not_the_prose() -> None:
+    base = parse_task(source("bursty_workload"))
+    assert len(base.digest) == 64
+    for path, value in ((("name",), "Other"), (("description",), "Other."), (("difficulty",), "easy")):
+        assert parse_task(to_toml(mutated("bursty_workload", path, value))).digest == base.digest
+    for path, value in (
+        (("traffic", "rate_rps"), 9.5),
+        (("tenants", 0, "quality_stake"), 7.0),
+        (("seeds", "test", "stop"), 2_000_500),
+        (("reward", "cost"), 0.06),
+        (("deployment",), "h100x2-qwen3-32b"),
+    ):
+        assert parse_task(to_toml(mutated("bursty_workload", path, value))).digest != base.digest
+
+
+def numeric_fields(
+    model: type[BaseModel], content: Any, path: tuple[str | int, ...] = ()
+) -> list[tuple[str | int, ...]]:
+    found: list[tuple[str | int, ...]] = []
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        if isinstance(value, dict | list):
+            found += numeric_fields(model, value, (*path, key))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((*path, key))
+    return found
+
+
+NUMERIC = sorted(
+    {
+        (task.id, path)
+        for task in list_tasks()
+        for path in numeric_fields(Task, tomllib.loads(source(task.id)))
+        if task.id in {"adversarial_multitenant", "phase_shift", "azure_code", "diurnal_workload"}
+    },
+    key=str,
+)
+
+
+@pytest.mark.parametrize(("task_id", "path"), NUMERIC, ids=lambda x: x if isinstance(x, str) else ".".join(map(str, x)))
+def test_every_number_is_bounded_typed_and_named(task_id: str, path: tuple[str | int, ...]) -> None:
+    for bad in (float("nan"), float("inf"), -1e12, 1e30, 10**40, "5", True, [1]):
+        with pytest.raises(InvalidInputError) as caught:
+            parse_task(to_toml(mutated(task_id, path, bad)))
+        assert caught.value.field == ".".join(map(str, path)), bad
+        assert caught.value.bound.startswith("Input should be"), caught.value.bound
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        (("unknown",), 1, "unknown"),
+        (("traffic", "rate"), 1.0, "traffic.rate"),
+        (("tenants", 0, "colour"), "red", "tenants.0.colour"),
+        (("id",), "Bad Id", "id"),
+        (("id",), 5, "id"),
+        (("difficulty",), "trivial", "difficulty"),
+        (("tenants",), [], "tenants"),
+        (("tenants",), "chat", "tenants"),
+        (("slo", "standard"), 3, "slo.standard"),
+        (("extended",), "no", "extended"),
+        (("windows",), 120.0, "windows"),
+        (("lengths", "prompt", "mean_tokens"), 4000.0, "lengths.prompt"),
+        (("lengths", "prompt", "min_tokens"), 450, "lengths.prompt"),
+        (("lengths", "mega", "max_tokens"), 3999, "lengths.mega"),
+        (("cotenant", "high_gb"), 10.0, "cotenant"),
+        (("traffic", "burst", "length_windows"), 11, "traffic.burst"),
+        (("tenants", 0, "share"), 0.6, "Task"),
+        (("tenants", 0, "share_burst"), 0.6, "Task"),
+        (("tenants", 0, "id"), "code", "Task"),
+        (("seeds", "test", "start"), 1_000_500, "seeds"),
+        (("seeds", "test", "stop"), 2_000_000, "seeds.test"),
+        (("window_s",), 3600.0, "Task"),
+        (("windows",), 100_000, "Task"),
+        (("traffic", "rate_rps"), 10_000.0, "Task"),
+    ],
+)
+def test_mistakes_of_every_kind_are_named(path: tuple[str | int, ...], value: object, field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        parse_task(to_toml(mutated("adversarial_multitenant", path, value)))
+    assert caught.value.field == field
+    assert caught.value.bound
+
+
+@pytest.mark.parametrize("key", list(tomllib.loads(source("static_workload"))))
+def test_a_missing_table_is_named_unless_it_is_optional(key: str) -> None:
+    content = tomllib.loads(source("static_workload"))
+    del content[key]
+    if key in {"cotenant", "prefix_cache"}:
+        assert getattr(parse_task(to_toml(content)), key) is None
+    else:
+        with pytest.raises(InvalidInputError) as caught:
+            parse_task(to_toml(content))
+        assert (caught.value.field, caught.value.bound) == (key, "is required")
+
+
+@pytest.mark.parametrize("bad", ["nope", "", "static", 5, None, ["static_workload"], "../static_workload"])
+def test_an_unknown_id_lists_the_known_ones(bad: object) -> None:
+    with pytest.raises(UnknownTaskError) as caught:
+        load_task(bad)
+    assert caught.value.field == "task_id"
+    assert all(task.id in caught.value.bound for task in list_tasks())
+
+
+def test_a_file_that_is_no_task_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    cases: list[tuple[bytes, str]] = [
+        (b"", "is required"),
+        (source("static_workload")[:-30].encode(), "TOML"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"a = 1\n" * 20_000, f"at most {MAX_TASK_BYTES} bytes"),
+        (b"a = [" * 3000, "TOML"),
+    ]
+    for raw, bound in cases:
+        path.write_bytes(raw)
+        with pytest.raises(InvalidInputError, match=bound):
+            load_task(path)
+    with pytest.raises(InvalidInputError, match="readable"):
+        load_task(tmp_path / "absent.toml")
+    with pytest.raises(InvalidInputError, match="readable"):
+        load_task(tmp_path)
+
+
+@given(st.text(max_size=200))
+def test_no_text_raises_anything_but_the_typed_error(text: str) -> None:
+    with pytest.raises(InvalidInputError):
+        parse_task(text)
+
+
+def models(model: type[BaseModel], seen: set[type[BaseModel]]) -> set[type[BaseModel]]:
+    seen.add(model)
+    for info in model.model_fields.values():
+        for candidate in (info.annotation, *getattr(info.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel) and candidate not in seen:
+                models(candidate, seen)
+    return seen
+
+
+def test_every_field_says_what_it_is() -> None:
+    for model in models(Task, set()):
+        assert model.__doc__
+        for name, info in model.model_fields.items():
+            assert info.description, f"{model.__name__}.{name}"
