@@ -10,11 +10,13 @@ from random import Random
 
 import numpy as np
 import pytest
-from engine_realistic import FLEET, PLAN, POOL, SLO, chat, rates
+from engine_realistic import PLAN, POOL, SLO, chat, rates
 from engine_strategies import Workload, events_of, random_workload
 
 from llmserve_sim.engine import KernelEngine, ReferenceEngine, RequestRecord, WindowStats
 from llmserve_sim.engine.interface import PS_PER_S, TENANTS
+from llmserve_sim.hardware import DEPLOYMENTS
+from llmserve_sim.performance.tables import build_fleet
 
 Runs = list[tuple[Workload, list[tuple[WindowStats, list[RequestRecord]]]]]
 
@@ -103,7 +105,7 @@ def test_a_kernel_forked_in_mid_run_goes_on_as_the_reference_does(reference_runs
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_kernel_and_reference_agree_on_a_realistic_fleet_under_changing_configurations(
+def test_kernel_and_reference_agree_on_a_real_deployment_under_changing_configurations(
     seed: int, backends: list[str]
 ) -> None:
     """Batches of a hundred and more, long leaps in calm windows, every knob drawn anew every few seconds."""
@@ -111,7 +113,9 @@ def test_kernel_and_reference_agree_on_a_realistic_fleet_under_changing_configur
     traffic = chat(rate=rng.choice([3, 20, 40]), seconds=22, output=rng.choice([60, 300]), priority_share=0.2)
     tenants = np.array([rng.randrange(TENANTS) for _ in range(len(traffic))])
     traffic = replace(traffic, tenant=tenants)
-    fleet = replace(FLEET, patience_ps=10 * PS_PER_S, swap_ps=(PS_PER_S, PS_PER_S, PS_PER_S), max_unfinished=400)
+    name = rng.choice(sorted(DEPLOYMENTS))
+    fleet = build_fleet(DEPLOYMENTS[name], max_len=8192, max_unfinished=400, patience_s=10)
+    fleet = replace(fleet, swap_ps=(PS_PER_S, PS_PER_S, PS_PER_S))
     engines = [ReferenceEngine(fleet, SLO, traffic, record=True)]
     engines += [KernelEngine(fleet, SLO, traffic, record=True, backend=backend) for backend in backends]
     plan = PLAN
@@ -123,7 +127,7 @@ def test_kernel_and_reference_agree_on_a_realistic_fleet_under_changing_configur
                 batch_cap=rng.choice([16, 64, 256]),
                 depth=rng.choice([0, 2, 5]),
                 tier=rng.randrange(3),
-                split=rng.random() < 0.3,
+                split=fleet.replicas > 1 and rng.random() < 0.3,
                 priority=rng.random() < 0.5,
                 resized=pool != plan.pool_blocks and rng.random() < 0.5,
                 pool_blocks=pool,
@@ -133,4 +137,4 @@ def test_kernel_and_reference_agree_on_a_realistic_fleet_under_changing_configur
             )
         plan = replace(plan, end_ps=(window + 1) * 2 * PS_PER_S, resized=plan.resized and window in {3, 4, 7, 9})
         expected, *answers = [(engine.step(plan), engine.records()) for engine in engines]
-        assert all(answer == expected for answer in answers), f"seed {seed}, window {window}"
+        assert all(answer == expected for answer in answers), f"seed {seed}, {name}, window {window}"
