@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from llmserve_sim.arithmetic import SCALAR, Arithmetic
 from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, Slo, WindowPlan
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import Deployment, get_deployment
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from llmserve_sim.tasks import Task
     from llmserve_sim.workload.scenario import Scenario
 
-__all__ = ["Configurator", "Course", "Setting", "tokens_per_step"]
+__all__ = ["TIER_INDEX", "Claim", "Configurator", "Course", "Setting", "tokens_per_step"]
 
 _BYTES_PER_GB: Final = 1e9
-_TIER_INDEX: Final = {name: index for index, name in enumerate(TIERS)}
+TIER_INDEX: Final = {name: index for index, name in enumerate(TIERS)}
 _LOSSES: Final = np.array([WEIGHT_FORMATS[name].quality_loss for name in TIERS])
 
 
@@ -48,6 +49,21 @@ class Setting:
     """Quality factor 1 - stake x loss of each tenant class under the action's tier."""
     wanted_blocks: int
     """KV blocks per replica that the action asks for, before the co-tenant takes its share."""
+    stall_ps: int
+    """What is left of a reconfiguration's stall when the window ends."""
+
+
+class Claim(NamedTuple):
+    """What a configuration gets of the GPUs' memory; GB are per GPU."""
+
+    wanted_blocks: int
+    pool_blocks: int
+    half_blocks: int
+    """Cached blocks at which half of all prefixes are hit."""
+    reserved_gb: float
+    pool_gb: float
+    cotenant_gb: float
+    pressure: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +107,8 @@ class Configurator:
             patience_s=task.patience_s,
         )
         self.slo = _slo(task)
+        cache = task.prefix_cache
+        self.hit_q10 = 0 if cache is None else round(cache.hit_share * 1024)
         self.usd_per_s = deployment.usd_per_hour / 3600.0
         self.digest = task.digest
         """SHA-256 (hex) of the task and, where it is not the task's own preset, of the deployment."""
@@ -107,23 +125,34 @@ class Configurator:
         name = task.deployment if deployment is None else deployment
         return _build(task, name if isinstance(name, Deployment) else get_deployment(name))
 
-    def apply(self, action: ServeAction, before: Setting | None, course: Course, window: int) -> Setting:
-        """Return what `action` means in a window that follows the setting `before`.
-
-        Raises `InvalidInputError` for an action that this deployment cannot carry out.
-        """
+    def check(self, action: ServeAction) -> None:
+        """Raise `InvalidInputError` for an action that this deployment cannot carry out."""
         if action.prefill_decode_split and not self.deployment.can_split:
             raise InvalidInputError(
                 "prefill_decode_split",
                 f"must be false: {self.deployment.name} has a single replica, which cannot prefill and decode apart",
             )
-        tier = _TIER_INDEX[action.quantization_tier]
-        need, reserved_gb, half_blocks = self._need(tier, action.kv_budget_fraction, action.speculation_depth > 0)
-        demand = course.cotenant_bytes[window]
-        grant = self.memory.grant(need, demand, cap_share=self.task.memory_cap_share)
-        # A swap of tiers makes the pool anew: its stall covers the resize.
-        resized = before is not None and before.plan.tier == tier and before.wanted_blocks != need.wanted_blocks
-        cache = self.task.prefix_cache
+
+    def apply(self, action: ServeAction, before: Setting | None, course: Course, window: int) -> Setting:
+        """Return what `action` means in a window that follows the setting `before`.
+
+        Raises `InvalidInputError` for an action that this deployment cannot carry out.
+        """
+        self.check(action)
+        tier = TIER_INDEX[action.quantization_tier]
+        claim = self.claim(tier, action.kv_budget_fraction, action.speculation_depth > 0, course.cotenant_bytes[window])
+        resized, stall_ps = False, 0
+        if before is not None:
+            last = before.plan
+            resized, stall_ps = self.transition(
+                SCALAR,
+                swapped=tier != last.tier,
+                swap_ps=self.fleet.swap_ps[tier],
+                moved=action.prefill_decode_split != last.split,
+                pool_changed=before.wanted_blocks != claim.wanted_blocks,
+                stall_ps=before.stall_ps,
+                window_ps=course.window_ps,
+            )
         plan = WindowPlan(
             end_ps=(window + 1) * course.window_ps,
             batch_cap=action.batch_cap,
@@ -131,11 +160,11 @@ class Configurator:
             tier=tier,
             split=action.prefill_decode_split,
             priority=action.priority_routing,
-            pool_blocks=grant.pool_blocks,
+            pool_blocks=claim.pool_blocks,
             resized=resized,
             tokens_per_step=tuple(map(tuple, course.tokens_per_step[window].tolist())),
-            hit_q10=0 if cache is None else round(cache.hit_share * 1024),
-            hit_half_blocks=half_blocks,
+            hit_q10=self.hit_q10,
+            hit_half_blocks=claim.half_blocks,
         )
         facts = WindowFacts(
             batch_cap=action.batch_cap,
@@ -144,32 +173,55 @@ class Configurator:
             tier=tier,
             split=action.prefill_decode_split,
             priority=action.priority_routing,
-            reserved_gb=reserved_gb,
-            pool_gb=grant.pool_bytes / _BYTES_PER_GB,
-            cotenant_gb=demand / _BYTES_PER_GB,
-            # A neighbour may demand more than the card holds; pressure is a share of the card.
-            memory_pressure=min(1.0, grant.pressure),
-            stall_s=self._stall_left_s(plan, before, course.window_ps),
+            reserved_gb=claim.reserved_gb,
+            pool_gb=claim.pool_gb,
+            cotenant_gb=claim.cotenant_gb,
+            memory_pressure=claim.pressure,
+            stall_s=stall_ps / PS_PER_S,
         )
-        return Setting(action, plan, facts, tuple(course.quality[window, tier].tolist()), need.wanted_blocks)
+        return Setting(action, plan, facts, tuple(course.quality[window, tier].tolist()), claim.wanted_blocks, stall_ps)
 
     def cotenant_gb(self, course: Course) -> float:
         """Return what the co-tenant demands per GPU as the episode begins."""
         return course.cotenant_bytes[0] / _BYTES_PER_GB
 
-    def _stall_left_s(self, plan: WindowPlan, before: Setting | None, window_ps: int) -> float:
-        """Return how much of the reconfigurations' stall is left when the window ends."""
-        if before is None:
-            return 0.0
-        fleet, last = self.fleet, before.plan
-        stall = round(before.facts.stall_s * PS_PER_S)
-        if plan.tier != last.tier or plan.split != last.split:
-            # A swap starts over: nothing of what was loading before is kept.
-            stall = fleet.swap_ps[plan.tier] if plan.tier != last.tier else 0
-            stall += fleet.split_ps if plan.split != last.split else 0
-        if plan.resized:
-            stall += fleet.resize_ps
-        return max(0, stall - window_ps) / PS_PER_S
+    def claim(self, tier: int, fraction: float, speculating: bool, cotenant_bytes: int) -> Claim:
+        """Return what a configuration gets of the GPUs' memory beside the co-tenant's demand."""
+        need, reserved_gb, half_blocks = self._need(tier, fraction, speculating)
+        grant = self.memory.grant(need, cotenant_bytes, cap_share=self.task.memory_cap_share)
+        return Claim(
+            wanted_blocks=need.wanted_blocks,
+            pool_blocks=grant.pool_blocks,
+            half_blocks=half_blocks,
+            reserved_gb=reserved_gb,
+            pool_gb=grant.pool_bytes / _BYTES_PER_GB,
+            cotenant_gb=cotenant_bytes / _BYTES_PER_GB,
+            # A neighbour may demand more than the card holds; pressure is a share of the card.
+            pressure=min(1.0, grant.pressure),
+        )
+
+    def transition(
+        self,
+        arithmetic: Arithmetic,
+        *,
+        swapped: Any,
+        swap_ps: Any,
+        moved: Any,
+        pool_changed: Any,
+        stall_ps: Any,
+        window_ps: int,
+    ) -> tuple[Any, Any]:
+        """Return whether the pool is resized, and the stall (ps) that is left when the window ends.
+
+        `swapped`, `moved`, `pool_changed`: tier, roles and wanted pool differ from the window before; `stall_ps`: what
+        that window left. A swap of tiers makes the pool anew, so its stall covers the resize; and it starts over:
+        nothing of what was loading is kept.
+        """
+        choose = arithmetic.choose
+        resized = choose(swapped, False, pool_changed)
+        anew = choose(swapped, swap_ps, 0) + choose(moved, self.fleet.split_ps, 0)
+        stall = choose(anew > 0, anew, stall_ps) + choose(resized, self.fleet.resize_ps, 0)
+        return resized, arithmetic.at_least(stall - window_ps, 0)
 
     def _memory_need(self, tier: int, fraction: float, speculating: bool) -> tuple[MemoryNeed, float, int]:
         """Return the need, what it reserves in GB, and the cached blocks at which half of all prefixes are hit."""

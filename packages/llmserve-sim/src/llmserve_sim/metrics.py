@@ -15,10 +15,12 @@ from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Literal
 
+from llmserve_sim.arithmetic import SCALAR
 from llmserve_sim.engine.interface import PS_PER_S
 from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from llmserve_sim.arithmetic import Arithmetic
     from llmserve_sim.engine.interface import WindowStats
 
 __all__ = [
@@ -191,7 +193,7 @@ def observation_names(kind: ObservationKind) -> tuple[str, ...]:
 def encode(measurement: Measurement, kind: ObservationKind) -> list[float]:
     """Return the vector of a measurement: each entry in [0, 1], see `Feature`."""
     values = _GETTERS[kind](measurement)
-    return [x if not s else x / (x + s) for x, s in zip(values, _SCALES[kind], strict=True)]
+    return [x / (x + s) if s else x for x, s in zip(values, _SCALES[kind], strict=True)]
 
 
 @dataclass(slots=True)
@@ -202,6 +204,8 @@ class Meter:
     episode_length: int
     usd_per_s: float
     """Price of the whole fleet."""
+    arithmetic: Arithmetic = SCALAR
+    """With `ARRAYS`, counts, facts and measurements hold one entry per environment."""
     _last: Measurement = field(default_factory=Measurement)
 
     def initial(self, cotenant_gb: float) -> Measurement:
@@ -221,23 +225,22 @@ class Meter:
         due, met = stats.due, stats.met
         delivered = stats.delivered_tokens
         tier = facts.tier
+        ratio, choose = self.arithmetic.ratio, self.arithmetic.choose
         step = last.step_index + 1
         self._last = now = Measurement(
             queue_depth=stats.queue_depth,
             active_requests=stats.running,
             kv_cache_occupancy=stats.used_blocks / pool,
-            mean_prompt_length=stats.prompt_tokens / stats.arrivals if stats.arrivals else last.mean_prompt_length,
-            p50_ttft_ms=_ms(stats.ttft_p50_ps, last.p50_ttft_ms),
-            p99_ttft_ms=_ms(stats.ttft_p99_ps, last.p99_ttft_ms),
-            p50_itl_ms=_ms(stats.itl_p50_ps, last.p50_itl_ms),
+            mean_prompt_length=ratio(stats.prompt_tokens, stats.arrivals, last.mean_prompt_length),
+            p50_ttft_ms=choose(stats.ttft_p50_ps < 0, last.p50_ttft_ms, stats.ttft_p50_ps / _PS_PER_MS),
+            p99_ttft_ms=choose(stats.ttft_p99_ps < 0, last.p99_ttft_ms, stats.ttft_p99_ps / _PS_PER_MS),
+            p50_itl_ms=choose(stats.itl_p50_ps < 0, last.p50_itl_ms, stats.itl_p50_ps / _PS_PER_MS),
             throughput_tps=delivered / seconds,
-            slo_compliance_rate=_share(met[0] + met[1], due[0] + due[1]),
+            slo_compliance_rate=ratio(met[0] + met[1], due[0] + due[1], 1.0),
             gpu_memory_used_gb=facts.reserved_gb + stats.used_blocks / pool * facts.pool_gb,
-            estimated_cost_per_1k=self.usd_per_s * seconds * 1000.0 / delivered
-            if delivered
-            else last.estimated_cost_per_1k,
+            estimated_cost_per_1k=ratio(self.usd_per_s * seconds * 1000.0, delivered, last.estimated_cost_per_1k),
             request_arrival_rate=stats.arrivals / seconds,
-            spec_acceptance_rate=stats.accepted_fp / stats.draft_fp if stats.draft_fp else last.spec_acceptance_rate,
+            spec_acceptance_rate=ratio(stats.accepted_fp, stats.draft_fp, last.spec_acceptance_rate),
             eviction_events=stats.preemptions + stats.forced_evictions,
             step_index=step,
             progress=step / self.episode_length,
@@ -246,8 +249,8 @@ class Meter:
             oldest_wait_s=stats.oldest_wait_ps / PS_PER_S,
             prefilling_requests=stats.prefilling,
             priority_arrival_rate=stats.arrivals_priority / seconds,
-            slo_compliance_priority=_share(met[0], due[0]),
-            slo_compliance_standard=_share(met[1], due[1]),
+            slo_compliance_priority=ratio(met[0], due[0], 1.0),
+            slo_compliance_standard=ratio(met[1], due[1], 1.0),
             due_requests=due[0] + due[1],
             abandoned_requests=stats.abandoned,
             rejected_requests=stats.rejected,
@@ -261,18 +264,10 @@ class Meter:
             batch_cap=facts.batch_cap,
             kv_budget_fraction=facts.kv_budget_fraction,
             depth_share=facts.speculation_depth / 8,
-            tier_fp16=int(tier == 0),
-            tier_int8=int(tier == 1),
-            tier_int4=int(tier == 2),
-            split=int(facts.split),
-            priority=int(facts.priority),
+            tier_fp16=1 * (tier == 0),
+            tier_int8=1 * (tier == 1),
+            tier_int4=1 * (tier == 2),
+            split=1 * facts.split,
+            priority=1 * facts.priority,
         )
         return now
-
-
-def _ms(percentile_ps: int, last: float) -> float:
-    return last if percentile_ps < 0 else percentile_ps / _PS_PER_MS
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 1.0

@@ -20,9 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from llmserve_sim.arithmetic import SCALAR
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmserve_sim.arithmetic import Arithmetic
     from llmserve_sim.engine.interface import WindowStats
     from llmserve_sim.tasks.model import RewardWeights
 
@@ -76,6 +79,8 @@ class RewardMeter:
     """How many standard requests a priority request counts for in the SLO term."""
     usd_per_window: float
     """Price of the whole fleet for one window."""
+    arithmetic: Arithmetic = SCALAR
+    """With `ARRAYS`, counts, pressure, quality and terms hold one entry per environment."""
     _offered: tuple[int, ...] = ()
     _delivered: tuple[int, ...] = ()
 
@@ -86,20 +91,16 @@ class RewardMeter:
     def read(self, stats: WindowStats, memory_pressure: float, quality: Sequence[float]) -> RewardTerms:
         """Return the terms of the window; `quality` is the factor 1 - stake · loss of each tenant class under its tier."""
         w = self.weights
+        ratio, at_most = self.arithmetic.ratio, self.arithmetic.at_most
         self._offered = offered = (*self._offered, stats.offered_tokens)[-HISTORY_WINDOWS:]
         self._delivered = delivered = (*self._delivered, stats.delivered_tokens)[-HISTORY_WINDOWS:]
         tokens = stats.good_tokens
         good = tokens[0] * quality[0] + tokens[1] * quality[1] + tokens[2] * quality[2] + tokens[3] * quality[3]
-        all_offered = sum(offered)
-        throughput = min(1.0, good * len(offered) / all_offered) if all_offered else 1.0
+        throughput = at_most(ratio(good * len(offered), sum(offered), 1.0), 1.0)
         due = self.priority_weight * stats.due[0] + stats.due[1]
-        slo = (self.priority_weight * stats.met[0] + stats.met[1]) / due if due else 1.0
-        tokens_delivered = sum(delivered)
-        cost = 1.0
-        if tokens_delivered:
-            usd_per_1k = self.usd_per_window * len(delivered) * 1000.0 / tokens_delivered
-            cost = min(1.0, usd_per_1k / w.cost_scale_usd_per_1k)
-        good_total = sum(tokens)
+        slo = ratio(self.priority_weight * stats.met[0] + stats.met[1], due, 1.0)
+        usd = self.usd_per_window * len(delivered)
+        cost = at_most(ratio(usd * 1000.0 / w.cost_scale_usd_per_1k, sum(delivered), 1.0), 1.0)
         return RewardTerms(
             throughput=w.throughput * throughput,
             slo=w.slo * slo,
@@ -109,5 +110,5 @@ class RewardMeter:
             slo_share=slo,
             memory_share=memory_pressure,
             cost_share=cost,
-            quality=good / good_total if good_total else sum(quality) / len(quality),
+            quality=ratio(good, sum(tokens), sum(quality) / len(quality)),
         )
