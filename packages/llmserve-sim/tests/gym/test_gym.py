@@ -50,7 +50,7 @@ def test_observations_and_rewards_are_those_of_the_serving_environment(kind: Any
     plain = ServingEnv("bursty_workload")
     seen, info = env.reset(seed=11)
     assert info == {"episode_seed": 11}
-    assert seen.tolist() == np.float32(encode(plain.start(11).measurement, kind)).tolist()
+    assert seen.tolist() == np.array(encode(plain.start(11).measurement, kind), np.float32).tolist()
     assert env.observation_space.shape == (len(observation_names(kind)),)
     rng = np.random.default_rng(0)
     for _ in range(12):
@@ -58,7 +58,7 @@ def test_observations_and_rewards_are_those_of_the_serving_environment(kind: Any
         seen, reward, terminated, truncated, info = env.step(action)
         outcome = plain.advance(from_indices(action.tolist()))
         assert seen.dtype == np.float32
-        assert seen.tolist() == np.float32(encode(outcome.measurement, kind)).tolist()
+        assert seen.tolist() == np.array(encode(outcome.measurement, kind), np.float32).tolist()
         assert (reward, terminated, truncated) == (outcome.reward, False, False)
         assert sum(info["reward_terms"].values()) == reward
 
