@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
-from llmserve_sim.tasks import Task, list_tasks, load_task
+from llmserve_sim.tasks import Task, list_tasks, load_task, registry
 from llmserve_sim.tasks.registry import MAX_TASK_BYTES, parse_task
 
 CORE = ["static_workload", "bursty_workload", "adversarial_multitenant"]
-FOLDER = Path(__import__("llmserve_sim.tasks.registry", fromlist=["x"]).__file__).parent
+FOLDER = Path(str(registry.__file__)).parent
 
 
 def source(task_id: str) -> str:
@@ -88,15 +88,16 @@ def test_a_task_survives_a_round_trip_through_toml_and_json(task: Task, tmp_path
 def test_a_digest_follows_the_content_and_not_the_prose() -> None:
     base = parse_task(source("bursty_workload"))
     assert len(base.digest) == 64
-    for path, value in ((("name",), "Other"), (("description",), "Other."), (("difficulty",), "easy")):
-        assert parse_task(to_toml(mutated("bursty_workload", path, value))).digest == base.digest
-    for path, value in (
+    for prose, text in (("name", "Other"), ("description", "Other."), ("difficulty", "easy")):
+        assert parse_task(to_toml(mutated("bursty_workload", (prose,), text))).digest == base.digest
+    changes: list[tuple[tuple[str | int, ...], object]] = [
         (("traffic", "rate_rps"), 9.5),
         (("tenants", 0, "quality_stake"), 7.0),
         (("seeds", "test", "stop"), 2_000_500),
         (("reward", "cost"), 0.06),
         (("deployment",), "h100x2-qwen3-32b"),
-    ):
+    ]
+    for path, value in changes:
         assert parse_task(to_toml(mutated("bursty_workload", path, value))).digest != base.digest
 
 

@@ -20,7 +20,8 @@ def changed(task: Task, **tables: object) -> Task:
 
 def part(task: Task, table: str, **values: object) -> dict[str, object]:
     """Return one table of the task with some of its values replaced."""
-    return task.model_dump(mode="python")[table] | values
+    own: dict[str, object] = task.model_dump(mode="python")[table]
+    return own | values
 
 
 def differing(a: Scenario, b: Scenario) -> set[str]:
