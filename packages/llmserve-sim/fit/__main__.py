@@ -1,8 +1,8 @@
 """Refit every fitted constant of the performance model and print each fit's error.
 
-    python packages/llmserve-sim/fit                      kernels and speculation (seconds)
-    python packages/llmserve-sim/fit --overheads          CPU overheads too, by replaying the end-to-end runs (minutes)
-    python packages/llmserve-sim/fit --check [...]        exit 1 if a committed constant differs from its refit by more than 2 %
+python packages/llmserve-sim/fit                      kernels and speculation (seconds)
+python packages/llmserve-sim/fit --overheads          CPU overheads too, by replaying the end-to-end runs (minutes)
+python packages/llmserve-sim/fit --check [...]        exit 1 if a committed constant differs from its refit by more than 2 %
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import astuple
+from typing import Any
 
 import attention
 import gemm
@@ -39,7 +40,7 @@ def main() -> int:
 
     changed: list[str] = []
     for gpu in (A100, H100, RTX_PRO_6000, RTX_4090):
-        refit = {
+        refit: dict[str, Any] = {
             "gemm": gemms[gpu.name],
             "decode": decode[gpu.name],
             "prefill": prefill[gpu.name],
@@ -52,7 +53,9 @@ def main() -> int:
             refit |= {"gemm_int8": formats["INT8"], "gemm_int4": formats["INT4"]}
         print(f"\n{gpu.name}")
         for name, parameters in refit.items():
-            values = ", ".join(f"{value:.4g}" for value in astuple(parameters))
+            values = ", ".join(
+                f"{value:.4g}" if isinstance(value, float) else str(value) for value in astuple(parameters)
+            )
             print(f"    {name}={type(parameters).__name__}({values}),")
             changed += differences(f"{gpu.name}.{name}", getattr(gpu.kernels, name), parameters, TOLERANCE)
     constants, found = speculation.run()

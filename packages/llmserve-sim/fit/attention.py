@@ -155,7 +155,7 @@ def fit_prefill(gpu: GpuSpec, rows: Rows, *, tiled: bool) -> tuple[PrefillAttent
     def parameters(p: Array) -> PrefillAttentionParameters:
         if tiled:
             return PrefillAttentionParameters(p[0], p[1], TILE, TILE, p[2])
-        return PrefillAttentionParameters(p[0], p[1], 1, round(p[2]) if rounded else p[2], 0.0)  # type: ignore[arg-type]
+        return PrefillAttentionParameters(p[0], p[1], 1, round(p[2]) if rounded else p[2], 0.0)
 
     rounded = False
     start = (7.0, 0.6, 0.03) if tiled else (12.0, 0.6, 600.0)
@@ -222,12 +222,11 @@ def run(
         both = rows.where((rows.new > 0) & (rows.sequences > 0))
         mixed[gpu.name], found = fit_mixed(gpu, decode[gpu.name], prefill[gpu.name], both)
         errors += found
-    mean = MixedAttentionParameters(
-        *(
-            float(np.mean([getattr(par, name) for par in mixed.values()]))
-            for name in ("seq_us", "token_us", "amplification")
-        )
+    seq_us, token_us, amplification = (
+        float(np.mean([getattr(par, name) for par in mixed.values()]))
+        for name in ("seq_us", "token_us", "amplification")
     )
+    mean = MixedAttentionParameters(seq_us, token_us, amplification)
     mixed[A100.name] = mean
     mixed[H100.name] = replace(mean, amplification=1.0, packs_heads=True)
     return decode, prefill, mixed, errors

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares  # type: ignore[import-untyped]
 
 Array = NDArray[np.float64]
 
@@ -77,7 +77,7 @@ def fit(
     solution = least_squares(
         residual, np.log(np.asarray(start)), bounds=(bound, np.inf), loss="soft_l1", f_scale=SOFT_L1_SCALE, x_scale=0.1
     )
-    return np.exp(solution.x)
+    return np.asarray(np.exp(solution.x))
 
 
 def error(what: str, predicted: Array, measured: Array, beside: Array | float = 0.0) -> Error:
@@ -85,7 +85,12 @@ def error(what: str, predicted: Array, measured: Array, beside: Array | float = 
     relative = 100.0 * ((predicted + beside) / (measured + beside) - 1.0)
     size = np.abs(relative)
     return Error(
-        what, size.size, float(np.median(size)), float(np.percentile(size, 90)), float(size.max()), float(relative.mean())
+        what,
+        size.size,
+        float(np.median(size)),
+        float(np.percentile(size, 90)),
+        float(size.max()),
+        float(relative.mean()),
     )
 
 

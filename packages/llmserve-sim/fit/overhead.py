@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 from common import data_dir
-from scipy.optimize import minimize
+from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from llmserve_sim.fidelity.bars import VLLM_RUNS, Row, trtllm_rows, vllm_rows, vllm_tp_rows
 from llmserve_sim.fidelity.data import read_requests
@@ -61,7 +61,10 @@ def run() -> list[str]:
             return objective(replace(engine, iteration_us=float(iteration_us), sequence_us=float(sequence_us)))
 
         best = minimize(
-            loss, np.divide(START_US, UNIT_US), method="Nelder-Mead", options={"xatol": 0.02, "fatol": 2e-3, "maxfev": 40}
+            loss,
+            np.divide(START_US, UNIT_US),
+            method="Nelder-Mead",
+            options={"xatol": 0.02, "fatol": 2e-3, "maxfev": 40},
         )
         now = objective(committed)
         iteration_us, sequence_us = np.abs(best.x * UNIT_US)

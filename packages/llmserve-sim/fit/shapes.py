@@ -26,7 +26,5 @@ def layer_gemms_us(gpu: GpuSpec, gemm: GemmParameters, model: ModelSpec, tokens:
     """Time of a layer's four GEMMs, the scale against which attention errors are weighed."""
     total: Real = 0.0
     for n, k in model.layer_matrices(tp):
-        total = total + gemm_us(
-            gemm, tokens, n, k, peak_flops=gpu.peak_bf16_flops, hbm_bytes_per_s=gpu.hbm_bytes_per_s
-        )
+        total = total + gemm_us(gemm, tokens, n, k, peak_flops=gpu.peak_bf16_flops, hbm_bytes_per_s=gpu.hbm_bytes_per_s)
     return total

@@ -152,7 +152,9 @@ class Deployment:
             raise InvalidInputError("deployment.replicas", "1..8", got=self.replicas)
         if self.tensor_parallel < 1 or self.model.heads % self.tensor_parallel:
             raise InvalidInputError(
-                "deployment.tensor_parallel", f"a divisor of the model's {self.model.heads} heads", got=self.tensor_parallel
+                "deployment.tensor_parallel",
+                f"a divisor of the model's {self.model.heads} heads",
+                got=self.tensor_parallel,
             )
         if not 1 <= self.max_num_batched_tokens <= 16_384:
             raise InvalidInputError("deployment.max_num_batched_tokens", "1..16384", got=self.max_num_batched_tokens)
@@ -243,8 +245,8 @@ MODELS: dict[str, ModelSpec] = {model.name: model for model in (LLAMA_3_1_8B, QW
 ENGINES: dict[str, EngineVersion] = {
     engine.name: engine
     for engine in (
-        EngineVersion("vllm-0.19", iteration_us=100.0, sequence_us=12.0),
-        EngineVersion("vllm-0.12", iteration_us=1600.0, sequence_us=48.0),
+        EngineVersion("vllm-0.19", iteration_us=50.0, sequence_us=13.0),
+        EngineVersion("vllm-0.12", iteration_us=1500.0, sequence_us=52.0),
         EngineVersion("tensorrt-llm-0.14", iteration_us=0.0, sequence_us=10.0, separate_attention=True),
     )
 }

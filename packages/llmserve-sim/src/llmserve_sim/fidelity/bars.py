@@ -93,7 +93,9 @@ def check(folder: Path | None = None) -> list[Row]:
     """
     folder = folder or data_dir()
     if folder is None:
-        raise InvalidInputError("LLMSERVE_DATA", "must name the folder of measured runs; there is none beside the repository")
+        raise InvalidInputError(
+            "LLMSERVE_DATA", "must name the folder of measured runs; there is none beside the repository"
+        )
     rows: list[Row] = []
     for run, stem in VLLM_RUNS:
         log = read_requests(folder / f"{stem}.csv")
@@ -118,10 +120,10 @@ def vllm_rows(name: str, log: RequestLog, result: Replay) -> Iterator[Row]:
             bound: float | None = _PERCENTILE_PERCENT
             if metric == "TTFT":
                 bound = _TTFT_P90_PERCENT if q == 90 else None
-            pair = (float(np.percentile(side[metric], q)) for side in (measured, predicted))
-            yield _relative(name, f"{metric} p{q}, s", *pair, bound)
-    throughput = [log.output.sum() / (last.max() - log.arrival_s.min()) for last in (log.last_token_s, result.last_s)]
-    yield _relative(name, "throughput, tokens/s", *throughput, _MEAN_PERCENT)
+            seen, made = (float(np.percentile(side[metric], q)) for side in (measured, predicted))
+            yield _relative(name, f"{metric} p{q}, s", seen, made, bound)
+    seen, made = (log.output.sum() / (last.max() - log.arrival_s.min()) for last in (log.last_token_s, result.last_s))
+    yield _relative(name, "throughput, tokens/s", seen, made, _MEAN_PERCENT)
 
 
 def series_errors(log: SeriesLog, result: Replay) -> list[tuple[float, float, float]]:
@@ -129,7 +131,8 @@ def series_errors(log: SeriesLog, result: Replay) -> list[tuple[float, float, fl
     index = np.minimum(np.round(log.t_s).astype(int) - 1, len(result.running) - 1)
     pairs = ((log.running, result.running), (log.waiting, result.waiting), (log.kv_percent, result.kv_percent))
     return [
-        (float(seen.mean()), float(made[index].mean()), float(np.abs(seen - made[index]).mean())) for seen, made in pairs
+        (float(seen.mean()), float(made[index].mean()), float(np.abs(seen - made[index]).mean()))
+        for seen, made in pairs
     ]
 
 
@@ -142,7 +145,12 @@ def series_rows(name: str, log: SeriesLog, result: Replay) -> Iterator[Row]:
 def trtllm_rows(path: Path, engine: EngineVersion = ENGINES["tensorrt-llm-0.14"]) -> Iterator[Row]:
     """Published maximum throughput of Llama-3-8B on A100, nine input and output lengths."""
     deployment = Deployment(
-        "replay", GPUS["A100-80G-SXM"], LLAMA_3_1_8B, engine, max_num_batched_tokens=_TRTLLM_TOKENS, gpu_memory_utilization=1.0
+        "replay",
+        GPUS["A100-80G-SXM"],
+        LLAMA_3_1_8B,
+        engine,
+        max_num_batched_tokens=_TRTLLM_TOKENS,
+        gpu_memory_utilization=1.0,
     )
     table = columns(path)
     rows = []
@@ -154,7 +162,9 @@ def trtllm_rows(path: Path, engine: EngineVersion = ENGINES["tensorrt-llm-0.14"]
         size = np.ones(int(count))
         result = replay(RecordedRun("TensorRT-LLM", deployment, fitting, blocks), 0.0 * size, isl * size, osl * size)
         predicted = count * osl / result.last_s.max()
-        rows.append(_relative("TensorRT-LLM 0.14, A100, Llama-3-8B", f"{isl:.0f}/{osl:.0f}, tokens/s", measured, predicted))
+        rows.append(
+            _relative("TensorRT-LLM 0.14, A100, Llama-3-8B", f"{isl:.0f}/{osl:.0f}, tokens/s", measured, predicted)
+        )
     yield from _with_median(rows)
 
 

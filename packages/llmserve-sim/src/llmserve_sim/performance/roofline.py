@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance import kernels
 from llmserve_sim.performance.kernels import Real
 from llmserve_sim.performance.quantization import WEIGHT_FORMATS, gemm_parameters
@@ -179,9 +180,9 @@ class Roofline:
     def attention_s(self, it: Iteration) -> float:
         """Attention of one iteration."""
         if not it.chunks:
-            return self.decode_start_s + float(self.decode_attention_s(it.sequences, it.context)) if it.sequences else 0.0
+            return self.decode_start_s + float(self.decode_attention_s(it.sequences, it.context))
         prefill = self.prefill_start_s + self.prefill_attention_s(it.chunks)
-        return prefill + (float(self.mixed_decode_s(it.sequences, it.context)) if it.sequences else 0.0)
+        return prefill + float(self.mixed_decode_s(it.sequences, it.context))
 
     def cpu_s(self, sequences: int) -> float:
         """CPU time of the engine that the GPU waits for."""
@@ -195,7 +196,13 @@ class Roofline:
         return depth * draft_step_s(self.deployment) + sequences * DRAFT_SEQUENCE_S
 
     def iteration_s(self, it: Iteration) -> float:
-        """Time of one iteration."""
+        """Time of one iteration.
+
+        Raises:
+            InvalidInputError: it has no tokens to work on.
+        """
+        if it.tokens < 1:
+            raise InvalidInputError("iteration", "at least one token to work on", got=it)
         return (
             float(self.layers_s(float(it.tokens)))
             + float(self.head_s(float(it.rows)))

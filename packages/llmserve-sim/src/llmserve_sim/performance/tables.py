@@ -38,7 +38,8 @@ EVICT_STALL_S = 0.3
 """Stall of an eviction that a co-tenant's demand forces; the design's figure."""
 
 _FIRST_EDGE_TOKENS = 16
-_PIECES_PER_OCTAVE = 4
+_LEAST_PIECES_PER_OCTAVE = 4
+_SLOPE_ERROR = 6e-4  # share of decode attention that rounding a slope to whole picoseconds may cost
 _SCALE = 1 << 10  # coefficients that the engine shifts right by ten bits
 
 
@@ -154,11 +155,16 @@ def decode_pieces(seconds: Callable[[float], float]) -> Pieces:
     """Cut `seconds` (one sequence's decode attention against its context in tokens) into integer linear pieces.
 
     Each slope is rounded so as to undo the rounding of those before it, so that the function is continuous and the error
-    at an edge never exceeds half a slope unit times the last piece's width.
+    at an edge never exceeds half a slope unit times the last piece's width. Where slopes are small numbers of picoseconds
+    (eight-way tensor parallelism), pieces are narrower for that reason.
     """
+    per_octave = _LEAST_PIECES_PER_OCTAVE
+    slope = seconds(MAX_CONTEXT_TOKENS) * PS_PER_S / (MAX_CONTEXT_TOKENS * FP)
+    while 0.5 * (1.0 - 2.0 ** (-1.0 / per_octave)) / slope > _SLOPE_ERROR:
+        per_octave *= 2
     octaves = int(np.log2(MAX_CONTEXT_TOKENS / _FIRST_EDGE_TOKENS))
-    grid = _FIRST_EDGE_TOKENS * 2.0 ** (np.arange(octaves * _PIECES_PER_OCTAVE + 1) / _PIECES_PER_OCTAVE)
-    edges = np.concatenate([[0], np.round(grid * FP)]).astype(np.int64)
+    grid = _FIRST_EDGE_TOKENS * 2.0 ** (np.arange(octaves * per_octave + 1) / per_octave)
+    edges = np.concatenate([[0], np.unique(np.round(grid * FP))]).astype(np.int64)
     values = [seconds(edge / FP) * PS_PER_S for edge in edges.tolist()]
     heights, slopes = [round(values[0])], []
     for left, right, target in zip(edges[:-1].tolist(), edges[1:].tolist(), values[1:], strict=True):

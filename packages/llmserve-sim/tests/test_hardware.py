@@ -1,0 +1,96 @@
+"""GPUs, models and deployments: counts that published checkpoints confirm, and refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, QWEN3_32B, Deployment, get_deployment
+
+
+def test_parameter_counts_are_those_of_the_published_checkpoints() -> None:
+    """8.03 and 32.76 billion, norms left out."""
+    assert LLAMA_3_1_8B.layer_parameters + LLAMA_3_1_8B.embedding_parameters == pytest.approx(8.03e9, rel=1e-3)
+    assert QWEN3_32B.layer_parameters + QWEN3_32B.embedding_parameters == pytest.approx(32.76e9, rel=1e-3)
+
+
+def test_a_token_of_llama_8b_keeps_128_kib_of_kv() -> None:
+    """32 layers x 8 heads x 128 x (K and V) x 2 bytes."""
+    assert LLAMA_3_1_8B.kv_bytes_per_token == 131_072
+
+
+def test_the_eagle3_head_of_llama_8b_weighs_what_the_published_one_does() -> None:
+    """About 0.85 GB in BF16."""
+    assert 2 * LLAMA_3_1_8B.draft_parameters == pytest.approx(0.85e9, rel=0.02)
+
+
+@pytest.mark.parametrize("tensor_parallel", [1, 2, 4, 8])
+@pytest.mark.parametrize("model", [LLAMA_3_1_8B, QWEN3_32B], ids=lambda model: model.name)
+def test_tensor_parallelism_divides_the_weights_evenly(model: object, tensor_parallel: int) -> None:
+    """Each GPU holds 1/TP of every matrix."""
+    whole, part = (sum(n * k for n, k in model.layer_matrices(tp)) for tp in (1, tensor_parallel))  # type: ignore[attr-defined]
+    assert part * tensor_parallel == whole
+
+
+def test_the_presets_are_the_documented_three() -> None:
+    """The default has two replicas and can split; the other two cannot."""
+    assert sorted(DEPLOYMENTS) == ["a100-llama3.1-8b", "h100x2-qwen3-32b", "rtx4090-llama3.1-8b"]
+    assert get_deployment("a100-llama3.1-8b").can_split
+    assert not get_deployment("rtx4090-llama3.1-8b").can_split
+    assert get_deployment("h100x2-qwen3-32b").gpus == 2
+
+
+def test_a_fleet_costs_its_gpus() -> None:
+    """Price per hour times GPUs."""
+    deployment = get_deployment("a100-llama3.1-8b")
+    assert deployment.usd_per_hour == 2 * deployment.gpu.price_usd_per_hour
+
+
+def test_there_is_one_cpu_overhead_per_engine_version() -> None:
+    """And every version is named after itself."""
+    assert {name: engine.name for name, engine in ENGINES.items()} == {name: name for name in ENGINES}
+
+
+def test_efficiencies_stay_within_what_the_data_sheets_allow() -> None:
+    """Below 1.1 of the stated peak: beyond it the stated peak would be another product's."""
+    for gpu in GPUS.values():
+        for par in (gpu.kernels.gemm, gpu.kernels.gemm_int8, gpu.kernels.gemm_int4):
+            if par is not None:
+                assert 0.5 < par.compute_efficiency < 1.1
+                assert 0.5 < par.bandwidth_efficiency < 1.1
+        assert 0.5 < gpu.kernels.decode.bandwidth_efficiency <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("replicas", 0),
+        ("replicas", 9),
+        ("tensor_parallel", 0),
+        ("tensor_parallel", 3),
+        ("max_num_batched_tokens", 0),
+        ("gpu_memory_utilization", 0.0),
+        ("gpu_memory_utilization", 1.5),
+    ],
+)
+def test_a_deployment_that_cannot_be_built_is_refused_by_field(field: str, value: float) -> None:
+    """The error names the field."""
+    with pytest.raises(InvalidInputError) as caught:
+        replace(DEPLOYMENTS["a100-llama3.1-8b"], **{field: value})
+    assert caught.value.field == f"deployment.{field}"
+
+
+def test_an_unknown_deployment_is_refused_with_those_there_are() -> None:
+    """So that a typing error teaches."""
+    with pytest.raises(InvalidInputError, match="a100-llama3.1-8b"):
+        get_deployment("a100")
+
+
+def test_a_user_can_make_a_deployment_of_their_own() -> None:
+    """Plain dataclasses, no registry."""
+    own = Deployment(
+        "mine", replace(GPUS["H100-SXM"], name="H200", hbm_bytes_per_s=4.8e12), LLAMA_3_1_8B, ENGINES["vllm-0.19"]
+    )
+    assert own.gpus == 1

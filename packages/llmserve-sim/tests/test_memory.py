@@ -1,0 +1,122 @@
+"""Memory per GPU: who comes first, what is left, what counts as pressure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.hardware import DEPLOYMENTS, GPUS, QWEN3_32B
+from llmserve_sim.memory import MemoryModel
+from llmserve_sim.performance.quantization import TIERS
+
+MAX_LEN = 8192
+MODELS = {name: MemoryModel(deployment, MAX_LEN) for name, deployment in DEPLOYMENTS.items()}
+models = st.sampled_from(sorted(MODELS)).map(MODELS.__getitem__)
+tiers = st.sampled_from(TIERS)
+fractions = st.floats(0.1, 1.0)
+GB = 10**9
+
+
+def test_a_block_of_llama_8b_is_two_mebibytes_and_speculation_adds_one_layer() -> None:
+    """16 tokens of 128 KiB; the draft has a single layer."""
+    model = MODELS["a100-llama3.1-8b"]
+    assert model.block_bytes(speculating=False) == 2 * 2**20
+    assert model.block_bytes(speculating=True) == 2 * 2**20 * 33 // 32
+
+
+def test_tensor_parallelism_spreads_blocks_and_weights() -> None:
+    """Half on each of two GPUs."""
+    two = MODELS["h100x2-qwen3-32b"]
+    one = MemoryModel(replace(DEPLOYMENTS["h100x2-qwen3-32b"], gpu=GPUS["RTX-PRO-6000"], tensor_parallel=1), 1024)
+    assert 2 * two.block_bytes(speculating=False) == one.block_bytes(speculating=False)
+    assert (
+        2 * two.need("FP16", 1.0, speculating=False).weight_bytes
+        == one.need("FP16", 1.0, speculating=False).weight_bytes
+    )
+
+
+@given(models, tiers, fractions, st.booleans(), st.integers(0, 90 * GB), st.floats(0.5, 1.0))
+def test_the_pool_is_the_least_of_what_is_wanted_and_what_is_left_but_holds_one_request(
+    model: MemoryModel, tier: str, fraction: float, speculating: bool, cotenant: int, cap: float
+) -> None:
+    """The co-tenant is refused the rest, and that counts as pressure."""
+    need = model.need(tier, fraction, speculating=speculating)
+    grant = model.grant(need, cotenant, cap_share=cap)
+    left = model.usable_bytes - need.reserved_bytes - cotenant
+    assert grant.pool_blocks == max(model.min_pool_blocks, min(need.wanted_blocks, left // need.block_bytes))
+    assert grant.pool_bytes == grant.pool_blocks * need.block_bytes
+    total = need.reserved_bytes + grant.pool_bytes + cotenant
+    assert grant.refused_bytes == max(0, total - model.usable_bytes)
+    assert grant.pressure == pytest.approx(max(0.0, total / model.usable_bytes - cap), abs=1e-9)
+    if grant.refused_bytes:
+        assert grant.pool_blocks == model.min_pool_blocks
+
+
+@given(models, tiers, fractions, st.floats(0.0, 0.5), st.booleans())
+def test_a_larger_budget_never_asks_for_fewer_blocks(
+    model: MemoryModel, tier: str, fraction: float, more: float, speculating: bool
+) -> None:
+    """And never more than there is room for."""
+    small = model.need(tier, fraction, speculating=speculating)
+    large = model.need(tier, min(1.0, fraction + more), speculating=speculating)
+    assert small.wanted_blocks <= large.wanted_blocks
+    assert large.reserved_bytes + large.wanted_blocks * large.block_bytes <= model.usable_bytes
+
+
+@given(models, fractions, st.booleans())
+def test_smaller_weights_leave_more_blocks(model: MemoryModel, fraction: float, speculating: bool) -> None:
+    """FP16, INT8, INT4."""
+    blocks = [model.need(tier, fraction, speculating=speculating).wanted_blocks for tier in TIERS]
+    assert blocks == sorted(blocks)
+
+
+@given(models, tiers)
+def test_drafting_takes_memory_from_the_pool(model: MemoryModel, tier: str) -> None:
+    """Weights of the head, and its KV."""
+    plain, drafting = (model.need(tier, 1.0, speculating=on) for on in (False, True))
+    assert drafting.wanted_blocks < plain.wanted_blocks
+    assert drafting.draft_bytes > 0 == plain.draft_bytes
+
+
+def test_a_pool_held_in_front_of_a_rising_wave_is_pressure() -> None:
+    """A smaller budget under the same demand relieves it."""
+    model = MODELS["a100-llama3.1-8b"]
+    pressures = [
+        model.grant(model.need("FP16", fraction, speculating=False), 20 * GB, cap_share=0.9).pressure
+        for fraction in (0.3, 0.6, 1.0)
+    ]
+    assert pressures[0] == 0.0
+    assert pressures[0] <= pressures[1] <= pressures[2]
+    assert pressures[2] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_every_pool_meets_the_engine_s_minimum() -> None:
+    """One largest request and its speculative overshoot."""
+    assert MODELS["a100-llama3.1-8b"].min_pool_blocks == (MAX_LEN + 16) // 16 + 2
+
+
+def test_a_model_that_does_not_fit_is_refused_when_the_fleet_is_planned() -> None:
+    """Not when the first request arrives."""
+    with pytest.raises(InvalidInputError, match="FP16 model that leaves room"):
+        MemoryModel(replace(DEPLOYMENTS["rtx4090-llama3.1-8b"], model=QWEN3_32B), MAX_LEN)
+
+
+def test_bad_arguments_are_refused_by_field() -> None:
+    """Nothing is clamped."""
+    model = MODELS["a100-llama3.1-8b"]
+    need = model.need("FP16", 1.0, speculating=False)
+    for field, call in (
+        ("quantization_tier", lambda: model.need("FP8", 1.0, speculating=False)),
+        ("kv_budget_fraction", lambda: model.need("FP16", 0.0, speculating=False)),
+        ("kv_budget_fraction", lambda: model.need("FP16", float("nan"), speculating=False)),
+        ("cotenant_bytes", lambda: model.grant(need, -1)),
+        ("cap_share", lambda: model.grant(need, 0, cap_share=1.1)),
+        ("max_len", lambda: MemoryModel(DEPLOYMENTS["a100-llama3.1-8b"], 1)),
+    ):
+        with pytest.raises(InvalidInputError) as caught:
+            call()
+        assert caught.value.field == field

@@ -1,0 +1,104 @@
+"""The float model of an iteration: what must grow, what must shrink, and two iterations worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, Deployment
+from llmserve_sim.performance.roofline import Iteration, Roofline
+
+ROOFLINES = {name: Roofline(deployment) for name, deployment in DEPLOYMENTS.items()}
+rooflines = st.sampled_from(sorted(ROOFLINES)).map(ROOFLINES.__getitem__)
+sequences = st.integers(1, 512)
+contexts = st.integers(1, 8192)
+chunks = st.tuples(st.integers(1, 1500), st.integers(0, 8192))
+
+
+def test_one_decoding_sequence_costs_about_the_weights_over_the_bandwidth() -> None:
+    """16.1 GB over 81 % of 2.039 TB/s is 9.8 ms; small kernels and attention add about a millisecond."""
+    assert ROOFLINES["a100-llama3.1-8b"].iteration_s(Iteration(1, 512.0)) == pytest.approx(11.2e-3, rel=0.1)
+
+
+def test_a_full_prefill_iteration_costs_about_its_flops_over_the_peak() -> None:
+    """2,048 tokens x 2 x 6.98 G weights over 85 % of 312 TFLOP/s is 108 ms."""
+    time = ROOFLINES["a100-llama3.1-8b"].iteration_s(Iteration(chunks=((2048, 0),), completed=1))
+    assert time == pytest.approx(0.125, rel=0.1)
+
+
+@given(rooflines, sequences, contexts, st.integers(1, 64), st.integers(1, 4096))
+def test_more_sequences_or_more_context_never_take_less_time(
+    roofline: Roofline, n: int, context: int, more: int, longer: int
+) -> None:
+    """Pure decode."""
+    base = roofline.iteration_s(Iteration(n, float(n * context)))
+    assert roofline.iteration_s(Iteration(n + more, float((n + more) * context))) >= base
+    assert roofline.iteration_s(Iteration(n, float(n * (context + longer)))) >= base
+
+
+@given(rooflines, st.lists(chunks, min_size=1, max_size=3), chunks)
+def test_another_chunk_never_takes_less_time(
+    roofline: Roofline, some: list[tuple[int, int]], extra: tuple[int, int]
+) -> None:
+    """Prefill only."""
+    assert roofline.iteration_s(Iteration(chunks=(*some, extra))) >= roofline.iteration_s(Iteration(chunks=tuple(some)))
+
+
+@given(rooflines, sequences, contexts, chunks)
+def test_prefill_beside_decode_costs_at_least_either_alone(
+    roofline: Roofline, n: int, context: int, chunk: tuple[int, int]
+) -> None:
+    """Less the start-up of a second attention kernel, which the mixed one saves."""
+    both = roofline.iteration_s(Iteration(n, float(n * context), (chunk,)))
+    assert both + roofline.decode_start_s >= roofline.iteration_s(Iteration(n, float(n * context)))
+    assert both >= roofline.iteration_s(Iteration(chunks=(chunk,)))
+
+
+@given(rooflines, sequences, contexts, st.integers(2, 8))
+def test_decode_attention_is_homogeneous_in_sequences_and_context(
+    roofline: Roofline, n: int, context: int, times: int
+) -> None:
+    """The integer tables store one function of the mean context."""
+    one = float(roofline.decode_attention_s(float(n), float(n * context)))
+    assert float(roofline.decode_attention_s(float(n * times), float(times * n * context))) == pytest.approx(
+        times * one
+    )
+
+
+def test_decoding_beside_a_prefill_costs_more_attention_than_alone_except_with_separate_kernels() -> None:
+    """The mixed kernel loses split-KV and head packing; TensorRT-LLM launches two kernels instead."""
+    vllm = Deployment("x", GPUS["A100-80G-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.19"])
+    roofline = Roofline(vllm)
+    assert float(roofline.mixed_decode_s(64.0, 65_536.0)) > 1.3 * float(roofline.decode_attention_s(64.0, 65_536.0))
+    separate = Roofline(replace(vllm, engine=ENGINES["tensorrt-llm-0.14"]))
+    assert float(separate.mixed_decode_s(64.0, 65_536.0)) == float(separate.decode_attention_s(64.0, 65_536.0))
+
+
+def test_tensor_parallelism_helps_less_than_in_proportion() -> None:
+    """Each GPU reads half the weights, but all-reduces are added."""
+    one = Deployment("x", GPUS["H100-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.19"])
+    batch = Iteration(32, 32_768.0)
+    alone, two = (Roofline(replace(one, tensor_parallel=tp)).iteration_s(batch) for tp in (1, 2))
+    assert alone / 2 < two < alone
+
+
+def test_cpu_overhead_counts_sequences_and_chunks() -> None:
+    """Per iteration and per sequence, from the engine version."""
+    engine = ENGINES["vllm-0.12"]
+    roofline = Roofline(Deployment("x", GPUS["H100-SXM"], LLAMA_3_1_8B, engine))
+    assert roofline.cpu_s(10) == pytest.approx(1e-6 * (engine.iteration_us + 10 * engine.sequence_us))
+
+
+def test_no_logits_no_head() -> None:
+    """A chunk that ends inside the prompt samples nothing."""
+    assert float(ROOFLINES["a100-llama3.1-8b"].head_s(0.0)) == 0.0
+
+
+def test_an_empty_iteration_is_refused() -> None:
+    """There is nothing to time."""
+    with pytest.raises(InvalidInputError, match="iteration"):
+        ROOFLINES["a100-llama3.1-8b"].iteration_s(Iteration())
