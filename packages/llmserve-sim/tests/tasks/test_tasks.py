@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -210,6 +210,7 @@ def test_a_file_that_is_no_task_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=200))
+@settings(deadline=None)
 def test_no_text_raises_anything_but_the_typed_error(text: str) -> None:
     with pytest.raises(InvalidInputError):
         parse_task(text)

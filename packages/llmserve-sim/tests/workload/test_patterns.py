@@ -22,6 +22,7 @@ BURST = Burst(rate_rps=1.0, period_windows=12, length_windows=3, jitter_windows=
 
 
 @given(st.integers(0, 2**62), st.integers(1, 400))
+@settings(deadline=None)
 def test_every_occurrence_has_its_length_and_lies_within_its_jitter(seed: int, windows: int) -> None:
     drawn = Recurrence.draw(seed, "burst", BURST, windows)
     starts = np.array(drawn.starts)
@@ -100,8 +101,9 @@ def test_a_seen_wave_is_recognised(*, missing: bool) -> None:
     assert {wave_phase(seed, "w", 40, seen, 0.05) for seed in range(30)} <= {16, 17, 18}
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000))
+@settings(deadline=None)
 def test_a_wave_unseen_has_any_phase(seed: int) -> None:
     assert wave_phase(seed, "w", 40) == wave_phase(seed, "w", 40, np.full(5, np.nan))
     assert 0 <= wave_phase(seed, "w", 40) < 64

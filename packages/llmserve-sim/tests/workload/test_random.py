@@ -31,12 +31,13 @@ def plain(seed: int, purpose: str, index: int) -> int:
 
 
 @given(seeds, st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
+@settings(deadline=None)
 def test_the_vectorised_draws_are_splitmix64_in_plain_integers(seed: int, indices: list[int]) -> None:
     assert uniform_u32(seed, "x", indices).tolist() == [plain(seed, "x", i) for i in indices]
 
 
 @given(seeds, st.integers(0, 300), st.integers(0, 300))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_a_longer_draw_begins_with_the_shorter_one(seed: int, a: int, b: int) -> None:
     short, long = sorted((a, b))
     assert first_u32(seed, "gap", long)[:short].tolist() == first_u32(seed, "gap", short).tolist()

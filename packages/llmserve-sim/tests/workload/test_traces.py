@@ -253,7 +253,7 @@ def test_bad_options_are_refused_by_name(write: Write, options: dict[str, object
 @given(
     st.binary(max_size=300) | st.text(alphabet='0123456789.,-+eEnaif\n {}":[]t_sinputou', max_size=200).map(str.encode)
 )
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_content_raises_anything_but_the_typed_error(tmp_path: Path, content: bytes) -> None:
     for head in (b"", b"t_s,input,output\n", b"TIMESTAMP,ContextTokens,GeneratedTokens\n", MOONCAKE.encode()):
         path = tmp_path / "fuzz.csv"
