@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_efficiencies_stay_within_what_the_data_sheets_allow() -> None:
         ("gpu_memory_utilization", 1.5),
     ],
 )
-def test_a_deployment_that_cannot_be_built_is_refused_by_field(field: str, value: float) -> None:
+def test_a_deployment_that_cannot_be_built_is_refused_by_field(field: str, value: Any) -> None:
     """The error names the field."""
     with pytest.raises(InvalidInputError) as caught:
         replace(DEPLOYMENTS["a100-llama3.1-8b"], **{field: value})
@@ -84,7 +85,7 @@ def test_a_deployment_that_cannot_be_built_is_refused_by_field(field: str, value
 
 def test_an_unknown_deployment_is_refused_with_those_there_are() -> None:
     """So that a typing error teaches."""
-    with pytest.raises(InvalidInputError, match="a100-llama3.1-8b"):
+    with pytest.raises(InvalidInputError, match=r"a100-llama3\.1-8b"):
         get_deployment("a100")
 
 

@@ -39,11 +39,12 @@ def test_tensor_parallelism_spreads_blocks_and_weights() -> None:
     )
 
 
-@given(models, tiers, fractions, st.booleans(), st.integers(0, 90 * GB), st.floats(0.5, 1.0))
+@given(models, st.tuples(tiers, fractions, st.booleans()), st.integers(0, 90 * GB), st.floats(0.5, 1.0))
 def test_the_pool_is_the_least_of_what_is_wanted_and_what_is_left_but_holds_one_request(
-    model: MemoryModel, tier: str, fraction: float, speculating: bool, cotenant: int, cap: float
+    model: MemoryModel, wish: tuple[str, float, bool], cotenant: int, cap: float
 ) -> None:
     """The co-tenant is refused the rest, and that counts as pressure."""
+    tier, fraction, speculating = wish
     need = model.need(tier, fraction, speculating=speculating)
     grant = model.grant(need, cotenant, cap_share=cap)
     left = model.usable_bytes - need.reserved_bytes - cotenant

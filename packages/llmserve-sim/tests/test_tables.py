@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -113,9 +115,9 @@ def test_fleet_and_memory_agree_on_the_smallest_pool() -> None:
     ("field", "value"),
     [("max_len", 1), ("max_len", 200_000), ("max_unfinished", 0), ("patience_s", -1.0), ("handover_s", float("nan"))],
 )
-def test_a_fleet_out_of_range_is_refused_by_field(field: str, value: float) -> None:
+def test_a_fleet_out_of_range_is_refused_by_field(field: str, value: Any) -> None:
     """Nothing is clamped."""
-    arguments = {"max_len": 8192, "max_unfinished": 512} | {field: value}
+    arguments: dict[str, Any] = {"max_len": 8192, "max_unfinished": 512} | {field: value}
     with pytest.raises(InvalidInputError) as caught:
         build_fleet(DEPLOYMENTS["a100-llama3.1-8b"], **arguments)
     assert caught.value.field == field
