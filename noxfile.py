@@ -90,9 +90,9 @@ def determinism(session: nox.Session) -> None:
         session.run("uv", "pip", "uninstall", "numba", "llvmlite", external=True, silent=True)
     else:
         session.run("pip", "uninstall", "--yes", "numba", "llvmlite", silent=True)
-    _pytest(session, "tests", "-m", "determinism")
+    _pytest(session, "tests/digests")
     _install(session, "sim", "[fast]")
-    _pytest(session, "tests", "-m", "determinism")
+    _pytest(session, "tests/digests")
 
 
 @nox.session(python="3.11", tags=["tests"])

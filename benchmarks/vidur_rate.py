@@ -33,7 +33,7 @@ def constant_predictor(iteration_ms: float) -> type[Any]:
     parts[4] = iteration_ms / LAYERS
     answer = ExecutionTime(LAYERS, *parts)
 
-    class ConstantPredictor(BaseExecutionTimePredictor):
+    class ConstantPredictor(BaseExecutionTimePredictor):  # type: ignore[misc] # untyped
         def get_execution_time(self, batch: object, pipeline_stage: int) -> ExecutionTime:
             return answer
 

@@ -101,9 +101,10 @@ def draw_comparison(logs: Mapping[str, EpisodeLog], path: Path, *, window_s: flo
         _LOAD,
         _OUTPUT,
         _Panel("requests waiting", _QUEUE.lines[:1]),
+        _Panel("requests running", _QUEUE.lines[1:]),
         _Panel("TTFT p99 (ms)", _LATENCY.lines[:1], log_scale=True),
         _Panel("ITL p50 (ms)", _LATENCY.lines[2:]),
-        _KV,
+        _Panel("KV occupancy", _KV.lines),
         _Panel("SLO compliance", _REWARD.lines[:1], share=True),
     )
     figure, axes = _figure([1.0] * len(rows), title)

@@ -36,8 +36,10 @@ def test_every_registered_id_passes_sb3s_checker_without_a_warning(name: str, ob
 
 
 def test_sb3s_own_ppo_trains_for_twenty_thousand_steps_and_its_policy_acts() -> None:
+    import torch
     from stable_baselines3 import PPO
 
+    torch.set_num_threads(1)  # on matrices this small, threads only wait for one another
     env = gymnasium.make("LLMServe/BurstyWorkload-v0", observation="extended")
     model = PPO("MlpPolicy", env, n_steps=1000, batch_size=250, n_epochs=4, seed=0, device="cpu")
     model.learn(TRAINING_STEPS)
