@@ -103,7 +103,6 @@ def test_a_seen_wave_is_recognised(*, missing: bool) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000))
-@settings(deadline=None)
 def test_a_wave_unseen_has_any_phase(seed: int) -> None:
     assert wave_phase(seed, "w", 40) == wave_phase(seed, "w", 40, np.full(5, np.nan))
     assert 0 <= wave_phase(seed, "w", 40) < 64
