@@ -14,6 +14,8 @@ from __future__ import annotations
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import DEPTHS, SEQS_MAX, TENANTS
 
+NEVER = 1 << 62
+"""A time after everything, ps."""
 # ---- header: progress
 H_NOW = 0  # start of the coming window, ps
 H_NEXT = 1  # index of the next arrival
@@ -165,7 +167,10 @@ L_INDEX = 14
 L_HEAPS = 15  # offset of this replica's heaps
 L_CLOCK = 16  # [TENANTS] tokens gained by every sequence of a tenant, fixed point
 L_COUNT = 20  # [TENANTS] decoding sequences
-L_BASE = 24  # [TENANTS] sum of prompt + produced - clock at joining, tokens
+L_CONTEXT = 24  # sum of the decoding sequences' contexts, fixed-point tokens
+L_GROWTH = 25  # what an iteration adds to it: sum of the rates of the decoding sequences
+L_PIECE = 26  # piece of the decode table used last, where the next look-up starts
+L_TAKEN = 27  # 1 if the first iteration in flight has taken its blocks
 L_RATE = 28  # [TENANTS] fixed-point tokens per step of the leap in flight
 L_JOINED = 32  # [TENANTS] of those decoding, joined by hand-over in the leap in flight
 L_PHASE = 36  # [TENANTS][16] sequences by (stored tokens - clock) mod 16
@@ -176,6 +181,8 @@ L_ACTIVE = 112  # [2] lists of running requests by class, oldest first
 L_PREFILLS = 118  # list, by second links
 L_JOINERS = 121  # list, by second links
 L_HANDOVERS = 124  # list of requests on their way to a decode replica
+L_GIVE_UP = 130  # nobody waiting here gives up before this
+L_PLAN = 131  # end of the window whose plan L_RATE was set by
 L_STEPS = 127  # iterations of the leap in flight; they take first + i * rise
 L_FIRST = 128
 L_RISE = 129

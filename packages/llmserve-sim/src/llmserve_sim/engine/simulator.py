@@ -55,11 +55,13 @@ from llmserve_sim.engine.layout import (
     HEAP_SIZE,
     HIST_ITL,
     HIST_TTFT,
+    L_GIVE_UP,
     L_HEAPS,
     L_INDEX,
     L_UNTIL,
     LANE_SIZE,
     LANES,
+    NEVER,
     P_RATES,
     PLAN_SIZE,
     RECORD_SIZE,
@@ -302,6 +304,7 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
     for i in range(fleet.replicas):
         lane = LANES + i * LANE_SIZE
         row[lane + L_UNTIL] = -1
+        row[lane + L_GIVE_UP] = NEVER
         row[lane + L_INDEX] = i
         row[lane + L_HEAPS] = heaps + i * TENANTS * HEAP_SIZE
     return row

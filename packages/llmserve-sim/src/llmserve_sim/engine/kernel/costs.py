@@ -26,18 +26,16 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def decode_piece(tb: Row, t0: int, n: int, x: int) -> int:
+def decode_piece(tb: Row, t0: int, n: int, x: int, hint: int) -> int:
     """The piece of the decode-attention table that holds n sequences with context sum x (fixed-point tokens)."""
     edges = tb[t0 + TB_DEC_X]
-    low = 0
-    high = tb[t0 + TB_PIECES] - 1
-    while low < high:
-        mid = (low + high + 1) >> 1
-        if n * tb[edges + mid] <= x:
-            low = mid
-        else:
-            high = mid - 1
-    return low
+    last = tb[t0 + TB_PIECES] - 1
+    piece = min(hint, last)
+    while n * tb[edges + piece] > x:
+        piece -= 1
+    while piece < last and n * tb[edges + piece + 1] <= x:
+        piece += 1
+    return piece
 
 
 def decode_ps(tb: Row, t0: int, n: int, x: int, piece: int) -> int:
@@ -54,13 +52,15 @@ def base_ps(tb: Row, t0: int, n: int, k: int, new: int, chunks: int, ends: int) 
     return t + tb[t0 + TB_CPU_SEQ] * (n + chunks)
 
 
-def prefill_ps(tb: Row, t0: int, n: int, x: int, units: int, longest: int) -> int:
-    """Attention of an iteration with prefill chunks, and with n decoding sequences whose contexts sum to x."""
-    t = tb[t0 + TB_PF_T0] + max(tb[t0 + TB_PF_COEF] * units >> 10, tb[t0 + TB_PF_CRIT] * longest >> 10)
-    if n > 0:
-        mixed = n * tb[t0 + TB_MIX_SEQ] + (tb[t0 + TB_MIX_CTX] * x >> 10)
-        t += max(mixed, tb[t0 + TB_MIX_AMP] * x >> 10, decode_ps(tb, t0, n, x, decode_piece(tb, t0, n, x)))
-    return t
+def prefill_ps(tb: Row, t0: int, units: int, longest: int) -> int:
+    """Attention of an iteration's prefill chunks."""
+    return tb[t0 + TB_PF_T0] + max(tb[t0 + TB_PF_COEF] * units >> 10, tb[t0 + TB_PF_CRIT] * longest >> 10)
+
+
+def mixed_ps(tb: Row, t0: int, n: int, x: int, piece: int) -> int:
+    """Attention of n decoding sequences that share their iteration with prefill chunks."""
+    mixed = n * tb[t0 + TB_MIX_SEQ] + (tb[t0 + TB_MIX_CTX] * x >> 10)
+    return max(mixed, tb[t0 + TB_MIX_AMP] * x >> 10, decode_ps(tb, t0, n, x, piece))
 
 
 def steps_within(first: int, rise: int, budget: int, most: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.histogram import BINS
-from llmserve_sim.engine.kernel.histograms import percentile
-from llmserve_sim.engine.kernel.iterations import advance, settle
+from llmserve_sim.engine.kernel.histograms import percentiles
+from llmserve_sim.engine.kernel.iterations import advance, settle, take_blocks
 from llmserve_sim.engine.kernel.linked import list_append, list_remove
 from llmserve_sim.engine.kernel.requests import head_of_line, preempt, purge, victim
 from llmserve_sim.engine.layout import (
@@ -21,6 +21,7 @@ from llmserve_sim.engine.layout import (
     H_MAX_UNFINISHED,
     H_NEXT,
     H_NOW,
+    H_PATIENCE,
     H_PLAN,
     H_RECORDING,
     H_RECORDS,
@@ -31,6 +32,7 @@ from llmserve_sim.engine.layout import (
     H_SPLIT,
     H_STARTED,
     H_SWAP,
+    H_TENANTS,
     H_TOTAL_ARRIVED,
     H_TOTAL_REJECTED,
     H_UNFINISHED,
@@ -38,6 +40,7 @@ from llmserve_sim.engine.layout import (
     HIST_TTFT,
     L_CACHED,
     L_FRESH,
+    L_GIVE_UP,
     L_HANDOVERS,
     L_LINK_FREE,
     L_LOAD,
@@ -72,13 +75,9 @@ from llmserve_sim.engine.layout import (
     RECORD_SIZE,
     REJECTED,
     S_ARRIVAL,
-    S_CHUNK,
     S_CLASS,
-    S_COMPUTED,
     S_FIRST,
-    S_HEAP,
     S_ID,
-    S_LAST,
     S_NEXT,
     S_OUTPUT,
     S_PREEMPTIONS,
@@ -88,7 +87,6 @@ from llmserve_sim.engine.layout import (
     S_SCHEDULED,
     S_SEQ,
     S_STORED,
-    S_TARGET,
     S_TENANT,
     SLOT_BITS,
     SLOT_MASK,
@@ -104,7 +102,6 @@ from llmserve_sim.engine.layout import (
     W_DUE,
     W_FORCED,
     W_ITL_P50,
-    W_ITL_P99,
     W_OFFERED_TENANT,
     W_OFFERED_TOKENS,
     W_OLDEST,
@@ -117,7 +114,6 @@ from llmserve_sim.engine.layout import (
     W_REJECTED,
     W_RUNNING,
     W_TTFT_P50,
-    W_TTFT_P99,
     W_USED,
 )
 
@@ -157,7 +153,7 @@ def advance_fleet(a: Row, tb: Row, rec: Row, te: int, until: int) -> None:
         ln = LANES + i * LANE_SIZE
         if a[ln + L_ROLE] == DECODE:
             first_decode = min(first_decode, i)
-        else:
+        elif a[ln + L_UNTIL] <= te:
             advance(a, tb, rec, ln, te)
     if first_decode == a[H_REPLICAS]:
         return
@@ -186,16 +182,13 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
     output = packed >> TOKEN_BITS & TOKEN_MASK
     c = packed >> CLASS_SHIFT & 1
     t = packed >> TENANT_SHIFT
-    a[W_ARRIVALS] += 1
-    a[H_TOTAL_ARRIVED] += 1
     if c == 0:
         a[W_ARRIVALS_PRIORITY] += 1
     a[W_PROMPT_TOKENS] += prompt
-    a[W_OFFERED_TOKENS] += output
     a[W_OFFERED_TENANT + t] += output
     for r in range(a[H_REPLICAS]):
         ln = LANES + r * LANE_SIZE
-        if a[ln + L_LOAD] > a[ln + L_RUNNING]:
+        if a[ln + L_GIVE_UP] <= now:
             purge(a, rec, ln, now)
     if prompt + 1 > a[H_MAX_LEN] or a[H_UNFINISHED] >= a[H_MAX_UNFINISHED]:
         a[W_REJECTED] += 1
@@ -222,16 +215,13 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
     a[s + S_CLASS] = c
     a[s + S_TENANT] = t
     a[s + S_PRODUCED] = 0
-    a[s + S_HEAP] = -1
     a[s + S_FIRST] = -1
-    a[s + S_LAST] = -1
-    a[s + S_COMPUTED] = 0
-    a[s + S_TARGET] = 0
-    a[s + S_CHUNK] = 0
-    a[s + S_STORED] = 0
     a[s + S_SCHEDULED] = -1
     a[s + S_PREEMPTIONS] = 0
-    give_work(a, rec, least_loaded(a, PREFILL), L_FRESH, s, now)
+    ln = least_loaded(a, PREFILL)
+    if a[H_PATIENCE] > 0:
+        a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], now + a[H_PATIENCE])
+    give_work(a, rec, ln, L_FRESH, s, now)
 
 
 def sort_scratch(a: Row, base: int, size: int) -> None:
@@ -304,8 +294,10 @@ def reconfigure(a: Row, rec: Row, now: int, stall: int) -> None:
     sort_scratch(a, scratch, resumed - scratch)
     sort_scratch(a, resumed, fresh - resumed)
     for i in range(scratch, fresh):
-        kind = L_RESUMED if i < resumed else L_FRESH
-        give_work(a, rec, least_loaded(a, PREFILL), kind, a[i] & SLOT_MASK, now)
+        ln = least_loaded(a, PREFILL)
+        if i >= resumed and a[H_PATIENCE] > 0:
+            a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], a[(a[i] & SLOT_MASK) + S_ARRIVAL] + a[H_PATIENCE])
+        give_work(a, rec, ln, L_RESUMED if i < resumed else L_FRESH, a[i] & SLOT_MASK, now)
 
 
 def resize(a: Row, ln: int, now: int) -> None:
@@ -372,6 +364,8 @@ def close_window(a: Row, rec: Row) -> None:
     for i in range(a[H_REPLICAS]):
         ln = LANES + i * LANE_SIZE
         purge(a, rec, ln, end)
+        if a[ln + L_UNTIL] >= 0:
+            take_blocks(a, ln)
         for c in range(2):
             a[W_QUEUE + c] += a[ln + L_RESUMED + c * LIST + 2] + a[ln + L_FRESH + c * LIST + 2]
             s = a[ln + L_FRESH + c * LIST]
@@ -388,10 +382,11 @@ def close_window(a: Row, rec: Row) -> None:
         a[W_CACHED] += min(a[ln + L_CACHED], a[ln + L_POOL] - a[ln + L_USED])
     a[W_QUEUE_DEPTH] = a[W_QUEUE] + a[W_QUEUE + 1]
     a[W_OLDEST] = end - oldest
-    a[W_TTFT_P50] = percentile(a, HIST_TTFT, 50)
-    a[W_TTFT_P99] = percentile(a, HIST_TTFT, 99)
-    a[W_ITL_P50] = percentile(a, HIST_ITL, 50)
-    a[W_ITL_P99] = percentile(a, HIST_ITL, 99)
+    percentiles(a, HIST_TTFT, W_TTFT_P50)
+    percentiles(a, HIST_ITL, W_ITL_P50)
+    for t in range(a[H_TENANTS]):
+        a[W_OFFERED_TOKENS] += a[W_OFFERED_TENANT + t]
+    a[H_TOTAL_ARRIVED] = a[H_NEXT]
 
 
 def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
@@ -400,6 +395,7 @@ def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     begin(a, rec, plan, at)
     end = a[H_PLAN + P_END]
     i = a[H_NEXT]
+    first = i
     while i < a[H_ARRIVALS]:
         when = tr[i * TRAFFIC_WIDTH]
         if when >= end:
@@ -408,6 +404,7 @@ def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
         arrive(a, tr, rec, i, when)
         i += 1
     a[H_NEXT] = i
+    a[W_ARRIVALS] = i - first
     advance_fleet(a, tb, rec, end, end - 1)
     for i in range(a[H_REPLICAS]):
         ln = LANES + i * LANE_SIZE

@@ -70,18 +70,22 @@ def hist_add_gaps(a: Row, first: int, rise: int, count: int, rate: int, weight: 
     hist_add(a, HIST_ITL, low, count * weight)
 
 
-def percentile(a: Row, h: int, percent: int) -> int:
-    """`histogram.percentile_ps` of the histogram at `h`; −1 if it is empty."""
+def percentiles(a: Row, h: int, into: int) -> None:
+    """Put `histogram.percentile_ps` of the histogram at `h` for 50 and 99 into `into` and the place after it; or −1."""
     total = 0
-    for i in range(a[h], a[h + 1] + 1):
-        total += a[h + 2 + i]
+    for i in range(a[h] + h + 2, a[h + 1] + h + 3):
+        total += a[i]
+    a[into] = -1
+    a[into + 1] = -1
     if total == 0:
-        return -1
-    rank = (total * percent + 99) // 100
+        return
+    percent = 50
     seen = 0
-    i = a[h]
-    while True:
-        seen += a[h + 2 + i]
-        if seen >= rank:
-            return (edge_of(i) + edge_of(i + 1)) // 2
-        i += 1
+    i = a[h] - 1
+    for k in range(2):
+        rank = (total * percent + 99) // 100
+        while seen < rank:
+            i += 1
+            seen += a[h + 2 + i]
+        a[into + k] = (edge_of(i) + edge_of(i + 1)) // 2
+        percent = 99

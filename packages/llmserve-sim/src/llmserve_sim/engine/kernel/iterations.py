@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import BLOCK_TOKENS, DEPTHS, FP
-from llmserve_sim.engine.kernel.costs import base_ps, decode_piece, decode_ps, prefill_ps, steps_within
+from llmserve_sim.engine.kernel.costs import base_ps, decode_piece, decode_ps, mixed_ps, prefill_ps, steps_within
 from llmserve_sim.engine.kernel.histograms import bin_of, hist_add, hist_add_gaps
 from llmserve_sim.engine.kernel.linked import list_append, list_remove
 from llmserve_sim.engine.kernel.requests import (
@@ -31,14 +31,16 @@ from llmserve_sim.engine.layout import (
     HIST_ITL,
     HIST_TTFT,
     L_ACTIVE,
-    L_BASE,
     L_CACHED,
     L_CLOCK,
+    L_CONTEXT,
     L_COUNT,
     L_DECODING,
     L_DEPTH,
     L_FIRST,
     L_FRESH,
+    L_GIVE_UP,
+    L_GROWTH,
     L_HANDOVERS,
     L_HEAPS,
     L_JOINED,
@@ -48,6 +50,8 @@ from llmserve_sim.engine.layout import (
     L_LOAD,
     L_NOW,
     L_PHASE,
+    L_PIECE,
+    L_PLAN,
     L_POOL,
     L_PREFILLS,
     L_RATE,
@@ -58,11 +62,14 @@ from llmserve_sim.engine.layout import (
     L_RUNNING,
     L_START,
     L_STEPS,
+    L_TAKEN,
     L_UNTIL,
     L_USED,
     LIST,
+    NEVER,
     P_CAP,
     P_DEPTH,
+    P_END,
     P_HALF,
     P_HIT,
     P_RATES,
@@ -105,9 +112,6 @@ from llmserve_sim.engine.layout import (
 if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
-NEVER = 1 << 62
-"""A time after everything."""
-
 
 def demand(a: Row, ln: int, steps: int) -> int:
     """New blocks that the decoding sequences need for `steps` iterations at the rates of the leap in flight."""
@@ -140,18 +144,20 @@ def demand_at_most(a: Row, ln: int, steps: int) -> int:
 
 def deliver(a: Row, rec: Row, ln: int, depth: int, steps: int, now: int) -> None:
     """Advance the clocks of the decoding tenants by `steps` iterations, count the tokens, finish who is done at `now`."""
+    growth = a[ln + L_GROWTH]
+    a[ln + L_CONTEXT] += steps * growth
+    if depth > 0:
+        count = a[ln + L_DECODING]
+        a[W_DRAFT] += steps * count * depth * FP
+        a[W_ACCEPTED] += steps * (growth - count * FP)
     for t in range(a[H_TENANTS]):
         count = a[ln + L_COUNT + t]
         if count > 0:
-            rate = a[ln + L_RATE + t]
             clock = a[ln + L_CLOCK + t]
-            after = clock + steps * rate
+            after = clock + steps * a[ln + L_RATE + t]
             a[ln + L_CLOCK + t] = after
             after >>= 8
             a[W_DELIVERED] += count * (after - (clock >> 8))
-            if depth > 0:
-                a[W_DRAFT] += steps * count * depth * FP
-                a[W_ACCEPTED] += steps * count * (rate - FP)
             hp = a[ln + L_HEAPS] + t * HEAP_SIZE
             if a[hp + 1] >> SLOT_BITS <= after:
                 finish_due(a, rec, ln, t, hp, now)
@@ -227,7 +233,9 @@ def complete(a: Row, rec: Row, ln: int, steps: int) -> None:
     now = begun + steps * first + rise * (steps * (steps - 1) >> 1)
     if a[ln + L_DECODING] > 0:
         depth = a[ln + L_DEPTH]
-        if steps > 1:  # the first iteration's blocks are taken already
+        if a[ln + L_TAKEN] == 0:
+            a[ln + L_USED] += demand(a, ln, steps)
+        elif steps > 1:
             a[ln + L_USED] += demand(a, ln, steps) - demand(a, ln, 1)
         gap = begun - a[ln + L_LAST_END]
         if gap == 0:
@@ -254,44 +262,51 @@ def complete(a: Row, rec: Row, ln: int, steps: int) -> None:
         s = following
 
 
-def context_sum(a: Row, ln: int) -> int:
-    """Sum of the decoding sequences' contexts, fixed-point tokens."""
-    x = 0
-    for t in range(a[H_TENANTS]):
-        x += FP * a[ln + L_BASE + t] + a[ln + L_COUNT + t] * a[ln + L_CLOCK + t]
-    return x
-
-
 def set_depth(a: Row, ln: int, budget: int) -> int:
     """Fix the depth of the coming iterations, the largest planned one that fits the budget, and the rates that follow."""
     n = a[ln + L_DECODING]
     depth = a[H_PLAN + P_DEPTH]
-    if n > 0:
+    if depth > 0 and n > 0:
         depth = min(depth, budget // n - 1)
-    for t in range(a[H_TENANTS]):
-        a[ln + L_RATE + t] = a[H_PLAN + P_RATES + t * DEPTHS + depth]
+    if depth != a[ln + L_DEPTH] or a[ln + L_PLAN] != a[H_PLAN + P_END]:
+        a[ln + L_DEPTH] = depth
+        a[ln + L_PLAN] = a[H_PLAN + P_END]
+        growth = 0
+        for t in range(a[H_TENANTS]):
+            rate = a[H_PLAN + P_RATES + t * DEPTHS + depth]
+            a[ln + L_RATE + t] = rate
+            growth += a[ln + L_COUNT + t] * rate
+        a[ln + L_GROWTH] = growth
     return depth
+
+
+def take_blocks(a: Row, ln: int) -> None:
+    """Take the blocks of the first iteration in flight, if it has not taken them yet."""
+    if a[ln + L_TAKEN] == 0:
+        a[ln + L_USED] += demand(a, ln, 1)
+        a[ln + L_TAKEN] = 1
 
 
 def leap(a: Row, tb: Row, ln: int, t0: int, depth: int, now: int, deadline: int) -> None:
     """Put in flight all the pure decode iterations from `now` until something must be decided.
 
     That is a finish, a bend of the cost table, blocks running out, or `deadline`: the time at which the head of the
-    line, which waits for blocks, gives up (NEVER if nothing changes by waiting). Blocks of the first one are taken.
+    line, which waits for blocks, gives up (NEVER if nothing changes by waiting).
     """
     n = a[ln + L_DECODING]
-    x = context_sum(a, ln)
-    piece = decode_piece(tb, t0, n, x)
+    x = a[ln + L_CONTEXT]
+    piece = decode_piece(tb, t0, n, x, a[ln + L_PIECE])
+    a[ln + L_PIECE] = piece
     first = base_ps(tb, t0, n, depth, 0, 0, 0) + tb[t0 + TB_DEC_T0] + decode_ps(tb, t0, n, x, piece)
-    growth = 0
+    growth = a[ln + L_GROWTH]
     steps = NEVER
+    hp = a[ln + L_HEAPS] + 1
     for t in range(a[H_TENANTS]):
-        count = a[ln + L_COUNT + t]
-        if count > 0:
+        if a[ln + L_COUNT + t] > 0:
             rate = a[ln + L_RATE + t]
-            growth += count * rate
-            finish_clock = a[a[ln + L_HEAPS] + t * HEAP_SIZE + 1] >> SLOT_BITS
-            steps = min(steps, (finish_clock * FP - a[ln + L_CLOCK + t] + rate - 1) // rate)
+            left = ((a[hp] >> SLOT_BITS) * FP - a[ln + L_CLOCK + t] + rate - 1) // rate
+            steps = min(steps, left)
+        hp += HEAP_SIZE
     if piece + 1 < tb[t0 + TB_PIECES]:
         steps = min(steps, (n * tb[tb[t0 + TB_DEC_X] + piece + 1] - 1 - x) // growth + 1)
     rise = tb[tb[t0 + TB_DEC_S] + piece] * growth
@@ -299,7 +314,8 @@ def leap(a: Row, tb: Row, ln: int, t0: int, depth: int, now: int, deadline: int)
         steps = min(steps, steps_within(first, rise, deadline - 1 - now, steps) + 1)
     free = a[ln + L_POOL] - a[ln + L_USED]
     if steps > 1 and demand_at_most(a, ln, steps) > free:
-        free += demand(a, ln, 1)
+        if a[ln + L_TAKEN] != 0:
+            free += demand(a, ln, 1)
         if demand(a, ln, steps) > free:
             low = 1
             while steps - low > 1:
@@ -317,17 +333,16 @@ def leap(a: Row, tb: Row, ln: int, t0: int, depth: int, now: int, deadline: int)
 
 def settle(a: Row, rec: Row, ln: int, now: int) -> None:
     """Cut a leap in flight at `now`: what has ended is done, what has started stays in flight, the rest is forgotten."""
-    steps = a[ln + L_STEPS]
     begun = a[ln + L_START]
     first = a[ln + L_FIRST]
     rise = a[ln + L_RISE]
-    done = steps_within(first, rise, now - begun, steps)
+    done = steps_within(first, rise, now - begun, a[ln + L_STEPS])
     if done > 0:
         complete(a, rec, ln, done)
         begun = a[ln + L_NOW]
         if begun == now:
             return
-        a[ln + L_USED] += demand(a, ln, 1)
+        a[ln + L_TAKEN] = 0
     a[ln + L_START] = begun
     a[ln + L_FIRST] = first + done * rise
     a[ln + L_RISE] = 0
@@ -337,14 +352,18 @@ def settle(a: Row, rec: Row, ln: int, now: int) -> None:
 
 def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
     """Schedule what starts at `now`: one iteration with prefill chunks, a leap of pure decodes, or nothing."""
-    if a[ln + L_LOAD] > a[ln + L_RUNNING]:
+    if a[ln + L_GIVE_UP] <= now:
         purge(a, rec, ln, now)
     t0 = tb[a[H_PLAN + P_TIER]]
     budget = tb[t0 + TB_BUDGET]
     n = a[ln + L_DECODING]
     depth = set_depth(a, ln, budget)
     preempted = 0
-    if n > 0:
+    if n == 0:
+        a[ln + L_TAKEN] = 1
+    elif a[ln + L_LOAD] == a[ln + L_RUNNING] and demand_at_most(a, ln, 1) <= a[ln + L_POOL] - a[ln + L_USED]:
+        a[ln + L_TAKEN] = 0  # nobody asks what is free: to be settled when the iteration ends
+    else:
         need = demand(a, ln, 1)
         while need > a[ln + L_POOL] - a[ln + L_USED]:
             preempt(a, ln, victim(a, ln))
@@ -354,6 +373,7 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
             need = demand(a, ln, 1)
         n = a[ln + L_DECODING]
         a[ln + L_USED] += need
+        a[ln + L_TAKEN] = 1
     left = budget - n * (depth + 1)
     new = 0
     units = 0
@@ -432,16 +452,20 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
     if chunks == 0 and n == 0:
         return
     a[ln + L_START] = now
-    a[ln + L_DEPTH] = depth
     if chunks == 0 and joined == 0 and preempted == 0:
         leap(a, tb, ln, t0, depth, now, deadline)
         return
     time = base_ps(tb, t0, n, depth, new, chunks, ends)
-    x = context_sum(a, ln)
-    if chunks == 0:
-        time += tb[t0 + TB_DEC_T0] + decode_ps(tb, t0, n, x, decode_piece(tb, t0, n, x))
-    else:
-        time += prefill_ps(tb, t0, n, x, units, longest)
+    if chunks > 0:
+        time += prefill_ps(tb, t0, units, longest)
+    if n > 0:
+        x = a[ln + L_CONTEXT]
+        piece = decode_piece(tb, t0, n, x, a[ln + L_PIECE])
+        a[ln + L_PIECE] = piece
+        if chunks > 0:
+            time += mixed_ps(tb, t0, n, x, piece)
+        else:
+            time += tb[t0 + TB_DEC_T0] + decode_ps(tb, t0, n, x, piece)
     a[ln + L_FIRST] = time
     a[ln + L_RISE] = 0
     a[ln + L_STEPS] = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmserve_sim.engine.interface import BLOCK_TOKENS
+from llmserve_sim.engine.interface import BLOCK_TOKENS, FP
 from llmserve_sim.engine.kernel.linked import heap_push, heap_remove, list_prepend, list_remove
 from llmserve_sim.engine.layout import (
     ABANDONED,
@@ -24,12 +24,14 @@ from llmserve_sim.engine.layout import (
     H_UNFINISHED,
     HEAP_SIZE,
     L_ACTIVE,
-    L_BASE,
     L_CACHED,
     L_CLOCK,
+    L_CONTEXT,
     L_COUNT,
     L_DECODING,
     L_FRESH,
+    L_GIVE_UP,
+    L_GROWTH,
     L_HEAPS,
     L_INDEX,
     L_JOINED,
@@ -42,9 +44,11 @@ from llmserve_sim.engine.layout import (
     L_RATE,
     L_RESUMED,
     L_RUNNING,
+    L_TAKEN,
     L_UNTIL,
     L_USED,
     LIST,
+    NEVER,
     P_PRIORITY,
     R_FIRST,
     R_ID,
@@ -126,6 +130,7 @@ def purge(a: Row, rec: Row, ln: int, now: int) -> None:
     patience = a[H_PATIENCE]
     if patience == 0:
         return
+    give_up = NEVER
     for c in range(2):
         q = ln + L_FRESH + c * LIST
         s = a[q]
@@ -138,6 +143,9 @@ def purge(a: Row, rec: Row, ln: int, now: int) -> None:
             record(a, rec, s, ABANDONED, a[s + S_ARRIVAL] + patience, a[ln + L_INDEX])
             free_slot(a, s)
             s = a[q]
+        if s != 0:
+            give_up = min(give_up, a[s + S_ARRIVAL] + patience)
+    a[ln + L_GIVE_UP] = give_up
 
 
 def join_decode(a: Row, ln: int, s: int) -> None:
@@ -148,7 +156,8 @@ def join_decode(a: Row, ln: int, s: int) -> None:
     clock = a[ln + L_CLOCK + t] >> 8
     tokens = a[s + S_PROMPT] + a[s + S_PRODUCED]
     a[s + S_JOIN] = clock
-    a[ln + L_BASE + t] += tokens - clock
+    a[ln + L_CONTEXT] += FP * (tokens - clock) + a[ln + L_CLOCK + t]
+    a[ln + L_GROWTH] += a[ln + L_RATE + t]
     a[ln + L_PHASE + t * BLOCK_TOKENS + (tokens - 1 - clock & 15)] += 1
     a[ln + L_COUNT + t] += 1
     a[ln + L_DECODING] += 1
@@ -160,7 +169,8 @@ def leave_decode(a: Row, ln: int, s: int) -> int:
     t = a[s + S_TENANT]
     tokens = a[s + S_PROMPT] + a[s + S_PRODUCED]
     joined = a[s + S_JOIN]
-    a[ln + L_BASE + t] -= tokens - joined
+    a[ln + L_CONTEXT] -= FP * (tokens - joined) + a[ln + L_CLOCK + t]
+    a[ln + L_GROWTH] -= a[ln + L_RATE + t]
     a[ln + L_PHASE + t * BLOCK_TOKENS + (tokens - 1 - joined & 15)] -= 1
     a[ln + L_COUNT + t] -= 1
     a[ln + L_DECODING] -= 1
@@ -212,7 +222,7 @@ def preempt(a: Row, ln: int, s: int) -> None:
         tokens = a[s + S_PROMPT] - 1
         clock = a[ln + L_CLOCK + t]
         gain = 0
-        if a[ln + L_UNTIL] >= 0:  # the iteration in flight holds room for its tokens already
+        if a[ln + L_UNTIL] >= 0 and a[ln + L_TAKEN] != 0:  # the iteration in flight holds room for its tokens already
             gain = (clock + a[ln + L_RATE + t] >> 8) - (clock >> 8)
         if a[s + S_STORED] != 0:  # joined in the iteration in flight: nothing delivered here yet
             list_remove(a, ln + L_JOINERS, BY_BATCH, s)
@@ -230,6 +240,8 @@ def preempt(a: Row, ln: int, s: int) -> None:
         list_prepend(a, ln + L_RESUMED + c * LIST, BY_LINE, s)
     else:
         list_prepend(a, ln + L_FRESH + c * LIST, BY_LINE, s)
+        if a[H_PATIENCE] > 0:
+            a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], a[s + S_ARRIVAL] + a[H_PATIENCE])
 
 
 def victim(a: Row, ln: int) -> int:
