@@ -188,6 +188,20 @@ def test_a_hand_over_takes_the_link_in_turn_and_then_its_latency(make_engine: Ma
     assert records[1].last_ps == records[0].last_ps + 101  # ready at 220, while the first decodes
 
 
+def test_a_hand_over_that_does_not_fit_this_step_may_fit_the_next(make_engine: MakeEngine) -> None:
+    """At 1.5 tokens a step, the second request (95 tokens, 6 blocks free) needs 7 blocks for 2 tokens and 6 for one.
+
+    It is ready at 708; the step at 752 brings 2 tokens, so it must wait; the step at 854 brings one, so it joins.
+    """
+    fleet = replace(FLEET, replicas=2)
+    rates = ((FP, *(FP * 3 // 2,) * 8),) * TENANTS
+    plan = replace(PLAN, split=True, depth=1, pool_blocks=13, tokens_per_step=rates)
+    _, records = run(make_engine, [(0, 98, 30), (0, 95, 2)], plan, fleet=fleet)
+    assert records[0].first_ps == 164 + 164
+    assert records[1].first_ps == 164 + 164 + 164 + 101
+    assert records[1].last_ps == 854 + 104
+
+
 def test_a_window_end_leaves_an_iteration_in_flight_and_new_knobs_wait_for_the_next(make_engine: MakeEngine) -> None:
     fast = replace(PLAN, depth=1, tokens_per_step=((FP, *(2 * FP,) * 8),) * TENANTS)
     _, records = run(make_engine, [(0, 40, 4)], replace(PLAN, end_ps=200), fast)
