@@ -218,7 +218,7 @@ GPUS: dict[str, GpuSpec] = {
             sm_count=188,
             link_bytes_per_s=63e9,
             host_bytes_per_s=25.2e9,
-            price_usd_per_hour=1.89,
+            price_usd_per_hour=1.57,  # on-demand list price, March 2026 (deploybase.ai/articles/runpod-gpu-pricing)
             kernels=RTX_PRO_6000_KERNELS,
         ),
         GpuSpec(
@@ -230,7 +230,7 @@ GPUS: dict[str, GpuSpec] = {
             sm_count=128,
             link_bytes_per_s=31.5e9,
             host_bytes_per_s=12.6e9,
-            price_usd_per_hour=0.69,
+            price_usd_per_hour=0.60,  # as above
             kernels=RTX_4090_KERNELS,
         ),
     )

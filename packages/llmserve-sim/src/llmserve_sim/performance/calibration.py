@@ -3,6 +3,9 @@
 Which script fits what (all under packages/llmserve-sim/fit/, each prints its error): `gemm.py` the GEMMs, `attention.py`
 decode, prefill and mixed attention, `other.py` small kernels and all-reduces. Measurements: ai-dynamo/aiconfigurator for
 A100 and H100, casys-kaist/LLMServingSim kernel profiles for the RTX cards.
+
+Effective constants, to be read with their stated peak: the RTX 4090's compute efficiency above 1 (it boosts beyond the clock of
+its data sheet) and A100's W4A16 bandwidth efficiency above 1 (its large start-up time hides part of the traffic).
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ RTX_PRO_6000_KERNELS = KernelParameters(
     prefill=PrefillAttentionParameters(8.752, 0.5471, 64, 64, 0.02131),
     mixed=MixedAttentionParameters(3.095, 0.02746, 1.3),
     small=SmallKernelParameters(2.255, 2.112),
-    allreduce=AllReduceParameters(20.0, 0.12, 0.25),
+    allreduce=AllReduceParameters(20.0, 0.12, 0.25),  # PCIe: the design's 20 us and 16 GB/s; no data here to fit
 )
 RTX_4090_KERNELS = KernelParameters(
     gemm=GemmParameters(4.6, 1.021, 0.923, 2.392),
@@ -51,5 +54,5 @@ RTX_4090_KERNELS = KernelParameters(
     prefill=PrefillAttentionParameters(8.597, 0.7949, 64, 64, 0.03099),
     mixed=MixedAttentionParameters(4.308, 0.03795, 1.71),
     small=SmallKernelParameters(1.614, 1.889),
-    allreduce=AllReduceParameters(20.0, 0.12, 0.5),
+    allreduce=AllReduceParameters(20.0, 0.12, 0.5),  # PCIe 4.0 at the same 16 GB/s; no data
 )
