@@ -123,6 +123,8 @@ class Configurator:
         Raises `InvalidInputError` for an unknown deployment, or one that the task does not fit into.
         """
         name = task.deployment if deployment is None else deployment
+        if not isinstance(name, str | Deployment):
+            raise InvalidInputError("deployment", "must be a preset's name or a Deployment", got=name)
         return _build(task, name if isinstance(name, Deployment) else get_deployment(name))
 
     def check(self, action: ServeAction) -> None:

@@ -170,6 +170,10 @@ class ServingEnv:
             seed = new.seeds.train.start + secrets.randbelow(len(new.seeds.train))
         if type(seed) is not int or not 0 <= seed <= _MAX_SEED:
             raise InvalidInputError("seed", f"must be an integer in 0..{_MAX_SEED}", got=seed)
+        if episode_id is None:
+            episode_id = uuid.uuid4().hex
+        if type(episode_id) is not str or not 1 <= len(episode_id) <= 200:
+            raise InvalidInputError("episode_id", "must be a text of 1..200 characters", got=episode_id)
         digest = configurator.digest
         if scenario is None:
             scenario = generate(new, seed)
@@ -178,7 +182,7 @@ class ServingEnv:
         course = Course.of(scenario)
         meter = Meter(scenario.window_s, scenario.windows, configurator.usd_per_s)
         episode = _Episode(
-            id=episode_id or uuid.uuid4().hex,
+            id=episode_id,
             seed=seed,
             task=new,
             configurator=configurator,

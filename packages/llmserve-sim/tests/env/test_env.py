@@ -144,6 +144,12 @@ def test_a_refused_action_leaves_the_environment_exactly_as_it_was(bad: Any) -> 
     assert _trajectory(env, actions) == _trajectory(twin, actions)
 
 
+@pytest.mark.parametrize("episode_id", ["", "x" * 201, 7])
+def test_a_wrong_episode_id_is_refused(episode_id: Any) -> None:
+    with pytest.raises(InvalidInputError, match="episode_id"):
+        ServingEnv().reset(seed=1, episode_id=episode_id)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.0, "7", True, math.nan])
 def test_a_refused_reset_leaves_the_running_episode_alone(seed: Any) -> None:
     env = ServingEnv()
@@ -159,11 +165,14 @@ def test_a_refused_reset_leaves_the_running_episode_alone(seed: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"task": "nope"}, {"deployment": "nope"}, {"engine": "nope"}], ids=lambda a: next(iter(a))
+    "arguments",
+    [{"task": "nope"}, {"task": 3}, {"deployment": "nope"}, {"deployment": []}, {"engine": "nope"}, {"engine": None}],
+    ids=repr,
 )
 def test_a_wrong_argument_of_the_constructor_is_refused_by_name(arguments: Any) -> None:
-    with pytest.raises(InvalidInputError, match="one of"):
+    with pytest.raises(InvalidInputError) as refused:
         ServingEnv(**arguments)
+    assert refused.value.field.startswith(next(iter(arguments)))
 
 
 def test_a_split_is_refused_with_the_reason_where_there_is_only_one_replica() -> None:

@@ -44,6 +44,17 @@ def test_importing_the_module_registers_the_ids_and_importing_the_package_does_n
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_without_gymnasium_the_missing_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['gymnasium'] = None\n"
+        "from llmserve_sim.errors import MissingExtraError\n"
+        "try: import llmserve_sim.gym\n"
+        "except MissingExtraError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "pip install 'llmserve-sim[gym]'" in done.stdout
+
+
 @pytest.mark.parametrize("kind", ["base", "extended"])
 def test_observations_and_rewards_are_those_of_the_serving_environment(kind: Any) -> None:
     env = LLMServeEnv("bursty_workload", observation=kind)

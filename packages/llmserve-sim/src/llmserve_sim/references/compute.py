@@ -23,12 +23,14 @@ from llmserve_sim.tasks import list_tasks
 
 __all__ = ["best_static", "compute", "greedy", "main", "mean_reward"]
 
-REFERENCE_SEEDS: Final = 20
+REFERENCE_SEEDS: Final = 12
 """Episodes that every mean is over: the first of the task's reference range."""
 SEARCH_SEEDS: Final = 8
 """Training episodes that a fixed configuration is judged on during the search."""
-HORIZON_WINDOWS: Final = 6
+HORIZON_WINDOWS: Final = 8
 """How far the greedy search looks ahead: longer than a tier swap takes to pay."""
+HOLDS_WINDOWS: Final = (2, 6)
+"""How long a change is held before the plan resumes."""
 STARTS: Final = tuple(
     ServeAction(batch_cap=128, kv_budget_fraction=0.7, quantization_tier=tier, priority_routing=True)
     for tier in ("FP16", "INT8", "INT4")
@@ -61,27 +63,38 @@ def best_static(env: ServingEnv, seeds: list[int]) -> ServeAction:
         while True:
             before = here
             for knob in range(len(GRID_SIZES)):
-                here = max(_neighbours(here, knob, env), key=value)
+                options: list[tuple[int, ...]] = _neighbours(here, knob, env)
+                here = max(options, key=value)
             if here == before:
                 break
-    return from_indices(max(found, key=value))
+    winner: tuple[int, ...] = max(found, key=lambda indices: found[indices])
+    return from_indices(winner)
 
 
-def greedy(env: ServingEnv, seed: int, start: ServeAction, horizon: int = HORIZON_WINDOWS) -> float:
-    """Return the mean reward of an episode searched window by window, knowing its future.
+def greedy(env: ServingEnv, seed: int, start: ServeAction) -> float:
+    """Return the mean reward of an episode whose plan is improved window by window, knowing its future.
 
-    Each window tries every change of one knob (and none), holds it for `horizon` windows on a fork, and keeps the best;
-    never less than what `start` earns when held throughout.
+    The plan begins as `start` throughout. In each window every change of one knob is tried on a fork, held for each of
+    `HOLDS_WINDOWS` and then followed by the plan; the best over `HORIZON_WINDOWS` becomes the plan.
+    Never less than what `start` earns.
     """
     env.start(seed)
-    action = start
+    length = env.episode_length
+    plan = [start] * length
     total = 0.0
-    for _ in range(env.episode_length):
-        candidates = {here for knob in range(len(GRID_SIZES)) for here in _neighbours(to_indices(action), knob, env)}
-        options = [from_indices(indices) for indices in sorted(candidates)]
-        action = max(options, key=lambda held: _held(env, held, horizon))
-        total += env.advance(action).reward
-    return max(total / env.episode_length, _static_value(env, start, [seed]))
+    for window in range(length):
+        rest = plan[window : window + HORIZON_WINDOWS]
+        here = to_indices(plan[window])
+        moves = [move for knob in range(len(GRID_SIZES)) for move in _neighbours(here, knob, env)[1:]]
+        options = [rest] + [
+            [from_indices(move)] * hold + plan[window + hold : window + HORIZON_WINDOWS]
+            for move in moves
+            for hold in HOLDS_WINDOWS
+        ]
+        best = max(options, key=lambda option: _value_ahead(env, option))
+        plan[window : window + HORIZON_WINDOWS] = best[: length - window]
+        total += env.advance(plan[window]).reward
+    return max(total / length, _static_value(env, start, [seed]))
 
 
 def compute(task_id: str) -> ReferenceScores:
@@ -103,7 +116,7 @@ def compute(task_id: str) -> ReferenceScores:
         seeds=seeds,
         budget=(
             f"best_static: coordinate sweeps over the grid from {len(STARTS)} starts on {SEARCH_SEEDS} training seeds; "
-            f"clairvoyant: greedy single-knob fork search, horizon {HORIZON_WINDOWS} windows"
+            f"clairvoyant: greedy single-knob search on forks, held {HOLDS_WINDOWS} windows, horizon {HORIZON_WINDOWS}"
         ),
         command=f"python -m llmserve_sim.references.compute {task_id}",
         best_static_action=fixed,
@@ -127,10 +140,10 @@ def _static_value(env: ServingEnv, action: ServeAction, seeds: list[int]) -> flo
     return total / (len(seeds) * env.episode_length)
 
 
-def _held(env: ServingEnv, action: ServeAction, horizon: int) -> float:
+def _value_ahead(env: ServingEnv, actions: list[ServeAction]) -> float:
     fork = env.fork()
     total = 0.0
-    for _ in range(horizon):
+    for action in actions:
         outcome = fork.advance(action)
         total += outcome.reward
         if outcome.done:
