@@ -278,5 +278,5 @@ class Engine(Protocol):
         ...
 
     def records(self) -> list[RequestRecord]:
-        """Histories of the requests that ended since the last call, sorted by id (empty unless recording)."""
+        """Take the histories of the requests that ended in the last window, sorted by id (none unless recording)."""
         ...
