@@ -194,10 +194,13 @@ def _plans(rng: Random, fleet: FleetSpec, traffic: Traffic, iteration: int) -> t
         return rng.choice(choices) if rng.random() < restless else getattr(old, name)
 
     can_split = [False, True] if fleet.replicas > 1 else [False]
+    depths = [0, 0, rng.randint(1, 8)]
+    if fleet.replicas > 1 and rng.random() < 0.4:  # hand-overs, in speculative steps, into full pools
+        can_split, depths, roomy = [True, True, True, False], [rng.randint(1, 8)], rng.choice([0, 0.3, 0.6])
     plan = WindowPlan(
         end_ps=0,
         batch_cap=rng.randint(1, largest_cap),
-        depth=rng.choice([0, 0, rng.randint(1, 8)]),
+        depth=rng.choice(depths),
         tier=rng.randint(0, 2),
         split=rng.choice(can_split),
         priority=rng.random() < 0.5,
@@ -224,7 +227,7 @@ def _plans(rng: Random, fleet: FleetSpec, traffic: Traffic, iteration: int) -> t
             plan = WindowPlan(
                 end_ps=end,
                 batch_cap=drawn(plan, "batch_cap", [rng.randint(1, largest_cap)]),
-                depth=drawn(plan, "depth", [0, rng.randint(1, 8)]),
+                depth=drawn(plan, "depth", [*depths, rng.randint(1, 8)]),
                 tier=drawn(plan, "tier", [0, 1, 2]) if rng.random() < 0.5 else plan.tier,
                 split=drawn(plan, "split", can_split) if rng.random() < 0.5 else plan.split,
                 priority=drawn(plan, "priority", [False, True]),
