@@ -7,6 +7,7 @@ the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search) a
 
 from __future__ import annotations
 
+from math import fsum
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def grade(
         complete=len(log.steps) == length,
         steps=len(log.steps),
         episode_length=length,
-        total_reward=sum(rewards),
+        total_reward=fsum(rewards),
         mean_reward=mean,
         components=components,
         references=references,

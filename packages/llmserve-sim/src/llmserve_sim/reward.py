@@ -110,5 +110,5 @@ class RewardMeter:
             slo_share=slo,
             memory_share=memory_pressure,
             cost_share=cost,
-            quality=ratio(good, sum(tokens), sum(quality) / len(quality)),
+            quality=ratio(good, sum(tokens), (quality[0] + quality[1] + quality[2] + quality[3]) / 4.0),
         )

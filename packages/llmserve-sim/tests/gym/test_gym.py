@@ -71,7 +71,7 @@ def test_observations_and_rewards_are_those_of_the_serving_environment(kind: Any
         assert seen.dtype == np.float32
         assert seen.tolist() == np.array(encode(outcome.measurement, kind), np.float32).tolist()
         assert (reward, terminated, truncated) == (outcome.reward, False, False)
-        assert sum(info["reward_terms"].values()) == reward
+        assert sum(info["reward_terms"].values()) == pytest.approx(reward)
 
 
 def test_the_time_limit_is_a_truncation_and_the_next_step_is_refused() -> None:
