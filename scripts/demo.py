@@ -57,7 +57,8 @@ def serve(name: str, action: ServeAction, scenario: Scenario | None, console: Co
     env.start(SEED, scenario=scenario)
     env.fork().step(action)  # the first step loads the compiled kernel
     started = time.perf_counter()
-    for _ in track(range(env.episode_length), description=f"{name:<18}", console=console, transient=True):
+    windows = range(env.episode_length)
+    for _ in track(windows, description=f"{name:<18}", transient=True, disable=not console.is_terminal):
         env.step(action)
     simulated = env.episode_length * env.state().window_s
     console.print(

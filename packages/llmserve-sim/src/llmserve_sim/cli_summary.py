@@ -45,11 +45,11 @@ def summarise(log: EpisodeLog, *, window_s: float) -> list[Row]:
         Row("simulated time", len(seen) * window_s / 60, "min", 1),
         Row("requests arrived", sum(o.request_arrival_rate for o in seen) * window_s, ""),
         Row("throughput", tokens / (len(seen) * window_s), "tokens/s", 0, 1),
-        Row("SLO compliance", 100 * _compliance(seen), "% of due requests", 1, 1),
-        Row("TTFT p50, median window", median(o.p50_ttft_ms for o in seen), "ms", 0, -1),
-        Row("TTFT p99, median window", median(o.p99_ttft_ms for o in seen), "ms", 0, -1),
-        Row("TTFT p99, worst window", max(o.p99_ttft_ms for o in seen), "ms", 0, -1),
-        Row("ITL p50, median window", median(o.p50_itl_ms for o in seen), "ms", 1, -1),
+        Row("SLO compliance", 100 * _compliance(seen), "% of requests due", 1, 1),
+        Row("TTFT p50, median", median(o.p50_ttft_ms for o in seen), "ms", 0, -1),
+        Row("TTFT p99, median", median(o.p99_ttft_ms for o in seen), "ms", 0, -1),
+        Row("TTFT p99, worst", max(o.p99_ttft_ms for o in seen), "ms", 0, -1),
+        Row("ITL p50, median", median(o.p50_itl_ms for o in seen), "ms", 1, -1),
         Row("requests waiting, mean", fmean(o.queue_depth for o in seen), "", 1, -1),
         Row("requests running, mean", fmean(o.active_requests for o in seen), "", 1),
         Row("KV occupancy, mean", 100 * fmean(o.kv_cache_occupancy for o in seen), "%", 1),
@@ -57,7 +57,7 @@ def summarise(log: EpisodeLog, *, window_s: float) -> list[Row]:
         Row("evictions", sum(o.eviction_events for o in seen), "requests", 0, -1),
     ]
     if tokens > 0:
-        rows.append(Row("cost", 1000 * dollars / tokens * 1000, "USD per million tokens", 3, -1))
+        rows.append(Row("cost", 1000 * dollars / tokens * 1000, "USD/M tokens", 3, -1))
     rows.append(Row("reward per window", fmean(o.reward for o in seen), "", 4, 1))
     return rows + _terms(seen)
 
