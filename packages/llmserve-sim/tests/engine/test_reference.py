@@ -183,23 +183,24 @@ def test_a_hand_over_takes_the_link_in_turn_and_then_its_latency(make_engine: Ma
     (stats,), records = run(make_engine, [(0, 30, 2), (0, 20, 2)], replace(PLAN, split=True), fleet=fleet)
     assert stats.handovers == 2
     assert [records[i].replica for i in range(2)] == [1, 1]
-    assert records[0].first_ps == records[1].first_ps == 150
+    assert (records[0].first_ps, records[1].first_ps) == (200, 220)  # the first token comes from the decode replica
     assert records[0].last_ps == 150 + 30 + 20 + 101
     assert records[1].last_ps == records[0].last_ps + 101  # ready at 220, while the first decodes
 
 
-def test_a_hand_over_that_does_not_fit_this_step_may_fit_the_next(make_engine: MakeEngine) -> None:
+def test_a_hand_over_waits_for_room_for_the_most_that_a_step_can_bring(make_engine: MakeEngine) -> None:
     """At 1.5 tokens a step, the second request (95 tokens, 6 blocks free) needs 7 blocks for 2 tokens and 6 for one.
 
-    It is ready at 708; the step at 752 brings 2 tokens, so it must wait; the step at 854 brings one, so it joins.
+    It is ready at 708 and waits, though some steps bring one token only, until the first ends after 20 steps of 102.
     """
     fleet = replace(FLEET, replicas=2)
     rates = ((FP, *(FP * 3 // 2,) * 8),) * TENANTS
     plan = replace(PLAN, split=True, depth=1, pool_blocks=13, tokens_per_step=rates)
     _, records = run(make_engine, [(0, 98, 30), (0, 95, 2)], plan, fleet=fleet)
-    assert records[0].first_ps == 164 + 164
-    assert records[1].first_ps == 164 + 164 + 164 + 101
-    assert records[1].last_ps == 854 + 104
+    assert records[0].first_ps == 164 + 164 + 98 + 20
+    assert records[1].first_ps == 164 + 164 + 164 + 101 + 95 + 20 == 708
+    assert records[0].last_ps == 446 + 20 * 102
+    assert records[1].last_ps == records[0].last_ps + 102
 
 
 def test_a_window_end_leaves_an_iteration_in_flight_and_new_knobs_wait_for_the_next(make_engine: MakeEngine) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.kernel.histograms import percentiles
-from llmserve_sim.engine.kernel.iterations import advance, settle, take_blocks
-from llmserve_sim.engine.kernel.linked import list_append, list_remove
+from llmserve_sim.engine.kernel.iterations import advance, settle, stream, take_blocks
+from llmserve_sim.engine.kernel.linked import list_append, list_prepend, list_remove
 from llmserve_sim.engine.kernel.requests import head_of_line, preempt, purge, victim
 from llmserve_sim.engine.layout import (
     BY_LINE,
@@ -172,6 +172,7 @@ def advance_fleet(a: Row, tb: Row, rec: Row, te: int, until: int) -> None:
             return
         s = a[source + L_HANDOVERS]
         list_remove(a, source + L_HANDOVERS, BY_LINE, s)
+        stream(a, s, ready)
         give_work(a, rec, least_loaded(a, DECODE), L_RESUMED, s, ready)
 
 
@@ -279,10 +280,15 @@ def reconfigure(a: Row, rec: Row, now: int, stall: int) -> None:
         a[ln + L_LINK_FREE] = now
         a[ln + L_READY] = max(a[ln + L_READY], now) + stall
         a[ln + L_LOAD] = 0
+        s = a[ln + L_HANDOVERS + 1]
+        while s != 0:  # their KV is lost; they are older than all that wait here
+            list_remove(a, ln + L_HANDOVERS, BY_LINE, s)
+            line = L_RESUMED if a[s + S_FIRST] >= 0 else L_FRESH
+            list_prepend(a, ln + line + a[s + S_CLASS] * LIST, BY_LINE, s)
+            s = a[ln + L_HANDOVERS + 1]
         purge(a, rec, ln, now)
         for c in range(2):
             resumed = gather(a, ln + L_RESUMED + c * LIST, resumed)
-        resumed = gather(a, ln + L_HANDOVERS, resumed)
     fresh = resumed
     for i in range(a[H_REPLICAS]):
         ln = LANES + i * LANE_SIZE

@@ -179,10 +179,8 @@ def sample_itl(a: Row, ln: int, depth: int, first: int, rise: int, steps: int) -
             hist_add_gaps(a, first, rise, steps, rate, count * rate)
 
 
-def end_prefill(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
-    """Slot `s` has its whole context computed: deliver a token, then decode, hand over or finish."""
-    target = a[s + S_TARGET]
-    a[s + S_TARGET] = 0
+def stream(a: Row, s: int, now: int) -> None:
+    """Slot `s` delivers the token that a finished prefill yields: its first, or the next one after a preemption."""
     a[s + S_PRODUCED] += 1
     a[W_DELIVERED] += 1
     if a[s + S_FIRST] < 0:
@@ -195,19 +193,34 @@ def end_prefill(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
     else:
         hist_add(a, HIST_ITL, bin_of(now - a[s + S_LAST]), FP)
     a[s + S_LAST] = now
-    if a[s + S_PRODUCED] == a[s + S_OUTPUT]:
+
+
+def hand_over(a: Row, ln: int, s: int, now: int) -> None:
+    """Send slot `s`, prefilled here, to a decode replica; its client hears nothing until it is there."""
+    stored = a[s + S_PROMPT] + a[s + S_PRODUCED]
+    release(a, ln, blocks_for(stored), 1)
+    list_remove(a, ln + L_ACTIVE + a[s + S_CLASS] * LIST, BY_LINE, s)
+    a[ln + L_RUNNING] -= 1
+    a[ln + L_LOAD] -= 1
+    sent = max(now, a[ln + L_LINK_FREE]) + a[H_LINK] * stored
+    a[ln + L_LINK_FREE] = sent
+    a[s + S_READY] = sent + a[H_HANDOVER]
+    a[s + S_STORED] = 1
+    list_append(a, ln + L_HANDOVERS, BY_LINE, s)
+    a[W_HANDOVERS] += 1
+
+
+def end_prefill(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
+    """Slot `s` has its whole context computed: hand it over, or deliver a token and then decode or finish."""
+    target = a[s + S_TARGET]
+    a[s + S_TARGET] = 0
+    last = a[s + S_PRODUCED] + 1 == a[s + S_OUTPUT]
+    if a[ln + L_ROLE] == PREFILL and not last:
+        hand_over(a, ln, s, now)
+        return
+    stream(a, s, now)
+    if last:
         finish(a, rec, ln, s, now, blocks_for(target))
-    elif a[ln + L_ROLE] == PREFILL:
-        release(a, ln, blocks_for(target), 1)
-        list_remove(a, ln + L_ACTIVE + a[s + S_CLASS] * LIST, BY_LINE, s)
-        a[ln + L_RUNNING] -= 1
-        a[ln + L_LOAD] -= 1
-        sent = max(now, a[ln + L_LINK_FREE]) + a[H_LINK] * target
-        a[ln + L_LINK_FREE] = sent
-        a[s + S_READY] = sent + a[H_HANDOVER]
-        a[s + S_STORED] = 1
-        list_append(a, ln + L_HANDOVERS, BY_LINE, s)
-        a[W_HANDOVERS] += 1
     else:
         join_decode(a, ln, s)
 
@@ -407,10 +420,12 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
             clock = a[ln + L_CLOCK + t]
             if a[ln + L_COUNT + t] == 0:
                 clock = 0
-            gain = (clock + a[ln + L_RATE + t] >> 8) - (clock >> 8)
-            blocks = blocks_for(a[s + S_PROMPT] + a[s + S_PRODUCED] - 1 + gain)
-            if depth + 1 > left or blocks > free:
+            rate = a[ln + L_RATE + t]
+            stored = a[s + S_PROMPT] + a[s + S_PRODUCED] - 1
+            # room for the most that a step can bring, so that whoever does not fit now will not fit by waiting
+            if depth + 1 > left or blocks_for(stored + (rate + FP - 1 >> 8)) > free:
                 break
+            blocks = blocks_for(stored + (clock + rate >> 8) - (clock >> 8))
             left -= depth + 1
             list_remove(a, ln + L_RESUMED + a[s + S_CLASS] * LIST, BY_LINE, s)
             list_append(a, ln + L_JOINERS, BY_BATCH, s)

@@ -111,6 +111,7 @@ class ReferenceEngine:
         self.handovers = [h for h in self.handovers if h.ready_ps > self.now]
         for handover in sorted(due, key=lambda h: h.source):
             handover.request.has_kv = True
+            self.ledger.prefilled(handover.request, self.now)
             replica = min((r for r in self.replicas if r.decode_only), key=lambda r: r.load)
             self._append(replica, replica.resumed, handover.request)
 
@@ -180,8 +181,13 @@ class ReferenceEngine:
             while replica.running:
                 replica.preempt(replica.victim(plan.priority))
         self._abandon_expired()  # a request that ran past its patience gives up once it is interrupted
-        resumed = [handover.request for handover in self.handovers]
+        resumed: list[Request] = []
         fresh: list[Request] = []
+        for handover in self.handovers:  # the token on its way is lost
+            if handover.request.first_ps >= 0:
+                resumed.append(handover.request)
+            elif not self.replicas[handover.source].gives_up(handover.request, self.now):
+                fresh.append(handover.request)
         self.handovers = []
         for replica in self.replicas:
             for line in replica.resumed:

@@ -62,14 +62,18 @@ class Ledger:
         stats.offered_tenant[request.tenant] += request.output
         stats.total_arrived += 1
 
-    def first_token(self, request: Request, now: int) -> None:
-        """Note a first token and its TTFT."""
-        request.first_ps = now
-        ttft = now - request.arrival_ps
-        self.stats.first_tokens += 1
-        self.stats.ttft_count += 1
-        self.stats.ttft_sum_ps += ttft
-        self.ttft_hist[bin_of(ttft)] += 1
+    def prefilled(self, request: Request, now: int) -> None:
+        """Note the token that a prefill brings: the first, with its TTFT, or the next one after a preemption."""
+        if request.first_ps < 0:
+            request.first_ps = now
+            ttft = now - request.arrival_ps
+            self.stats.first_tokens += 1
+            self.stats.ttft_count += 1
+            self.stats.ttft_sum_ps += ttft
+            self.ttft_hist[bin_of(ttft)] += 1
+        else:
+            self.gap(request, now, FP)
+        self.delivered(request, now, 1)
 
     def gap(self, request: Request, now: int, tokens_fp: int) -> None:
         """Note the time since the last delivery, spread over the tokens that a step is expected to bring."""

@@ -37,7 +37,7 @@ class Replica:
     ledger: Ledger
     patience_ps: int
     prefill_only: bool = False
-    """Hands every request over after its first token."""
+    """Hands every request over that is not done with its first token."""
     decode_only: bool = False
     """Gets no arrivals, only hand-overs (it does recompute what it preempts)."""
 
@@ -86,12 +86,17 @@ class Replica:
 
     def abandon_expired(self, now: int) -> None:
         """Drop the fresh requests whose patience has run out by `now`."""
-        if self.patience_ps == 0:
-            return
         for line in self.fresh:
-            while line and line[0].arrival_ps + self.patience_ps <= now:
-                request = line.popleft()
-                self.ledger.abandoned(request, request.arrival_ps + self.patience_ps, self.index)
+            while line and self.gives_up(line[0], now):
+                line.popleft()
+
+    def gives_up(self, request: Request, now: int) -> bool:
+        """Whether the patience of a request without a first token has run out by `now`; if so, it is abandoned."""
+        deadline = request.arrival_ps + self.patience_ps
+        if self.patience_ps == 0 or deadline > now:
+            return False
+        self.ledger.abandoned(request, deadline, self.index)
+        return True
 
     def next_line(self, priority: bool) -> deque[Request] | None:
         """The waiting line whose head is next: first come first served, by class if `priority`, resumed before fresh."""
@@ -196,12 +201,12 @@ class Replica:
             r = line[0]
             if r.has_kv:
                 self.reset_counter_if_first(r.tenant)
-                blocks = blocks_of(r.stored + self.gain(r.tenant, rates[r.tenant]))
-                if blocks > self.free or depth + 1 > left:
+                most = -(-rates[r.tenant] // FP)  # tokens that a step can bring: it must have room for them
+                if blocks_of(r.stored + most) > self.free or depth + 1 > left:
                     break
                 line.popleft()
                 r.has_kv = False
-                self.allocate(r, blocks)
+                self.allocate(r, blocks_of(r.stored + self.gain(r.tenant, rates[r.tenant])))
                 self.decoding.append(r)
                 left -= depth + 1
             else:
@@ -264,16 +269,13 @@ class Replica:
             if r.computed < r.target:
                 continue
             self.prefilling.remove(r)
-            if r.first_ps < 0:
-                self.ledger.first_token(r, now)
-            else:
-                self.ledger.gap(r, now, FP)
-            self.ledger.delivered(r, now, 1)
+            if self.prefill_only and r.produced + 1 < r.output:
+                self.release(r, cache=True)  # its token travels with its KV
+                handed_over.append(r)
+                continue
+            self.ledger.prefilled(r, now)
             if r.produced == r.output:
                 self.finish(r)
-            elif self.prefill_only:
-                self.release(r, cache=True)
-                handed_over.append(r)
             else:
                 self.reset_counter_if_first(r.tenant)
                 self.decoding.append(r)
