@@ -55,7 +55,8 @@ def serve(name: str, action: ServeAction, scenario: Scenario | None, console: Co
     """Serve all of it under one configuration."""
     env = ServingEnv(TASK)
     env.start(SEED, scenario=scenario)
-    env.fork().step(action)  # the first step loads the compiled kernel
+    with console.status("loading the kernel (compiled once, on its first use)"):
+        env.fork().step(action)
     started = time.perf_counter()
     windows = range(env.episode_length)
     for _ in track(windows, description=f"{name:<18}", transient=True, disable=not console.is_terminal):
