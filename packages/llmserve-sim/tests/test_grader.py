@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.grader import COMPONENTS, grade, score_of
 from llmserve_sim.policies import RandomPolicy, StaticPolicy, ThresholdPolicy, make_policy
+from llmserve_sim.references.compute import mean_reward
 from llmserve_sim.schema import EpisodeLog, ReferenceScores, ServeAction
-from llmserve_sim.tasks import load_task
+from llmserve_sim.tasks import list_tasks, load_task
 from llmserve_sim.workload.scenario import generate
 
 REFERENCES = ReferenceScores(
@@ -201,6 +203,31 @@ def test_a_replayed_scenario_is_graded_on_that_scenario() -> None:
 )
 def test_the_score_is_piecewise_linear_between_the_references_and_clipped(mean: float, score: float) -> None:
     assert score_of(mean, REFERENCES) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("task", [task.id for task in list_tasks(extended=False)])
+def test_the_committed_references_are_what_their_policies_earn(task: str) -> None:
+    env = ServingEnv(task)
+    env.start(0)
+    found = references.load_references(task, env.state().task_digest)
+    assert found is not None, "run: python -m llmserve_sim.references.compute"
+    assert mean_reward(env, StaticPolicy(found.best_static_action), found.seeds) == pytest.approx(found.best_static)
+    assert mean_reward(env, RandomPolicy(), found.seeds) == pytest.approx(found.random)
+    assert found.heuristic is not None
+    assert mean_reward(env, ThresholdPolicy(), found.seeds) == pytest.approx(found.heuristic)
+
+
+def test_a_whole_episode_of_the_best_fixed_configuration_scores_about_one_half() -> None:
+    env = ServingEnv("bursty_workload")
+    env.start(0)
+    found = references.load_references("bursty_workload", env.state().task_digest)
+    assert found is not None
+    scores = [grade(_run("bursty_workload", StaticPolicy(found.best_static_action), 120, s)).score for s in found.seeds]
+    assert fmean(score for score in scores if score is not None) == pytest.approx(0.5, abs=0.1)
+    random = grade(_run("bursty_workload", RandomPolicy(), 120, found.seeds[0]))
+    assert random.score is not None
+    assert random.score < 0.1
+    assert random.references == found
 
 
 def test_references_of_another_task_version_or_simulator_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
