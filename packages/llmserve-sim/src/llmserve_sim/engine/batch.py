@@ -14,8 +14,8 @@ import numpy as np
 
 from llmserve_sim.engine import compiled
 from llmserve_sim.engine.kernel import fleet as fleet_kernel
-from llmserve_sim.engine.layout import H_TOTAL_ARRIVED, PLAN_SIZE, STATS, STATS_SIZE, TRAFFIC_WIDTH, row_size
-from llmserve_sim.engine.simulator import Backend, new_row, pack_tables, pack_traffic
+from llmserve_sim.engine.layout import H_TOTAL_ARRIVED, PLAN_SIZE, STATS, STATS_SIZE, TOTALS, TRAFFIC_WIDTH, row_size
+from llmserve_sim.engine.simulator import Backend, native, native_tables, new_row, pack_traffic
 from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -53,29 +53,47 @@ class KernelBatch:
         self.size = size
         self.fleet = fleet
         self.slo = slo
-        self.arena: Ints = np.zeros((size, row_size(fleet.replicas, fleet.max_unfinished)), dtype=np.int64)
-        self.stats: Ints = self.arena[:, STATS : STATS + STATS_SIZE]
-        """[size, STATS_SIZE] statistics of the last window, columns as in `layout.STAT_AT`: a view, not a copy."""
-        self.totals: Ints = self.arena[:, H_TOTAL_ARRIVED : H_TOTAL_ARRIVED + 4]
-        """[size, 4] requests arrived, finished, abandoned, rejected since each episode began: a view."""
-        self._tables = pack_tables(fleet.tiers)
-        self._traffic: Ints = np.zeros((size, TRAFFIC_WIDTH), dtype=np.int64)
+        shape = (size, row_size(fleet.replicas, fleet.max_unfinished))
+        self._tables = native_tables(fleet.tiers, backend)
+        self._no_records = native(np.zeros(0, dtype=np.int64), backend)
+        self._rows: Any
+        self._traffic: Any
+        if backend == "numba":
+            self._rows = np.zeros(shape, dtype=np.int64)
+            self._traffic = np.zeros((size, TRAFFIC_WIDTH), dtype=np.int64)
+            self.stats: Ints = self._rows[:, STATS : STATS + STATS_SIZE]
+            self.totals: Ints = self._rows[:, H_TOTAL_ARRIVED : H_TOTAL_ARRIVED + TOTALS]
+        else:
+            self._rows = [[0] * shape[1] for _ in range(size)]
+            self._traffic = [[] for _ in range(size)]
+            self.stats = np.zeros((size, STATS_SIZE), dtype=np.int64)
+            self.totals = np.zeros((size, TOTALS), dtype=np.int64)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         pieces = min(size, 1 if threads == 1 else threads * CHUNKS_PER_THREAD)
         edges = np.linspace(0, size, pieces + 1).astype(int).tolist()
         self._chunks = list(itertools.pairwise(edges))
         self._everyone = np.ones(size, dtype=np.int64)
-        self._no_records: Ints = np.zeros(0, dtype=np.int64)
+
+    @property
+    def arena(self) -> Ints:
+        """[size, row_size] the state of every environment, a row as `KernelEngine.state_bytes`."""
+        return np.asarray(self._rows, dtype=np.int64)
 
     def load(self, index: int, traffic: Traffic) -> None:
         """Start environment `index` anew, idle at time 0, with these requests to come."""
         packed = pack_traffic(traffic)
-        if len(packed) > self._traffic.shape[1]:
-            wider = np.zeros((self.size, len(packed) + len(packed) // 8), dtype=np.int64)
-            wider[:, : self._traffic.shape[1]] = self._traffic
-            self._traffic = wider
-        self._traffic[index, : len(packed)] = packed
-        self.arena[index] = new_row(self.fleet, self.slo, traffic)
+        row = new_row(self.fleet, self.slo, traffic)
+        if self.backend == "numba":
+            if len(packed) > self._traffic.shape[1]:
+                wider = np.zeros((self.size, len(packed) + len(packed) // 8), dtype=np.int64)
+                wider[:, : self._traffic.shape[1]] = self._traffic
+                self._traffic = wider
+            self._traffic[index, : len(packed)] = packed
+            self._rows[index] = row
+        else:
+            self._traffic[index] = packed.tolist()
+            self._rows[index] = row.tolist()
+            self._show(index)
 
     def step(self, plans: Ints, active: NDArray[np.bool_] | None = None) -> Ints:
         """Run one window of every active environment.
@@ -90,20 +108,24 @@ class KernelBatch:
         if plans.shape != (self.size, PLAN_SIZE):
             raise InvalidInputError("plans", f"must have shape {(self.size, PLAN_SIZE)}", got=plans.shape)
         mask = self._everyone if active is None else active.astype(np.int64)
-        args: tuple[Any, ...]
-        if self.backend == "numba":
-            run: Any = compiled.compiled_fleet().run_batch
-            args = (self.arena, self._tables, self._traffic, self._no_records, plans, mask)
-        else:
-            run = fleet_kernel.run_batch
-            views = [[row.data for row in rows] for rows in (self.arena, self._traffic, plans)]
-            args = (views[0], self._tables.data, views[1], self._no_records.data, views[2], mask)
+        compiles = self.backend == "numba"
+        run: Any = compiled.compiled_fleet().run_batch if compiles else fleet_kernel.run_batch
+        args = (self._rows, self._tables, self._traffic, self._no_records, native(plans, self.backend), mask)
         if self._pool is None:
             run(*args, 0, self.size)
         else:
             for done in [self._pool.submit(run, *(*args, low, high)) for low, high in self._chunks]:
                 done.result()
+        if not compiles:
+            for index in np.flatnonzero(mask).tolist():
+                self._show(index)
         return self.stats
+
+    def _show(self, index: int) -> None:
+        """Copy what plain Python keeps in a list to where callers read it; compiled code works in the array itself."""
+        row = self._rows[index]
+        self.stats[index] = row[STATS : STATS + STATS_SIZE]
+        self.totals[index] = row[H_TOTAL_ARRIVED : H_TOTAL_ARRIVED + TOTALS]
 
     def close(self) -> None:
         """Stop the threads."""

@@ -1,18 +1,18 @@
 """Where everything stands in an engine's arena: one flat row of int64 per environment.
 
-A row is header | statistics | histograms | replicas | heaps | slots | scratch. A fork is a copy of the row, a state's
+A row is header | statistics | histograms | replicas | slots | scratch. A fork is a copy of the row, a state's
 hash is a hash of the row. Every unfinished request has a slot; a slot is named by its offset in the row, so 0 (the
 header) is nobody. All lists (waiting lines, running requests, hand-overs, free slots) are linked through the slots.
 
 The names here are offsets, imported one by one by the kernel so that numba sees constants:
-`H_` header, `P_` plan (inside the header), `W_` window statistics, `L_` replica ("lane"), `S_` slot, `TB_` table,
-`R_` request record.
+`H_` header, `P_` plan (inside the header), `W_` window statistics, `L_` replica ("lane"), `G_` group (inside a replica),
+`S_` slot, `TB_` table, `R_` request record.
 """
 
 from __future__ import annotations
 
 from llmserve_sim.engine.histogram import BINS
-from llmserve_sim.engine.interface import DEPTHS, SEQS_MAX, TENANTS
+from llmserve_sim.engine.interface import BLOCK_TOKENS, DEPTHS, SEQS_MAX, TENANTS
 
 NEVER = 1 << 62
 """A time after everything, ps."""
@@ -20,7 +20,7 @@ NEVER = 1 << 62
 H_NOW = 0  # start of the coming window, ps
 H_NEXT = 1  # index of the next arrival
 H_ARRIVALS = 2  # number of requests in the traffic
-H_TENANTS = 3  # tenants in use are 0..this−1
+H_GROUPS = 3  # size of the groups in use, those of tenants 0..highest
 H_SEQ = 4  # last sequence number given out
 H_UNFINISHED = 5
 H_FREE = 6  # head of the free slots
@@ -28,9 +28,9 @@ H_STARTED = 7  # 0 before the first plan
 H_RECORDING = 8
 H_RECORDS = 9  # records written in this window
 # ---- header: fixed for the episode
-H_REPLICAS = 10
-H_HEAPS = 11  # offset of the heaps
-H_SLOTS = 12  # offset of slot 0
+H_TABLE = 10  # offset of the table of the tier in force
+H_LANES_END = 11  # offset after the last replica
+H_DECODERS = 12  # offset of the first replica that only decodes; H_LANES_END unless split
 H_SCRATCH = 13  # offset of the scratch area
 H_SWAP = 14  # 3 ps
 H_SPLIT = 17
@@ -63,8 +63,9 @@ H_TOTAL_ARRIVED = H_PLAN + PLAN_SIZE
 H_TOTAL_FINISHED = H_TOTAL_ARRIVED + 1
 H_TOTAL_ABANDONED = H_TOTAL_ARRIVED + 2
 H_TOTAL_REJECTED = H_TOTAL_ARRIVED + 3
+TOTALS = 4
 # ---- window statistics
-STATS = H_TOTAL_ARRIVED + 4
+STATS = H_TOTAL_ARRIVED + TOTALS
 STAT_WIDTHS = {
     "arrivals": 1,
     "arrivals_priority": 1,
@@ -148,76 +149,75 @@ HIST_TTFT = STATS + STATS_SIZE
 HIST_ITL = HIST_TTFT + 2 + BINS
 # ---- replicas
 LANES = HIST_ITL + 2 + BINS
-COLOCATED, PREFILL, DECODE = 0, 1, 2
-L_ROLE = 0
-L_UNTIL = 1  # end of the leap in flight, or -1
-L_NOW = 2  # end of the last iteration, or when an idle replica was given work
-L_READY = 3  # no iteration starts before this
-L_START = 4  # start of the leap in flight
-L_LAST_END = 5  # last completion: when every continuing sequence got its last token
-L_POOL = 6
-L_USED = 7
-L_CACHED = 8
-L_DECODING = 9
-L_RUNNING = 10
-L_LOAD = 11  # waiting + running
-L_DEPTH = 12  # depth of the leap in flight
-L_LINK_FREE = 13
-L_INDEX = 14
-L_HEAPS = 15  # offset of this replica's heaps
-L_CLOCK = 16  # [TENANTS] tokens gained by every sequence of a tenant, fixed point
-L_COUNT = 20  # [TENANTS] decoding sequences
-L_CONTEXT = 24  # sum of the decoding sequences' contexts, fixed-point tokens
-L_GROWTH = 25  # what an iteration adds to it: sum of the rates of the decoding sequences
-L_PIECE = 26  # piece of the decode table used last, where the next look-up starts
-L_TAKEN = 27  # 1 if the first iteration in flight has taken its blocks
-L_RATE = 28  # [TENANTS] fixed-point tokens per step of the leap in flight
-L_JOINED = 32  # [TENANTS] of those decoding, joined by hand-over in the leap in flight
-L_PHASE = 36  # [TENANTS][16] sequences by (stored tokens - clock) mod 16
-LIST = 3  # a list is head, tail, length
-L_RESUMED = 100  # [2] lists by class
-L_FRESH = 106  # [2] lists by class
-L_ACTIVE = 112  # [2] lists of running requests by class, oldest first
-L_PREFILLS = 118  # list, by second links
-L_JOINERS = 121  # list, by second links
-L_HANDOVERS = 124  # list of requests on their way to a decode replica
-L_GIVE_UP = 130  # nobody waiting here gives up before this
-L_PLAN = 131  # end of the window whose plan L_RATE was set by
-L_STEPS = 127  # iterations of the leap in flight; they take first + i * rise
-L_FIRST = 128
-L_RISE = 129
-LANE_SIZE = 136
+L_UNTIL = 0  # end of the leap in flight, or -1
+L_NOW = 1  # end of the last iteration, or when an idle replica was given work
+L_READY = 2  # no iteration starts before this
+L_START = 3  # start of the leap in flight
+L_STEPS = 4  # its iterations; they take first + i·rise
+L_FIRST = 5
+L_RISE = 6
+L_LAST_END = 7  # last completion: when every continuing sequence got its last token
+L_DEPTH = 8  # depth of the leap in flight
+L_STALE = 9  # 1: the rates are still those of an older plan
+L_PIECE = 10  # piece of the decode table used last, where the next look-up starts
+L_POOL = 11
+L_BLOCKS = 12  # blocks held by prefilling sequences, and by decoding ones if every clock were 0
+L_SPARE = 13  # at least so many blocks stay free while the leap in flight lasts
+L_CACHED = 14  # blocks with text of finished requests, as far as they are free
+L_DECODING = 15
+L_RUNNING = 16
+L_WAITING = 17  # [2] by class
+L_CONTEXT = 19  # sum of the decoding sequences' contexts, fixed-point tokens
+L_GROWTH = 20  # what an iteration adds to it: sum of the rates of the decoding sequences
+L_GIVE_UP = 21  # nobody waiting here gives up before this
+L_LINK_FREE = 22
+L_INDEX = 23
+L_RESUMED = 24  # [2] queues by class
+L_FRESH = 28  # [2] queues by class
+L_HANDOVERS = 32  # queue of requests on their way to a decode replica
+L_PREFILLS = 34  # queue by S_CHAIN
+L_JOINERS = 36  # stack by S_CHAIN of those handed over into the iteration in flight
+L_ACTIVE = 38  # [2] rings of running requests by class, oldest first
+L_GROUPS_END = 42  # offset after the last group in use
+L_GROUPS = 43  # [TENANTS] groups
+ENDS = 2
+"""Queues and rings are a first and a last slot."""
+# ---- groups: the decoding sequences of a tenant on a replica, which advance in lock-step
+G_COUNT = 0
+G_CLOCK = 1  # tokens gained by every sequence, fixed point
+G_RATE = 2  # fixed-point tokens per step of the leap in flight
+G_BIN = 3  # where the last gap was counted, and the gaps (ps) that are counted there: low..high−1
+G_LOW = 4
+G_HIGH = 5
+G_PHASE = 6  # [BLOCK_TOKENS] sequences by the room they have used of their last block at clock 0
+G_HEAP = G_PHASE + BLOCK_TOKENS  # [1..SEQS_MAX + 1] heap of finish clock << SLOT_BITS | slot; unused entries are NEVER
+GROUP_SIZE = G_HEAP + SEQS_MAX + 2
+LANE_SIZE = L_GROUPS + TENANTS * GROUP_SIZE
+SLOT_BITS = 24
+SLOT_MASK = (1 << SLOT_BITS) - 1
 # ---- slots
 S_NEXT = 0
 S_PREV = 1
-S_NEXT2 = 2
-S_PREV2 = 3
-S_ID = 4
-S_SEQ = 5
-S_ARRIVAL = 6
-S_PROMPT = 7
-S_OUTPUT = 8
-S_CLASS = 9
-S_TENANT = 10
-S_PRODUCED = 11  # tokens produced; while decoding: when it joined
-S_JOIN = 12  # clock (tokens) at joining the decode set
-S_HEAP = 13  # place in its heap, -1 when not decoding
-S_FIRST = 14  # first token, -1 before
-S_LAST = 15  # last delivery before joining
-S_COMPUTED = 16
-S_TARGET = 17  # tokens to prefill, 0 when not prefilling
-S_CHUNK = 18
-S_STORED = 19  # 1: handed over, its KV is at hand
-S_SCHEDULED = 20
-S_PREEMPTIONS = 21
-S_READY = 22  # when its hand-over is done
-SLOT_SIZE = 24
-# links a list can go by
-BY_LINE, BY_BATCH = S_NEXT, S_NEXT2
-# ---- heaps: [replica][tenant][SEQS_MAX + 1], [0] is the size; an entry is finish clock << SLOT_BITS | slot
-HEAP_SIZE = SEQS_MAX + 1
-SLOT_BITS = 24
-SLOT_MASK = (1 << SLOT_BITS) - 1
+S_CHAIN = 2  # next in the same iteration
+S_ID = 3
+S_SEQ = 4
+S_ARRIVAL = 5
+S_PROMPT = 6
+S_OUTPUT = 7
+S_CLASS = 8
+S_TENANT = 9
+S_PRODUCED = 10  # tokens produced; while decoding: when it joined
+S_BASE = 11  # context (tokens) minus its group's clock, while decoding
+S_FIRST = 12  # first token, -1 before
+S_LAST = 13  # last token before a hand-over or a preemption
+S_COMPUTED = 14
+S_TARGET = 15  # tokens to prefill, 0 when not prefilling
+S_CHUNK = 16
+S_STORED = 17  # 1: handed over, its KV is at hand
+S_SCHEDULED = 18
+S_PREEMPTIONS = 19
+S_READY = 20  # when its hand-over is done
+SLOT_SIZE = 21
 # ---- tables: [3] offsets, then per tier
 TB_BUDGET = 0
 TB_CPU_SEQ = 1
@@ -232,13 +232,12 @@ TB_MIX_CTX = 9
 TB_MIX_AMP = 10
 TB_DRAFT_STEP = 11
 TB_SPEC_SEQ = 12
-TB_PIECES = 13
-TB_GEMM = 14  # offsets of the arrays
-TB_HEAD = 15
-TB_DEC_X = 16
-TB_DEC_H = 17
-TB_DEC_S = 18
-TB_SIZE = 19
+TB_GEMM = 13  # offsets of the arrays
+TB_HEAD = 14
+TB_PIECES = 15
+TB_SIZE = 16
+PIECE_EDGE, PIECE_VALUE, PIECE_SLOPE = 0, 1, 2
+PIECE_SIZE = 3  # after the last piece stands one more edge, which no context reaches
 # ---- traffic: arrival ps, then prompt | output << 24 | class << 48 | tenant << 49
 TRAFFIC_WIDTH = 2
 TOKEN_BITS = 24
@@ -260,5 +259,4 @@ FINISHED, ABANDONED, REJECTED = 0, 1, 2
 
 def row_size(replicas: int, max_unfinished: int) -> int:
     """Length of a row, in int64."""
-    heaps = replicas * TENANTS * HEAP_SIZE
-    return LANES + replicas * LANE_SIZE + heaps + max_unfinished * SLOT_SIZE + max_unfinished
+    return LANES + replicas * LANE_SIZE + max_unfinished * SLOT_SIZE + max_unfinished

@@ -23,27 +23,29 @@ from llmserve_sim.engine.interface import (
     WindowStats,
 )
 from llmserve_sim.engine.kernel import fleet as fleet_kernel
+from llmserve_sim.engine.kernel.linked import queue_clear
 from llmserve_sim.engine.layout import (
     CLASS_SHIFT,
+    ENDS,
+    G_HEAP,
+    GROUP_SIZE,
     H_ARRIVALS,
     H_EVICT,
     H_FREE,
     H_HANDOVER,
-    H_HEAPS,
+    H_LANES_END,
     H_LINK,
     H_MAX_LEN,
     H_MAX_UNFINISHED,
     H_NEXT,
+    H_NOW,
     H_PATIENCE,
     H_RECORDING,
     H_RECORDS,
-    H_REPLICAS,
     H_RESIZE,
     H_SCRATCH,
-    H_SLOTS,
     H_SPLIT,
     H_SWAP,
-    H_TENANTS,
     H_TOTAL_ABANDONED,
     H_TOTAL_ARRIVED,
     H_TOTAL_FINISHED,
@@ -52,12 +54,18 @@ from llmserve_sim.engine.layout import (
     H_TTFT,
     H_TTFT_TOKEN,
     H_UNFINISHED,
-    HEAP_SIZE,
     HIST_ITL,
     HIST_TTFT,
+    L_ACTIVE,
+    L_FRESH,
     L_GIVE_UP,
-    L_HEAPS,
+    L_GROUPS,
+    L_GROUPS_END,
+    L_HANDOVERS,
     L_INDEX,
+    L_JOINERS,
+    L_PREFILLS,
+    L_RESUMED,
     L_UNTIL,
     LANE_SIZE,
     LANES,
@@ -65,10 +73,13 @@ from llmserve_sim.engine.layout import (
     P_RATES,
     PLAN_SIZE,
     RECORD_SIZE,
+    S_CHAIN,
+    S_NEXT,
     SLOT_SIZE,
     STAT_AT,
     STAT_WIDTHS,
     STATS,
+    STATS_SIZE,
     STATUSES,
     TB_SIZE,
     TENANT_SHIFT,
@@ -80,11 +91,13 @@ from llmserve_sim.engine.layout import (
 from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
+    Native = Ints | list[int]
+
+NO_EDGE = 1 << 52
+"""A context sum (fixed-point tokens per sequence) that no batch reaches, and that 512 of do not overflow."""
 
 __all__ = ["Backend", "KernelEngine", "check_plan", "new_row", "pack_plan", "pack_tables", "pack_traffic", "read_stats"]
 
@@ -112,20 +125,11 @@ class KernelEngine:
         self.backend = backend
         self._record = record
         self._arrivals = np.asarray(traffic.arrival_ps, dtype=np.int64)
-        self._tables = pack_tables(fleet.tiers)
-        self._traffic = pack_traffic(traffic)
-        self.row = new_row(fleet, slo, traffic, record=record)
-        self._records: Ints = np.zeros(0, dtype=np.int64)
-        self._bind()
-
-    def _bind(self) -> None:
-        """Choose what the kernel is called with: arrays for numba, memoryviews (three times faster) for Python."""
-        if self.backend == "numba":
-            self._run: Any = compiled.compiled_fleet().run_window
-            self._args: tuple[Any, ...] = (self.row, self._tables, self._traffic)
-        else:
-            self._run = fleet_kernel.run_window
-            self._args = (self.row.data, self._tables.data, self._traffic.data)
+        self._row = native(new_row(fleet, slo, traffic, record=record), backend)
+        self._tables = native_tables(fleet.tiers, backend)
+        self._traffic = native(pack_traffic(traffic), backend)
+        self._records: Native = []
+        self._run: Any = compiled.compiled_fleet().run_window if backend == "numba" else fleet_kernel.run_window
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end.
@@ -133,40 +137,36 @@ class KernelEngine:
         Raises:
             InvalidInputError: the plan cannot be run (nothing has changed then).
         """
-        check_plan(self.fleet, plan, int(self.row[0]))
-        packed = pack_plan(plan)
-        records = self._room_for_records(plan.end_ps)
-        if self.backend == "numba":
-            self._run(*self._args, records, packed, 0)
-        else:
-            self._run(*self._args, records.data, packed.data, 0)
+        check_plan(self.fleet, plan, int(self._row[H_NOW]))
+        records = native(self._room_for_records(plan.end_ps), self.backend)
+        self._run(self._row, self._tables, self._traffic, records, native(pack_plan(plan), self.backend), 0)
         self._records = records
-        return read_stats(self.row, histograms=self._record)
+        return read_stats(self._row, histograms=self._record)
 
     def fork(self) -> Self:
         """An independent engine in the same state; the traffic and the tables, which nobody changes, are shared."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin.row = self.row.copy()
-        twin._bind()
+        twin._row = self._row.copy()
         return twin
 
     def records(self) -> list[RequestRecord]:
         """Histories of the requests that ended in the last window, by id. Empty unless recording; a second call too."""
-        count = int(self.row[H_RECORDS]) if len(self._records) else 0
-        rows = self._records[: count * RECORD_SIZE].reshape(-1, RECORD_SIZE).tolist()
-        self._records = np.zeros(0, dtype=np.int64)
+        count = int(self._row[H_RECORDS]) if len(self._records) else 0
+        values = integers(self._records[: count * RECORD_SIZE])
+        self._records = []
+        rows = (values[at : at + RECORD_SIZE] for at in range(0, len(values), RECORD_SIZE))
         return sorted(RequestRecord(r[0], STATUSES[r[1]], *r[2:]) for r in rows)
 
     def state_bytes(self) -> bytes:
         """The whole state, for hashing."""
-        return self.row.tobytes()
+        return np.asarray(self._row, dtype=np.int64).tobytes()
 
     def _room_for_records(self, end_ps: int) -> Ints:
         if not self._record:
             return np.zeros(0, dtype=np.int64)
-        arriving = int(np.searchsorted(self._arrivals, end_ps)) - int(self.row[H_NEXT])
-        return np.zeros((arriving + int(self.row[H_UNFINISHED])) * RECORD_SIZE, dtype=np.int64)
+        arriving = int(np.searchsorted(self._arrivals, end_ps)) - int(self._row[H_NEXT])
+        return np.zeros((arriving + int(self._row[H_UNFINISHED])) * RECORD_SIZE, dtype=np.int64)
 
 
 def check_plan(fleet: FleetSpec, plan: WindowPlan, now_ps: int) -> None:
@@ -219,7 +219,8 @@ def pack_tables(tiers: tuple[TierTables, TierTables, TierTables]) -> Ints:
     at = 3
     for index, tier in enumerate(tiers):
         parts[0][index] = at
-        arrays = [tier.gemm, tier.head, tier.dec_x, tier.dec_h, tier.dec_s]
+        pieces = np.stack([tier.dec_x, tier.dec_h, tier.dec_s], axis=1).ravel()
+        arrays = [tier.gemm, tier.head, np.append(pieces, NO_EDGE)]
         offsets = (at + TB_SIZE + np.concatenate(([0], np.cumsum([len(x) for x in arrays])))).tolist()
         scalars = [
             tier.budget,
@@ -235,10 +236,9 @@ def pack_tables(tiers: tuple[TierTables, TierTables, TierTables]) -> Ints:
             tier.mix_amp,
             tier.draft_step,
             tier.spec_seq,
-            len(tier.dec_x),
             *offsets[:-1],
         ]
-        parts += [np.array(scalars, dtype=np.int64), *(np.asarray(x, dtype=np.int64) for x in arrays)]
+        parts += [np.array(x, dtype=np.int64) for x in (scalars, *arrays)]
         at = offsets[-1]
     return np.concatenate(parts)
 
@@ -274,16 +274,12 @@ def pack_traffic(traffic: Traffic) -> Ints:
 def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False) -> Ints:
     """The arena row of an idle fleet at time 0."""
     row = np.zeros(row_size(fleet.replicas, fleet.max_unfinished), dtype=np.int64)
-    heaps = LANES + fleet.replicas * LANE_SIZE
-    slots = heaps + fleet.replicas * TENANTS * HEAP_SIZE
-    scratch = slots + fleet.max_unfinished * SLOT_SIZE
+    slots = LANES + fleet.replicas * LANE_SIZE
+    groups = (int(traffic.tenant.max(initial=0)) + 1) * GROUP_SIZE
     row[H_ARRIVALS] = len(traffic)
-    row[H_TENANTS] = int(traffic.tenant.max(initial=0)) + 1
     row[H_RECORDING] = record
-    row[H_REPLICAS] = fleet.replicas
-    row[H_HEAPS] = heaps
-    row[H_SLOTS] = slots
-    row[H_SCRATCH] = scratch
+    row[H_LANES_END] = slots
+    row[H_SCRATCH] = slots + fleet.max_unfinished * SLOT_SIZE
     row[H_SWAP : H_SWAP + 3] = fleet.swap_ps
     row[H_SPLIT] = fleet.split_ps
     row[H_RESIZE] = fleet.resize_ps
@@ -301,25 +297,36 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
     row[H_FREE] = slots
     for hist in (HIST_TTFT, HIST_ITL):
         row[hist : hist + 2] = (BINS, -1)
-    for i in range(fleet.replicas):
-        lane = LANES + i * LANE_SIZE
+    for index in range(fleet.replicas):
+        lane = LANES + index * LANE_SIZE
         row[lane + L_UNTIL] = -1
         row[lane + L_GIVE_UP] = NEVER
-        row[lane + L_INDEX] = i
-        row[lane + L_HEAPS] = heaps + i * TENANTS * HEAP_SIZE
+        row[lane + L_INDEX] = index
+        row[lane + L_GROUPS_END] = lane + L_GROUPS + groups
+        for c in range(2):
+            ring = lane + L_ACTIVE + c * ENDS
+            row[ring : ring + ENDS] = ring
+            queue_clear(row, lane + L_RESUMED + c * ENDS, S_NEXT)
+            queue_clear(row, lane + L_FRESH + c * ENDS, S_NEXT)
+        queue_clear(row, lane + L_HANDOVERS, S_NEXT)
+        queue_clear(row, lane + L_PREFILLS, S_CHAIN)
+        queue_clear(row, lane + L_JOINERS, S_CHAIN)
+        for tenant in range(TENANTS):
+            group = lane + L_GROUPS + tenant * GROUP_SIZE
+            row[group + G_HEAP + 1 : group + GROUP_SIZE] = NEVER
     return row
 
 
-def read_stats(row: Ints, *, histograms: bool) -> WindowStats:
+def read_stats(row: Native, *, histograms: bool) -> WindowStats:
     """The statistics of a row's last window."""
-    values: Sequence[int] = row[STATS : STATS + sum(STAT_WIDTHS.values())].tolist()
+    values = integers(row[STATS : STATS + STATS_SIZE])
     fields: dict[str, Any] = {
-        name: values[STAT_AT[name]] if width == 1 else list(values[STAT_AT[name] : STAT_AT[name] + width])
+        name: values[STAT_AT[name]] if width == 1 else values[STAT_AT[name] : STAT_AT[name] + width]
         for name, width in STAT_WIDTHS.items()
     }
     if histograms:
-        fields["ttft_hist"] = row[HIST_TTFT + 2 : HIST_TTFT + 2 + BINS].tolist()
-        fields["itl_hist"] = row[HIST_ITL + 2 : HIST_ITL + 2 + BINS].tolist()
+        fields["ttft_hist"] = integers(row[HIST_TTFT + 2 : HIST_TTFT + 2 + BINS])
+        fields["itl_hist"] = integers(row[HIST_ITL + 2 : HIST_ITL + 2 + BINS])
     return WindowStats(
         **fields,
         total_arrived=int(row[H_TOTAL_ARRIVED]),
@@ -327,3 +334,19 @@ def read_stats(row: Ints, *, histograms: bool) -> WindowStats:
         total_abandoned=int(row[H_TOTAL_ABANDONED]),
         total_rejected=int(row[H_TOTAL_REJECTED]),
     )
+
+
+def native(values: Ints, backend: str) -> Native:
+    """The array itself for compiled code, a list for plain Python, which indexes lists five times as fast."""
+    return values if backend == "numba" else values.tolist()
+
+
+@lru_cache(maxsize=16)
+def native_tables(tiers: tuple[TierTables, TierTables, TierTables], backend: str) -> Native:
+    """`pack_tables`, as `native` makes it."""
+    return native(pack_tables(tiers), backend)
+
+
+def integers(values: Native) -> list[int]:
+    """A list of Python's integers."""
+    return values if isinstance(values, list) else values.tolist()

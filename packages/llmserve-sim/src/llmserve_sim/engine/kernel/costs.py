@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.layout import (
+    PIECE_EDGE,
+    PIECE_SIZE,
+    PIECE_SLOPE,
+    PIECE_VALUE,
     TB_CPU_SEQ,
-    TB_DEC_H,
-    TB_DEC_S,
-    TB_DEC_X,
+    TB_DEC_T0,
     TB_DRAFT_STEP,
     TB_GEMM,
     TB_HEAD,
@@ -18,7 +20,6 @@ from llmserve_sim.engine.layout import (
     TB_PF_COEF,
     TB_PF_CRIT,
     TB_PF_T0,
-    TB_PIECES,
     TB_SPEC_SEQ,
 )
 
@@ -26,30 +27,31 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def decode_piece(tb: Row, t0: int, n: int, x: int, hint: int) -> int:
-    """The piece of the decode-attention table that holds n sequences with context sum x (fixed-point tokens)."""
-    edges = tb[t0 + TB_DEC_X]
-    last = tb[t0 + TB_PIECES] - 1
-    piece = min(hint, last)
-    while n * tb[edges + piece] > x:
-        piece -= 1
-    while piece < last and n * tb[edges + piece + 1] <= x:
-        piece += 1
+def decode_piece(tb: Row, n: int, x: int, piece: int) -> int:
+    """The piece of the decode-attention table that holds n sequences with context sum x; the search starts at `piece`."""
+    while n * tb[piece] > x:
+        piece -= PIECE_SIZE
+    while n * tb[piece + PIECE_SIZE] <= x:
+        piece += PIECE_SIZE
     return piece
 
 
-def decode_ps(tb: Row, t0: int, n: int, x: int, piece: int) -> int:
-    """Decode attention of n sequences with context sum x, which lies in `piece`."""
-    edge = n * tb[tb[t0 + TB_DEC_X] + piece]
-    return n * tb[tb[t0 + TB_DEC_H] + piece] + tb[tb[t0 + TB_DEC_S] + piece] * (x - edge)
+def decode_ps(tb: Row, n: int, x: int, piece: int) -> int:
+    """Decode attention of n sequences with context sum x (fixed-point tokens), which lies in `piece`."""
+    return n * tb[piece + PIECE_VALUE] + tb[piece + PIECE_SLOPE] * (x - n * tb[piece + PIECE_EDGE])
 
 
-def base_ps(tb: Row, t0: int, n: int, k: int, new: int, chunks: int, ends: int) -> int:
-    """All of an iteration but its attention: n sequences at depth k, `new` tokens in `chunks`, `ends` of them complete."""
-    t = tb[tb[t0 + TB_GEMM] + n * (k + 1) + new] + tb[tb[t0 + TB_HEAD] + n * (k + 1) + ends]
-    if k > 0 and n > 0:
-        t += k * tb[t0 + TB_DRAFT_STEP] + n * tb[t0 + TB_SPEC_SEQ]
-    return t + tb[t0 + TB_CPU_SEQ] * (n + chunks)
+def base_ps(tb: Row, t0: int, n: int, depth: int, tokens: int, rows: int, members: int) -> int:
+    """All of an iteration but its attention, n of whose `members` decode: `tokens` go in, `rows` are sampled."""
+    time = tb[tb[t0 + TB_GEMM] + tokens] + tb[tb[t0 + TB_HEAD] + rows] + tb[t0 + TB_CPU_SEQ] * members
+    if depth > 0 and n > 0:
+        time += depth * tb[t0 + TB_DRAFT_STEP] + n * tb[t0 + TB_SPEC_SEQ]
+    return time
+
+
+def pure_ps(tb: Row, t0: int, n: int, x: int, piece: int) -> int:
+    """Attention of an iteration in which n sequences decode and nothing else."""
+    return tb[t0 + TB_DEC_T0] + decode_ps(tb, n, x, piece)
 
 
 def prefill_ps(tb: Row, t0: int, units: int, longest: int) -> int:
@@ -60,7 +62,7 @@ def prefill_ps(tb: Row, t0: int, units: int, longest: int) -> int:
 def mixed_ps(tb: Row, t0: int, n: int, x: int, piece: int) -> int:
     """Attention of n decoding sequences that share their iteration with prefill chunks."""
     mixed = n * tb[t0 + TB_MIX_SEQ] + (tb[t0 + TB_MIX_CTX] * x >> 10)
-    return max(mixed, tb[t0 + TB_MIX_AMP] * x >> 10, decode_ps(tb, t0, n, x, piece))
+    return max(mixed, tb[t0 + TB_MIX_AMP] * x >> 10, decode_ps(tb, n, x, piece))
 
 
 def steps_within(first: int, rise: int, budget: int, most: int) -> int:

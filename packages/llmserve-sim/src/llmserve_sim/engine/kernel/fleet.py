@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.histogram import BINS
+from llmserve_sim.engine.interface import TENANTS
 from llmserve_sim.engine.kernel.histograms import percentiles
-from llmserve_sim.engine.kernel.iterations import advance, settle, stream, take_blocks
-from llmserve_sim.engine.kernel.linked import list_append, list_prepend, list_remove
-from llmserve_sim.engine.kernel.requests import head_of_line, preempt, purge, victim
+from llmserve_sim.engine.kernel.iterations import advance, settle, stream
+from llmserve_sim.engine.kernel.linked import queue_pop, queue_push
+from llmserve_sim.engine.kernel.requests import abandon, blocks_free, blocks_used, next_line, preempt, purge, victim
 from llmserve_sim.engine.layout import (
-    BY_LINE,
     CLASS_SHIFT,
-    COLOCATED,
-    DECODE,
+    ENDS,
+    G_HIGH,
+    GROUP_SIZE,
     H_ARRIVALS,
+    H_DECODERS,
     H_EVICT,
     H_FREE,
+    H_LANES_END,
     H_MAX_LEN,
     H_MAX_UNFINISHED,
     H_NEXT,
@@ -25,38 +28,42 @@ from llmserve_sim.engine.layout import (
     H_PLAN,
     H_RECORDING,
     H_RECORDS,
-    H_REPLICAS,
     H_RESIZE,
     H_SCRATCH,
     H_SEQ,
     H_SPLIT,
     H_STARTED,
     H_SWAP,
-    H_TENANTS,
+    H_TABLE,
+    H_TOTAL_ABANDONED,
     H_TOTAL_ARRIVED,
+    H_TOTAL_FINISHED,
     H_TOTAL_REJECTED,
     H_UNFINISHED,
     HIST_ITL,
     HIST_TTFT,
     L_CACHED,
+    L_DECODING,
     L_FRESH,
     L_GIVE_UP,
+    L_GROUPS,
+    L_GROUPS_END,
     L_HANDOVERS,
     L_LINK_FREE,
-    L_LOAD,
     L_NOW,
+    L_PIECE,
     L_POOL,
-    L_PREFILLS,
     L_READY,
     L_RESUMED,
-    L_ROLE,
     L_RUNNING,
+    L_SPARE,
+    L_STALE,
     L_STEPS,
     L_UNTIL,
-    L_USED,
+    L_WAITING,
     LANE_SIZE,
     LANES,
-    LIST,
+    NEVER,
     P_CAP,
     P_END,
     P_POOL,
@@ -64,7 +71,6 @@ from llmserve_sim.engine.layout import (
     P_SPLIT,
     P_TIER,
     PLAN_SIZE,
-    PREFILL,
     R_FIRST,
     R_ID,
     R_LAST,
@@ -92,14 +98,18 @@ from llmserve_sim.engine.layout import (
     SLOT_MASK,
     STATS,
     STATS_SIZE,
+    TB_PIECES,
     TENANT_SHIFT,
     TOKEN_BITS,
     TOKEN_MASK,
     TRAFFIC_WIDTH,
+    W_ABANDONED,
     W_ARRIVALS,
     W_ARRIVALS_PRIORITY,
     W_CACHED,
     W_DUE,
+    W_FINISHED,
+    W_FIRST_TOKENS,
     W_FORCED,
     W_ITL_P50,
     W_OFFERED_TENANT,
@@ -113,6 +123,7 @@ from llmserve_sim.engine.layout import (
     W_QUEUE_DEPTH,
     W_REJECTED,
     W_RUNNING,
+    W_TTFT_COUNT,
     W_TTFT_P50,
     W_USED,
 )
@@ -123,57 +134,57 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def give_work(a: Row, rec: Row, ln: int, q: int, s: int, now: int) -> None:
-    """Put slot `s` at the end of a replica's waiting line at time `now`."""
+def give_work(a: Row, rec: Row, ln: int, lines: int, s: int, now: int) -> None:
+    """Put slot `s` at the end of a replica's waiting line at time `now`; `lines` is L_RESUMED or L_FRESH."""
     a[H_SEQ] += 1
     a[s + S_SEQ] = a[H_SEQ]
-    list_append(a, ln + q + a[s + S_CLASS] * LIST, BY_LINE, s)
-    a[ln + L_LOAD] += 1
+    c = a[s + S_CLASS]
+    q = ln + lines + c * ENDS
+    queue_push(a, q, S_NEXT, s)
+    a[ln + L_WAITING + c] += 1
     if a[ln + L_UNTIL] < 0:
         a[ln + L_NOW] = max(a[ln + L_NOW], now)
-    elif a[ln + L_STEPS] > 1 and a[ln + L_RUNNING] < a[H_PLAN + P_CAP] and head_of_line(a, ln) == s:
+    elif a[ln + L_STEPS] > 1 and a[ln + L_RUNNING] < a[H_PLAN + P_CAP] and a[q] == s and next_line(a, ln) == q:
         settle(a, rec, ln, now)  # it may join the very next iteration
 
 
-def least_loaded(a: Row, role: int) -> int:
-    """The replica with the fewest unfinished requests among those that decode (role DECODE) or those that prefill."""
-    best = 0
-    for i in range(a[H_REPLICAS]):
-        ln = LANES + i * LANE_SIZE
-        decodes = a[ln + L_ROLE] == DECODE
-        if decodes == (role == DECODE) and (best == 0 or a[ln + L_LOAD] < a[best + L_LOAD]):
-            best = ln
+def least_loaded(a: Row, begin: int, end: int) -> int:
+    """The replica with the fewest unfinished requests of those from `begin` to `end`."""
+    best = begin
+    if begin + LANE_SIZE < end:
+        least = NEVER
+        for ln in range(begin, end, LANE_SIZE):
+            load = a[ln + L_RUNNING] + a[ln + L_WAITING] + a[ln + L_WAITING + 1]
+            if load < least:
+                best = ln
+                least = load
     return best
 
 
 def advance_fleet(a: Row, tb: Row, rec: Row, te: int, until: int) -> None:
     """Run every replica up to `te`, passing on the requests whose hand-over is done by `until`."""
-    first_decode = a[H_REPLICAS]
-    for i in range(a[H_REPLICAS]):
-        ln = LANES + i * LANE_SIZE
-        if a[ln + L_ROLE] == DECODE:
-            first_decode = min(first_decode, i)
-        elif a[ln + L_UNTIL] <= te:
+    decoders = a[H_DECODERS]
+    end = a[H_LANES_END]
+    for ln in range(LANES, decoders, LANE_SIZE):
+        if a[ln + L_UNTIL] <= te:
             advance(a, tb, rec, ln, te)
-    if first_decode == a[H_REPLICAS]:
+    if decoders == end:
         return
     while True:
         source = 0
         ready = until + 1
-        for i in range(first_decode):
-            ln = LANES + i * LANE_SIZE
+        for ln in range(LANES, decoders, LANE_SIZE):
             s = a[ln + L_HANDOVERS]
             if s != 0 and a[s + S_READY] < ready:
                 ready = a[s + S_READY]
                 source = ln
-        for i in range(first_decode, a[H_REPLICAS]):
-            advance(a, tb, rec, LANES + i * LANE_SIZE, te if source == 0 else ready)
+        for ln in range(decoders, end, LANE_SIZE):
+            advance(a, tb, rec, ln, te if source == 0 else ready)
         if source == 0:
             return
-        s = a[source + L_HANDOVERS]
-        list_remove(a, source + L_HANDOVERS, BY_LINE, s)
+        s = queue_pop(a, source + L_HANDOVERS, S_NEXT)
         stream(a, s, ready)
-        give_work(a, rec, least_loaded(a, DECODE), L_RESUMED, s, ready)
+        give_work(a, rec, least_loaded(a, decoders, end), L_RESUMED, s, ready)
 
 
 def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
@@ -187,13 +198,11 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
         a[W_ARRIVALS_PRIORITY] += 1
     a[W_PROMPT_TOKENS] += prompt
     a[W_OFFERED_TENANT + t] += output
-    for r in range(a[H_REPLICAS]):
-        ln = LANES + r * LANE_SIZE
+    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
         if a[ln + L_GIVE_UP] <= now:
             purge(a, rec, ln, now)
     if prompt + 1 > a[H_MAX_LEN] or a[H_UNFINISHED] >= a[H_MAX_UNFINISHED]:
         a[W_REJECTED] += 1
-        a[H_TOTAL_REJECTED] += 1
         a[W_DUE + c] += 1
         if a[H_RECORDING] != 0:
             r = a[H_RECORDS] * RECORD_SIZE
@@ -219,7 +228,7 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
     a[s + S_FIRST] = -1
     a[s + S_SCHEDULED] = -1
     a[s + S_PREEMPTIONS] = 0
-    ln = least_loaded(a, PREFILL)
+    ln = least_loaded(a, LANES, a[H_DECODERS])
     if a[H_PATIENCE] > 0:
         a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], now + a[H_PATIENCE])
     give_work(a, rec, ln, L_FRESH, s, now)
@@ -242,81 +251,76 @@ def sort_scratch(a: Row, base: int, size: int) -> None:
 
 
 def gather(a: Row, q: int, into: int) -> int:
-    """Empty list `q` into scratch as sortable entries, from offset `into`; returns the offset after them."""
-    s = a[q]
-    while s != 0:
-        list_remove(a, q, BY_LINE, s)
+    """Empty queue `q` into scratch as sortable entries, from offset `into`; returns the offset after them."""
+    while a[q] != 0:
+        s = queue_pop(a, q, S_NEXT)
         a[s + S_STORED] = 0
         a[into] = a[s + S_ID] << SLOT_BITS | s
         into += 1
-        s = a[q]
     return into
 
 
 def set_roles(a: Row) -> None:
-    """Give every replica the role that the plan in force asks for."""
-    replicas = a[H_REPLICAS]
-    for i in range(replicas):
-        role = COLOCATED
-        if a[H_PLAN + P_SPLIT] != 0:
-            role = PREFILL if i < replicas // 2 else DECODE
-        a[LANES + i * LANE_SIZE + L_ROLE] = role
+    """Let the replicas that the plan in force asks for do nothing but decode."""
+    a[H_DECODERS] = a[H_LANES_END]
+    if a[H_PLAN + P_SPLIT] != 0:
+        replicas = (a[H_LANES_END] - LANES) // LANE_SIZE
+        a[H_DECODERS] = LANES + replicas // 2 * LANE_SIZE
 
 
 def reconfigure(a: Row, rec: Row, now: int, stall: int) -> None:
     """Change tier or roles: what is in flight is lost, everybody queues again, nothing starts until the stall is over."""
     scratch = a[H_SCRATCH]
     resumed = scratch
-    for i in range(a[H_REPLICAS]):
-        ln = LANES + i * LANE_SIZE
-        s = victim(a, ln)
-        while s != 0:
-            preempt(a, ln, s)
+    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
+        while a[ln + L_RUNNING] > 0:
+            preempt(a, ln, victim(a, ln))
             a[W_PREEMPTIONS] += 1
-            s = victim(a, ln)
+        purge(a, rec, ln, now)
+        while a[ln + L_HANDOVERS] != 0:  # their tokens on the way are lost
+            s = queue_pop(a, ln + L_HANDOVERS, S_NEXT)
+            if a[s + S_FIRST] >= 0:
+                queue_push(a, ln + L_RESUMED, S_NEXT, s)
+            elif 0 < a[H_PATIENCE] <= now - a[s + S_ARRIVAL]:
+                abandon(a, rec, ln, s)
+            else:
+                queue_push(a, ln + L_FRESH, S_NEXT, s)
         a[ln + L_UNTIL] = -1
-        a[ln + L_USED] = 0
+        a[ln + L_SPARE] = 0
         a[ln + L_CACHED] = 0
         a[ln + L_LINK_FREE] = now
         a[ln + L_READY] = max(a[ln + L_READY], now) + stall
-        a[ln + L_LOAD] = 0
-        s = a[ln + L_HANDOVERS + 1]
-        while s != 0:  # their KV is lost; they are older than all that wait here
-            list_remove(a, ln + L_HANDOVERS, BY_LINE, s)
-            line = L_RESUMED if a[s + S_FIRST] >= 0 else L_FRESH
-            list_prepend(a, ln + line + a[s + S_CLASS] * LIST, BY_LINE, s)
-            s = a[ln + L_HANDOVERS + 1]
-        purge(a, rec, ln, now)
         for c in range(2):
-            resumed = gather(a, ln + L_RESUMED + c * LIST, resumed)
+            a[ln + L_WAITING + c] = 0
+            resumed = gather(a, ln + L_RESUMED + c * ENDS, resumed)
     fresh = resumed
-    for i in range(a[H_REPLICAS]):
-        ln = LANES + i * LANE_SIZE
+    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
         for c in range(2):
-            fresh = gather(a, ln + L_FRESH + c * LIST, fresh)
-        a[ln + L_LOAD] = 0
+            fresh = gather(a, ln + L_FRESH + c * ENDS, fresh)
     set_roles(a)
     # those that have streamed go first, so that in every line a lower sequence number stands further ahead
     sort_scratch(a, scratch, resumed - scratch)
     sort_scratch(a, resumed, fresh - resumed)
     for i in range(scratch, fresh):
-        ln = least_loaded(a, PREFILL)
+        s = a[i] & SLOT_MASK
+        ln = least_loaded(a, LANES, a[H_DECODERS])
         if i >= resumed and a[H_PATIENCE] > 0:
-            a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], a[(a[i] & SLOT_MASK) + S_ARRIVAL] + a[H_PATIENCE])
-        give_work(a, rec, ln, L_RESUMED if i < resumed else L_FRESH, a[i] & SLOT_MASK, now)
+            a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], a[s + S_ARRIVAL] + a[H_PATIENCE])
+        give_work(a, rec, ln, L_RESUMED if i < resumed else L_FRESH, s, now)
 
 
 def resize(a: Row, ln: int, now: int) -> None:
     """Give a replica the pool that the plan in force allows it."""
-    resized = a[H_PLAN + P_RESIZED]
     for pool in (a[ln + L_POOL], a[H_PLAN + P_POOL]):  # what the old pool had displaced from the cache stays displaced
         a[ln + L_POOL] = pool
-        a[ln + L_CACHED] = min(a[ln + L_CACHED], max(0, pool - a[ln + L_USED]))
+        a[ln + L_CACHED] = min(a[ln + L_CACHED], blocks_free(a, ln))
+    a[ln + L_SPARE] = 0
     evicted = 0
-    while a[ln + L_USED] > a[ln + L_POOL]:
+    in_flight = 0 if a[ln + L_UNTIL] < 0 else 1
+    while blocks_used(a, ln, in_flight) > a[ln + L_POOL]:
         preempt(a, ln, victim(a, ln))
         evicted += 1
-    if resized != 0:
+    if a[H_PLAN + P_RESIZED] != 0:
         a[W_PREEMPTIONS] += evicted
         a[ln + L_READY] = max(a[ln + L_READY], now, a[ln + L_UNTIL]) + a[H_RESIZE]
     elif evicted > 0:
@@ -324,21 +328,27 @@ def resize(a: Row, ln: int, now: int) -> None:
         a[ln + L_READY] = max(a[ln + L_READY], now, a[ln + L_UNTIL]) + a[H_EVICT]
 
 
-def begin(a: Row, rec: Row, plan: Row, at: int) -> None:
+def begin(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
     """Put the plan at `plan[at:]` into force at the window's start."""
     now = a[H_NOW]
-    replicas = a[H_REPLICAS]
-    for i in range(replicas):
-        purge(a, rec, LANES + i * LANE_SIZE, now)
     tier = a[H_PLAN + P_TIER]
     split = a[H_PLAN + P_SPLIT]
     for i in range(PLAN_SIZE):
         a[H_PLAN + i] = plan[at + i]
+    a[H_TABLE] = tb[a[H_PLAN + P_TIER]]
+    first = a[H_TABLE] + TB_PIECES
+    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
+        purge(a, rec, ln, now)
+        a[ln + L_STALE] = 1
+        if a[H_PLAN + P_TIER] != tier or a[H_STARTED] == 0:
+            a[ln + L_PIECE] = tb[first]
+        for g in range(ln + L_GROUPS, a[ln + L_GROUPS_END], GROUP_SIZE):
+            a[g + G_HIGH] = 0  # the histogram's range in use starts anew
     if a[H_STARTED] == 0:
         a[H_STARTED] = 1
         set_roles(a)
-        for i in range(replicas):
-            a[LANES + i * LANE_SIZE + L_POOL] = a[H_PLAN + P_POOL]
+        for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
+            a[ln + L_POOL] = a[H_PLAN + P_POOL]
         return
     stall = 0
     if a[H_PLAN + P_TIER] != tier:
@@ -347,8 +357,8 @@ def begin(a: Row, rec: Row, plan: Row, at: int) -> None:
         stall += a[H_SPLIT]
     if a[H_PLAN + P_TIER] != tier or a[H_PLAN + P_SPLIT] != split:
         reconfigure(a, rec, now, stall)
-    for i in range(replicas):
-        resize(a, LANES + i * LANE_SIZE, now)
+    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
+        resize(a, ln, now)
 
 
 def clear_stats(a: Row) -> None:
@@ -364,17 +374,14 @@ def clear_stats(a: Row) -> None:
 
 
 def close_window(a: Row, rec: Row) -> None:
-    """Take the levels at the window's end."""
+    """Take the levels at the window's end, and the sums."""
     end = a[H_NOW]
     oldest = end
-    for i in range(a[H_REPLICAS]):
-        ln = LANES + i * LANE_SIZE
+    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
         purge(a, rec, ln, end)
-        if a[ln + L_UNTIL] >= 0:
-            take_blocks(a, ln)
         for c in range(2):
-            a[W_QUEUE + c] += a[ln + L_RESUMED + c * LIST + 2] + a[ln + L_FRESH + c * LIST + 2]
-            s = a[ln + L_FRESH + c * LIST]
+            a[W_QUEUE + c] += a[ln + L_WAITING + c]
+            s = a[ln + L_FRESH + c * ENDS]
             if s != 0:
                 oldest = min(oldest, a[s + S_ARRIVAL])
         s = a[ln + L_HANDOVERS]
@@ -382,23 +389,29 @@ def close_window(a: Row, rec: Row) -> None:
             a[W_QUEUE + a[s + S_CLASS]] += 1
             s = a[s + S_NEXT]
         a[W_RUNNING] += a[ln + L_RUNNING]
-        a[W_PREFILLING] += a[ln + L_PREFILLS + 2]
-        a[W_USED] += a[ln + L_USED]
+        a[W_PREFILLING] += a[ln + L_RUNNING] - a[ln + L_DECODING]
+        free = blocks_free(a, ln)
+        a[W_USED] += a[ln + L_POOL] - free
         a[W_POOL] += a[ln + L_POOL]
-        a[W_CACHED] += min(a[ln + L_CACHED], a[ln + L_POOL] - a[ln + L_USED])
+        a[W_CACHED] += min(a[ln + L_CACHED], free)
     a[W_QUEUE_DEPTH] = a[W_QUEUE] + a[W_QUEUE + 1]
     a[W_OLDEST] = end - oldest
+    a[W_FINISHED] = a[W_DUE] + a[W_DUE + 1] - a[W_ABANDONED] - a[W_REJECTED]
+    a[W_TTFT_COUNT] = a[W_FIRST_TOKENS]
     percentiles(a, HIST_TTFT, W_TTFT_P50)
     percentiles(a, HIST_ITL, W_ITL_P50)
-    for t in range(a[H_TENANTS]):
+    for t in range(TENANTS):
         a[W_OFFERED_TOKENS] += a[W_OFFERED_TENANT + t]
     a[H_TOTAL_ARRIVED] = a[H_NEXT]
+    a[H_TOTAL_FINISHED] += a[W_FINISHED]
+    a[H_TOTAL_ABANDONED] += a[W_ABANDONED]
+    a[H_TOTAL_REJECTED] += a[W_REJECTED]
 
 
 def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     """Run one window under the plan at `plan[at:]`."""
     clear_stats(a)
-    begin(a, rec, plan, at)
+    begin(a, tb, rec, plan, at)
     end = a[H_PLAN + P_END]
     i = a[H_NEXT]
     first = i
@@ -412,8 +425,7 @@ def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     a[H_NEXT] = i
     a[W_ARRIVALS] = i - first
     advance_fleet(a, tb, rec, end, end - 1)
-    for i in range(a[H_REPLICAS]):
-        ln = LANES + i * LANE_SIZE
+    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
         if a[ln + L_UNTIL] >= 0 and a[ln + L_STEPS] > 1:
             settle(a, rec, ln, end)
     a[H_NOW] = end

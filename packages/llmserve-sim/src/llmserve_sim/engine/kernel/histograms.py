@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
+from math import frexp
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.histogram import BINS, LINEAR, PER_OCTAVE, UNIT_BITS
-from llmserve_sim.engine.interface import FP
-from llmserve_sim.engine.layout import HIST_ITL
+from llmserve_sim.engine.layout import G_BIN, G_HIGH, G_LOW, G_RATE, HIST_ITL
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
+def octave_of(units: int) -> int:
+    """The octave of a duration, 0 below LINEAR units: bits beyond 6. `frexp` counts them exactly (below 2^53)."""
+    return max(0, frexp(units)[1] - 6)
+
+
 def bin_of(ps: int) -> int:
-    """`histogram.bin_of`, without bit_length, which numba does not know."""
-    v = ps >> UNIT_BITS
-    if v < LINEAR:
-        return v
-    w = v >> 6
-    octave = 1
-    if w >= 65536:
-        w >>= 16
-        octave += 16
-    if w >= 256:
-        w >>= 8
-        octave += 8
-    if w >= 16:
-        w >>= 4
-        octave += 4
-    if w >= 4:
-        w >>= 2
-        octave += 2
-    if w >= 2:
-        octave += 1
-    index = LINEAR + (octave - 1) * PER_OCTAVE + (v >> octave) - PER_OCTAVE
-    return min(index, BINS - 1)
+    """`histogram.bin_of`."""
+    units = ps >> UNIT_BITS
+    octave = octave_of(units)
+    return min(octave * PER_OCTAVE + (units >> octave), BINS - 1)
 
 
 def edge_of(index: int) -> int:
     """`histogram.bin_edge_ps`."""
     if index < LINEAR:
         return index << UNIT_BITS
-    octave = (index - LINEAR) // PER_OCTAVE
-    step = (index - LINEAR) % PER_OCTAVE
-    return ((PER_OCTAVE + step) << (octave + 1)) << UNIT_BITS
+    octave = (index - PER_OCTAVE) // PER_OCTAVE
+    return (index - octave * PER_OCTAVE) << (octave + UNIT_BITS)
 
 
 def hist_add(a: Row, h: int, index: int, weight: int) -> None:
@@ -53,39 +39,56 @@ def hist_add(a: Row, h: int, index: int, weight: int) -> None:
     a[h + 2 + index] += weight
 
 
-def hist_add_gaps(a: Row, first: int, rise: int, count: int, rate: int, weight: int) -> None:
-    """Add the gaps `first + i·rise`, i < count, each spread over `rate` fixed-point tokens, to the ITL histogram."""
-    low = bin_of(first * FP // rate)
-    if count > 1 and rise > 0:
-        high = bin_of((first + (count - 1) * rise) * FP // rate)
-        done = 0
-        while low < high:
-            limit = (edge_of(low + 1) * rate + FP - 1) // FP  # gaps below this fall into this bin or a lower one
-            upto = (limit - first + rise - 1) // rise
-            if upto > done:
-                hist_add(a, HIST_ITL, low, (upto - done) * weight)
-                done = upto
-            low += 1
-        count -= done
-    hist_add(a, HIST_ITL, low, count * weight)
+def add_gaps(a: Row, g: int, first: int, rise: int, count: int, weight: int) -> None:
+    """Add the gaps `first + i·rise`, i < count, each spread over the tokens of a step of group `g`, to the ITL histogram.
+
+    In units of the gap itself a bin ends where its tokens' share of the gap does: at a multiple of rate/FP units.
+    """
+    last = first + (count - 1) * rise
+    if last < a[g + G_HIGH] and first >= a[g + G_LOW]:
+        a[a[g + G_BIN]] += count * weight
+        return
+    width = a[g + G_RATE] << UNIT_BITS - 8
+    step = first // width
+    octave = octave_of(step)
+    step >>= octave
+    width <<= octave
+    index = min(octave * PER_OCTAVE + step, BINS - 1)
+    low = step * width
+    high = low + width
+    done = 0
+    while last >= high and index < BINS - 1:
+        below = (high - first + rise - 1) // rise
+        hist_add(a, HIST_ITL, index, (below - done) * weight)
+        done = below
+        index += 1
+        step += 1
+        if step == LINEAR:
+            step = PER_OCTAVE
+            width += width
+        low = high
+        high += width
+    hist_add(a, HIST_ITL, index, (count - done) * weight)
+    a[g + G_BIN] = HIST_ITL + 2 + index
+    a[g + G_LOW] = low
+    a[g + G_HIGH] = high
 
 
 def percentiles(a: Row, h: int, into: int) -> None:
     """Put `histogram.percentile_ps` of the histogram at `h` for 50 and 99 into `into` and the place after it; or −1."""
-    total = 0
-    for i in range(a[h] + h + 2, a[h + 1] + h + 3):
-        total += a[i]
+    total = sum(a[h + 2 + a[h] : h + 3 + a[h + 1]])
     a[into] = -1
     a[into + 1] = -1
     if total == 0:
         return
     percent = 50
     seen = 0
-    i = a[h] - 1
+    i = h + 1 + a[h]
     for k in range(2):
         rank = (total * percent + 99) // 100
         while seen < rank:
             i += 1
-            seen += a[h + 2 + i]
-        a[into + k] = (edge_of(i) + edge_of(i + 1)) // 2
+            seen += a[i]
+        index = i - h - 2
+        a[into + k] = (edge_of(index) + edge_of(index + 1)) // 2
         percent = 99
