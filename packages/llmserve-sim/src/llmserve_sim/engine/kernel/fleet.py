@@ -279,6 +279,7 @@ def reconfigure(a: Row, rec: Row, now: int, stall: int) -> None:
         purge(a, rec, ln, now)
         while a[ln + L_HANDOVERS] != 0:  # their tokens on the way are lost
             s = queue_pop(a, ln + L_HANDOVERS, S_NEXT)
+            a[s + S_STORED] = 0
             if a[s + S_FIRST] >= 0:
                 queue_push(a, ln + L_RESUMED, S_NEXT, s)
             elif 0 < a[H_PATIENCE] <= now - a[s + S_ARRIVAL]:
