@@ -1,6 +1,7 @@
 """Every check of this repository as a session that proves one thing; `nox -l` is the contributor's map.
 
-`pip install uv nox && nox` runs the default set on the Python that runs nox. Sessions install the packages from their own
+`pip install uv nox && nox` runs the default set on the Python that runs nox; `nox -s bench`, whose ratios want a machine
+that does nothing else, is asked for by name. Sessions install the packages from their own
 folders, never editable, so what is tested is what a user would install. Nothing here knows what the packages do.
 """
 
@@ -154,7 +155,7 @@ def fidelity(session: nox.Session) -> None:
     session.run("python", "-m", "llmserve_sim.fidelity", *session.posargs, env=_environment())
 
 
-@nox.session(tags=["evidence"])
+@nox.session(tags=["evidence"], default=False)
 def bench(session: nox.Session) -> None:
     """The speed ratios hold, each measured side by side in one run; writes a JSON and a PNG."""
     _install(session, "sim", "[cli,fast]")
@@ -189,7 +190,7 @@ def demo(session: nox.Session) -> None:
     session.run("python", "scripts/demo.py", "--out", str(ARTIFACTS), *session.posargs, env=_environment())
 
 
-@nox.session(venv_backend="venv", tags=["evidence"])
+@nox.session(python="3.11", venv_backend="venv", tags=["evidence"])
 def conformance(session: nox.Session) -> None:
     """Gymnasium's and Stable-Baselines3's checkers pass without a warning, and SB3's own PPO trains on the environment."""
     # pip, and torch first: asked for by another package, torch would come as a CUDA build of several gigabytes.
