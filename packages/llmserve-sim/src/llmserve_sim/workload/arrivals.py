@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
-from math import gamma, log, sqrt
+from math import fsum, gamma, log, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,12 +40,12 @@ def gap_table(cv: float) -> QuantileTable:
 
     def unit_mean(shape: float) -> list[float]:
         values = [e ** (1.0 / shape) / gamma(1.0 + 1.0 / shape) for e in exponential]
-        mean = (sum(values) - 0.5 * (values[0] + values[-1])) / PIECES
+        mean = (fsum(values) - 0.5 * (values[0] + values[-1])) / PIECES
         return [v / mean for v in values]
 
     def negative_cv(shape: float) -> float:
         v = unit_mean(shape)
-        second = sum(a * a + a * b + b * b for a, b in pairwise(v)) / (3 * PIECES)
+        second = fsum(a * a + a * b + b * b for a, b in pairwise(v)) / (3 * PIECES)
         return -sqrt(second - 1.0)
 
     shape = solve_increasing(negative_cv, -cv, 0.2, 8.0)

@@ -7,7 +7,7 @@ knows when a request arrives.
 from __future__ import annotations
 
 from functools import lru_cache
-from math import exp, inf, log
+from math import exp, fsum, inf, log
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ def lognormal_table(mean: float, sigma: float, minimum: int, maximum: int) -> Qu
 
     def table_mean(location: float) -> float:
         values = cut(location)
-        return (sum(values) - 0.5 * (values[0] + values[-1])) / PIECES
+        return (fsum(values) - 0.5 * (values[0] + values[-1])) / PIECES
 
     if not minimum <= mean <= maximum:
         raise InvalidInputError("mean_tokens", f"must be in {minimum}..{maximum}", got=mean)
