@@ -77,7 +77,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     colours = ["#009E73" if result.met else "#D55E00" for result in held]
     axis.barh([result.name for result in held], [result.margin for result in held], color=colours, height=0.6)
     for row, result in enumerate(held):
-        text = f" {result.value:,.3g} {result.unit} (bar {result.bar})"
+        text = f" {result.value:,.4g} {result.unit} (bar {result.bar})"
         axis.text(max(result.margin, 1.0), row, text, va="center", fontsize=8)
     axis.axvline(1.0, color="#333333", linewidth=1.0)
     axis.set_xscale("log")
