@@ -1,10 +1,12 @@
 """The exceptions of llmserve-sim: one root, one leaf per thing a caller can do about it.
 
+::
+
     LLMServeError
-    ├── InvalidInputError (also ValueError)   a field is wrong: fix that field
-    ├── UnknownTaskError (also InvalidInputError)   no such task: pick one that exists
-    ├── EpisodeStateError (also RuntimeError) the call came at the wrong time: reset first, or stop stepping
-    └── MissingExtraError (also ImportError)  an optional dependency is absent: install the named extra
+    ├── InvalidInputError (also ValueError)       a field is wrong: fix that field
+    │   └── UnknownTaskError                      no such task: pick one that exists
+    ├── EpisodeStateError (also RuntimeError)     the call came at the wrong time: reset first, or stop stepping
+    └── MissingExtraError (also ImportError)      an optional dependency is absent: install the named extra
 """
 
 from __future__ import annotations
