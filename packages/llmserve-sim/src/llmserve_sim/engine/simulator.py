@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -70,8 +71,6 @@ from llmserve_sim.engine.layout import (
     LANE_SIZE,
     LANES,
     NEVER,
-    P_RATES,
-    PLAN_SIZE,
     RECORD_SIZE,
     S_CHAIN,
     S_NEXT,
@@ -138,8 +137,9 @@ class KernelEngine:
             InvalidInputError: the plan cannot be run (nothing has changed then).
         """
         check_plan(self.fleet, plan, int(self._row[H_NOW]))
+        packed = pack_plan(plan) if self.backend == "numba" else list_plan(plan)
         records = native(self._room_for_records(plan.end_ps), self.backend)
-        self._run(self._row, self._tables, self._traffic, records, native(pack_plan(plan), self.backend), 0)
+        self._run(self._row, self._tables, self._traffic, records, packed, 0)
         self._records = records
         return read_stats(self._row, histograms=self._record)
 
@@ -195,8 +195,12 @@ def check_plan(fleet: FleetSpec, plan: WindowPlan, now_ps: int) -> None:
 
 def pack_plan(plan: WindowPlan) -> Ints:
     """A plan as the kernel reads it: int64[PLAN_SIZE]."""
-    packed = np.empty(PLAN_SIZE, dtype=np.int64)
-    packed[:P_RATES] = (
+    return np.array(list_plan(plan), dtype=np.int64)
+
+
+def list_plan(plan: WindowPlan) -> list[int]:
+    """`pack_plan` as a list."""
+    return [
         plan.end_ps,
         plan.batch_cap,
         plan.depth,
@@ -207,9 +211,8 @@ def pack_plan(plan: WindowPlan) -> Ints:
         plan.resized,
         plan.hit_q10,
         plan.hit_half_blocks,
-    )
-    packed[P_RATES:] = np.asarray(plan.tokens_per_step, dtype=np.int64).ravel()
-    return packed
+        *chain.from_iterable(plan.tokens_per_step),
+    ]
 
 
 @lru_cache(maxsize=16)

@@ -19,7 +19,9 @@ from llmserve_sim.engine.layout import (
     TB_MIX_SEQ,
     TB_PF_COEF,
     TB_PF_CRIT,
+    TB_PF_OFF,
     TB_PF_T0,
+    TB_PF_TILE,
     TB_SPEC_SEQ,
 )
 
@@ -52,6 +54,12 @@ def base_ps(tb: Row, t0: int, n: int, depth: int, tokens: int, rows: int, member
 def pure_ps(tb: Row, t0: int, n: int, x: int, piece: int) -> int:
     """Attention of an iteration in which n sequences decode and nothing else."""
     return tb[t0 + TB_DEC_T0] + decode_ps(tb, n, x, piece)
+
+
+def prefill_units(tb: Row, t0: int, new: int, before: int) -> int:
+    """Attention work of a chunk of `new` tokens after `before` computed ones."""
+    tile = tb[t0 + TB_PF_TILE]
+    return (new + tile - 1) // tile * (2 * before + new + tb[t0 + TB_PF_OFF])
 
 
 def prefill_ps(tb: Row, t0: int, units: int, longest: int) -> int:

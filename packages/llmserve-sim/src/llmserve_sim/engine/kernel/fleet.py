@@ -1,4 +1,5 @@
 """The fleet: arrivals and routing, hand-overs, a change of configuration, and a whole window."""
+# ruff: noqa: PLR1730 - plain Python compares faster than it calls min() and max()
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import TENANTS
 from llmserve_sim.engine.kernel.histograms import percentiles
-from llmserve_sim.engine.kernel.iterations import advance, settle, stream
+from llmserve_sim.engine.kernel.iterations import advance, cut, settle, stream
 from llmserve_sim.engine.kernel.linked import queue_pop, queue_push
 from llmserve_sim.engine.kernel.requests import abandon, blocks_free, blocks_used, next_line, preempt, purge, victim
 from llmserve_sim.engine.layout import (
@@ -134,7 +135,7 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def give_work(a: Row, rec: Row, ln: int, lines: int, s: int, now: int) -> None:
+def give_work(a: Row, ln: int, lines: int, s: int, now: int) -> None:
     """Put slot `s` at the end of a replica's waiting line at time `now`; `lines` is L_RESUMED or L_FRESH."""
     a[H_SEQ] += 1
     a[s + S_SEQ] = a[H_SEQ]
@@ -143,9 +144,10 @@ def give_work(a: Row, rec: Row, ln: int, lines: int, s: int, now: int) -> None:
     queue_push(a, q, S_NEXT, s)
     a[ln + L_WAITING + c] += 1
     if a[ln + L_UNTIL] < 0:
-        a[ln + L_NOW] = max(a[ln + L_NOW], now)
+        if a[ln + L_NOW] < now:
+            a[ln + L_NOW] = now
     elif a[ln + L_STEPS] > 1 and a[ln + L_RUNNING] < a[H_PLAN + P_CAP] and a[q] == s and next_line(a, ln) == q:
-        settle(a, rec, ln, now)  # it may join the very next iteration
+        cut(a, ln, now)  # it may join the very next iteration
 
 
 def least_loaded(a: Row, begin: int, end: int) -> int:
@@ -184,7 +186,7 @@ def advance_fleet(a: Row, tb: Row, rec: Row, te: int, until: int) -> None:
             return
         s = queue_pop(a, source + L_HANDOVERS, S_NEXT)
         stream(a, s, ready)
-        give_work(a, rec, least_loaded(a, decoders, end), L_RESUMED, s, ready)
+        give_work(a, least_loaded(a, decoders, end), L_RESUMED, s, ready)
 
 
 def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
@@ -229,9 +231,9 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
     a[s + S_SCHEDULED] = -1
     a[s + S_PREEMPTIONS] = 0
     ln = least_loaded(a, LANES, a[H_DECODERS])
-    if a[H_PATIENCE] > 0:
-        a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], now + a[H_PATIENCE])
-    give_work(a, rec, ln, L_FRESH, s, now)
+    if a[H_PATIENCE] > 0 and a[ln + L_GIVE_UP] == NEVER:  # else somebody gives up before this one
+        a[ln + L_GIVE_UP] = now + a[H_PATIENCE]
+    give_work(a, ln, L_FRESH, s, now)
 
 
 def sort_scratch(a: Row, base: int, size: int) -> None:
@@ -307,7 +309,7 @@ def reconfigure(a: Row, rec: Row, now: int, stall: int) -> None:
         ln = least_loaded(a, LANES, a[H_DECODERS])
         if i >= resumed and a[H_PATIENCE] > 0:
             a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], a[s + S_ARRIVAL] + a[H_PATIENCE])
-        give_work(a, rec, ln, L_RESUMED if i < resumed else L_FRESH, s, now)
+        give_work(a, ln, L_RESUMED if i < resumed else L_FRESH, s, now)
 
 
 def resize(a: Row, ln: int, now: int) -> None:

@@ -1,4 +1,5 @@
 """Histograms in a row: the integer twin of `engine.histogram`, with a closed form for a whole leap's gaps."""
+# ruff: noqa: PLR1730 - plain Python compares faster than it calls min() and max()
 
 from __future__ import annotations
 
@@ -6,22 +7,21 @@ from math import frexp
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.histogram import BINS, LINEAR, PER_OCTAVE, UNIT_BITS
+from llmserve_sim.engine.interface import FP
 from llmserve_sim.engine.layout import G_BIN, G_HIGH, G_LOW, G_RATE, HIST_ITL
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def octave_of(units: int) -> int:
-    """The octave of a duration, 0 below LINEAR units: bits beyond 6. `frexp` counts them exactly (below 2^53)."""
-    return max(0, frexp(units)[1] - 6)
-
-
 def bin_of(ps: int) -> int:
-    """`histogram.bin_of`."""
+    """`histogram.bin_of`; `frexp` counts bits exactly below 2^53 and numba knows it."""
     units = ps >> UNIT_BITS
-    octave = octave_of(units)
-    return min(octave * PER_OCTAVE + (units >> octave), BINS - 1)
+    if units < LINEAR:
+        return units
+    octave = frexp(units)[1] - 6
+    index = octave * PER_OCTAVE + (units >> octave)
+    return index if index < BINS else BINS - 1
 
 
 def edge_of(index: int) -> int:
@@ -34,43 +34,37 @@ def edge_of(index: int) -> int:
 
 def hist_add(a: Row, h: int, index: int, weight: int) -> None:
     """Add `weight` to bin `index` of the histogram at `h`, whose first two entries are the range in use."""
-    a[h] = min(a[h], index)
-    a[h + 1] = max(a[h + 1], index)
+    if index < a[h]:
+        a[h] = index
+    if index > a[h + 1]:
+        a[h + 1] = index
     a[h + 2 + index] += weight
 
 
 def add_gaps(a: Row, g: int, first: int, rise: int, count: int, weight: int) -> None:
     """Add the gaps `first + i·rise`, i < count, each spread over the tokens of a step of group `g`, to the ITL histogram.
 
-    In units of the gap itself a bin ends where its tokens' share of the gap does: at a multiple of rate/FP units.
+    The group remembers the bin used last, with the gaps that fall into it.
     """
     last = first + (count - 1) * rise
-    if last < a[g + G_HIGH] and first >= a[g + G_LOW]:
+    if a[g + G_LOW] <= first and last < a[g + G_HIGH]:
         a[a[g + G_BIN]] += count * weight
         return
-    width = a[g + G_RATE] << UNIT_BITS - 8
-    step = first // width
-    octave = octave_of(step)
-    step >>= octave
-    width <<= octave
-    index = min(octave * PER_OCTAVE + step, BINS - 1)
-    low = step * width
-    high = low + width
-    done = 0
-    while last >= high and index < BINS - 1:
-        below = (high - first + rise - 1) // rise
-        hist_add(a, HIST_ITL, index, (below - done) * weight)
-        done = below
-        index += 1
-        step += 1
-        if step == LINEAR:
-            step = PER_OCTAVE
-            width += width
-        low = high
-        high += width
-    hist_add(a, HIST_ITL, index, (count - done) * weight)
+    rate = a[g + G_RATE]
+    index = bin_of(first * FP // rate)
+    high = edge_of(index + 1) // FP * rate  # a gap of so much, or more, belongs into a higher bin
+    if last >= high:
+        done = 0
+        while last >= high and index < BINS - 1:
+            below = (high - first + rise - 1) // rise
+            hist_add(a, HIST_ITL, index, (below - done) * weight)
+            done = below
+            index += 1
+            high = edge_of(index + 1) // FP * rate
+        count -= done
+    hist_add(a, HIST_ITL, index, count * weight)
     a[g + G_BIN] = HIST_ITL + 2 + index
-    a[g + G_LOW] = low
+    a[g + G_LOW] = edge_of(index) // FP * rate
     a[g + G_HIGH] = high
 
 

@@ -1,11 +1,20 @@
 """One replica's iterations: what starts at a scheduling point, how far it can leap, and what its end brings."""
+# ruff: noqa: PLR1730 - plain Python compares faster than it calls min() and max()
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import BLOCK_TOKENS, DEPTHS, FP
-from llmserve_sim.engine.kernel.costs import base_ps, decode_piece, mixed_ps, prefill_ps, pure_ps, steps_within
+from llmserve_sim.engine.kernel.costs import (
+    base_ps,
+    decode_piece,
+    mixed_ps,
+    prefill_ps,
+    prefill_units,
+    pure_ps,
+    steps_within,
+)
 from llmserve_sim.engine.kernel.histograms import add_gaps, bin_of, hist_add
 from llmserve_sim.engine.kernel.linked import queue_clear, queue_pop, queue_push, ring_drop, ring_push
 from llmserve_sim.engine.kernel.requests import (
@@ -21,10 +30,12 @@ from llmserve_sim.engine.kernel.requests import (
 )
 from llmserve_sim.engine.layout import (
     ENDS,
+    G_BIN,
     G_CLOCK,
     G_COUNT,
     G_HEAP,
     G_HIGH,
+    G_LOW,
     G_RATE,
     GROUP_SIZE,
     H_DECODERS,
@@ -90,8 +101,6 @@ from llmserve_sim.engine.layout import (
     S_TENANT,
     SLOT_BITS,
     TB_BUDGET,
-    TB_PF_OFF,
-    TB_PF_TILE,
     W_ACCEPTED,
     W_BUSY,
     W_DELIVERED,
@@ -112,12 +121,14 @@ def deliver(a: Row, rec: Row, ln: int, steps: int, now: int) -> None:
     depth = a[ln + L_DEPTH]
     growth = a[ln + L_GROWTH]
     first = a[ln + L_FIRST]
-    rise = a[ln + L_RISE]
     gap = a[ln + L_START] - a[ln + L_LAST_END] + first
+    longest = first + (steps - 1) * a[ln + L_RISE]
+    if longest < gap:
+        longest = gap
     n = a[ln + L_DECODING]
     a[ln + L_CONTEXT] += steps * growth
     if depth == 0:
-        sample_itl(a, ln + L_GROUPS, gap, first, rise, steps, n * FP)
+        sample_itl(a, ln, ln + L_GROUPS, gap, steps, n * FP)
     else:
         a[W_DRAFT] += steps * n * depth * FP
         a[W_ACCEPTED] += steps * (growth - n * FP)
@@ -129,24 +140,32 @@ def deliver(a: Row, rec: Row, ln: int, steps: int, now: int) -> None:
         if count > 0:
             rate = a[g + G_RATE]
             if depth > 0:
-                sample_itl(a, g, gap, first, rise, steps, count * rate)
+                if a[g + G_LOW] <= first and longest < a[g + G_HIGH]:
+                    a[a[g + G_BIN]] += steps * count * rate
+                else:
+                    sample_itl(a, ln, g, gap, steps, count * rate)
             clock = a[g + G_CLOCK]
             after = clock + steps * rate
             a[g + G_CLOCK] = after
-            delivered += count * ((after >> 8) - (clock >> 8))
-            if a[g + G_HEAP + 1] >> SLOT_BITS <= after >> 8:
+            after >>= 8
+            delivered += count * (after - (clock >> 8))
+            if a[g + G_HEAP + 1] >> SLOT_BITS <= after:
                 finish_due(a, rec, ln, g, now)
     a[W_DELIVERED] += delivered
 
 
-def sample_itl(a: Row, g: int, gap: int, first: int, rise: int, steps: int, weight: int) -> None:
+def sample_itl(a: Row, ln: int, g: int, gap: int, steps: int, weight: int) -> None:
     """Record the gaps of sequences at the rate of group `g`: `gap`, then those of the iterations after the first."""
+    if steps == 1:
+        hist_add(a, HIST_ITL, bin_of(gap * FP // a[g + G_RATE]), weight)
+        return
+    first = a[ln + L_FIRST]
+    rise = a[ln + L_RISE]
     if gap == first:
         add_gaps(a, g, first, rise, steps, weight)
     else:
-        add_gaps(a, g, gap, 0, 1, weight)
-        if steps > 1:
-            add_gaps(a, g, first + rise, rise, steps - 1, weight)
+        hist_add(a, HIST_ITL, bin_of(gap * FP // a[g + G_RATE]), weight)
+        add_gaps(a, g, first + rise, rise, steps - 1, weight)
 
 
 def welcome_joiners(a: Row, ln: int, gap: int, now: int) -> None:
@@ -263,7 +282,9 @@ def leap_steps(a: Row, tb: Row, ln: int, now: int, deadline: int) -> int:
     for g in range(ln + L_GROUPS, a[ln + L_GROUPS_END], GROUP_SIZE):
         if a[g + G_COUNT] > 0:
             rate = a[g + G_RATE]
-            steps = min(steps, ((a[g + G_HEAP + 1] >> SLOT_BITS) * FP - a[g + G_CLOCK] + rate - 1) // rate)
+            left = ((a[g + G_HEAP + 1] >> SLOT_BITS) * FP - a[g + G_CLOCK] + rate - 1) // rate
+            if left < steps:
+                steps = left
     if deadline != NEVER:  # the last iteration is the last to start before the deadline
         steps = min(steps, steps_within(a[ln + L_FIRST], a[ln + L_RISE], deadline - 1 - now, steps) + 1)
     if steps > 1:
@@ -285,8 +306,22 @@ def leap_steps(a: Row, tb: Row, ln: int, now: int, deadline: int) -> int:
     return steps
 
 
+def cut(a: Row, ln: int, now: int) -> None:
+    """Let the leap in flight end with the iteration that is under way at `now`, or ends then."""
+    first = a[ln + L_FIRST]
+    rise = a[ln + L_RISE]
+    begun = a[ln + L_START]
+    steps = steps_within(first, rise, now - begun, a[ln + L_STEPS])
+    end = begun + steps * first + rise * (steps * (steps - 1) >> 1)
+    if end < now:
+        end += first + steps * rise
+        steps += 1
+    a[ln + L_STEPS] = steps
+    a[ln + L_UNTIL] = end
+
+
 def settle(a: Row, rec: Row, ln: int, now: int) -> None:
-    """Cut a leap in flight at `now`: what has ended is done, what has started stays in flight, the rest is forgotten."""
+    """Deliver what has ended by `now` of a leap in flight; what has started stays in flight, the rest is forgotten."""
     begun = a[ln + L_START]
     first = a[ln + L_FIRST]
     rise = a[ln + L_RISE]
@@ -309,8 +344,10 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
         purge(a, rec, ln, now)
     t0 = a[H_TABLE]
     budget = tb[t0 + TB_BUDGET]
-    depth = set_depth(a, ln, budget)
     n = a[ln + L_DECODING]
+    depth = a[H_PLAN + P_DEPTH]
+    if depth != a[ln + L_DEPTH] or a[ln + L_STALE] != 0 or n * (depth + 1) > budget:
+        depth = set_depth(a, ln, budget)
     waiting = a[ln + L_WAITING] + a[ln + L_WAITING + 1]
     room = a[H_PLAN + P_CAP] - a[ln + L_RUNNING]
     free = a[ln + L_SPARE] - n  # in a step a sequence takes at most one block
@@ -331,8 +368,6 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
     longest = 0
     chunks = 0
     ends = 0
-    tile = tb[t0 + TB_PF_TILE]
-    off = tb[t0 + TB_PF_OFF]
     s = a[ln + L_PREFILLS]
     if s != 0:  # only one prompt can be left over from the iteration before
         c = a[s + S_COMPUTED]
@@ -340,7 +375,7 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
         a[s + S_CHUNK] = q
         if q > 0:
             left -= q
-            units = (q + tile - 1) // tile * (2 * c + q + off)
+            units = prefill_units(tb, t0, q, c)
             longest = c + q
             chunks = 1
             if c + q == a[s + S_TARGET]:
@@ -374,17 +409,23 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
                     deadline = a[s + S_ARRIVAL] + a[H_PATIENCE]
                 break
             c = 0
-            cached = min(a[ln + L_CACHED], free)
-            if a[H_PLAN + P_HIT] > 0 and cached > 0:
-                hit = a[s + S_PROMPT] * a[H_PLAN + P_HIT] * cached // (1024 * (cached + a[H_PLAN + P_HALF]))
-                c = min(target - 1, hit)
-            q = min(target - c, left)
+            if a[H_PLAN + P_HIT] > 0:
+                cached = a[ln + L_CACHED]
+                if cached > free:
+                    cached = free
+                c = a[s + S_PROMPT] * a[H_PLAN + P_HIT] * cached // (1024 * (cached + a[H_PLAN + P_HALF]))
+                if c >= target:
+                    c = target - 1
+            q = target - c
+            if q > left:
+                q = left
             left -= q
             a[s + S_COMPUTED] = c
             a[s + S_TARGET] = target
             a[s + S_CHUNK] = q
-            units += (q + tile - 1) // tile * (2 * c + q + off)
-            longest = max(longest, c + q)
+            units += prefill_units(tb, t0, q, c)
+            if c + q > longest:
+                longest = c + q
             chunks += 1
             if c + q == target:
                 ends += 1
@@ -436,7 +477,9 @@ def advance(a: Row, tb: Row, rec: Row, ln: int, te: int) -> None:
             complete(a, rec, ln, a[ln + L_STEPS])
         if a[ln + L_RUNNING] + a[ln + L_WAITING] + a[ln + L_WAITING + 1] == 0:
             return
-        now = max(a[ln + L_NOW], a[ln + L_READY])
+        now = a[ln + L_NOW]
+        if now < a[ln + L_READY]:
+            now = a[ln + L_READY]
         if now >= te:
             return
         start(a, tb, rec, ln, now)
