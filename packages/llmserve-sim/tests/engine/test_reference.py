@@ -203,6 +203,17 @@ def test_a_hand_over_waits_for_room_for_the_most_that_a_step_can_bring(make_engi
     assert records[1].last_ps == records[0].last_ps + 102
 
 
+def test_a_hand_over_cut_off_after_its_patience_is_abandoned_and_leaves_nothing_to_the_next_request(
+    make_engine: MakeEngine,
+) -> None:
+    """It is on its way from 140 to 1180; at 700 the split ends and it has waited longer than 500."""
+    fleet = replace(FLEET, replicas=2, handover_ps=1000, patience_ps=500)
+    split = replace(PLAN, split=True, end_ps=700)
+    _, records = run(make_engine, [(0, 40, 5), (1500, 40, 2)], split, PLAN, fleet=fleet)
+    assert (records[0].status, records[0].last_ps) == ("abandoned", 500)
+    assert times(records[1]) == (1500, 1640, 1741)
+
+
 def test_a_window_end_leaves_an_iteration_in_flight_and_new_knobs_wait_for_the_next(make_engine: MakeEngine) -> None:
     fast = replace(PLAN, depth=1, tokens_per_step=((FP, *(2 * FP,) * 8),) * TENANTS)
     _, records = run(make_engine, [(0, 40, 4)], replace(PLAN, end_ps=200), fast)
