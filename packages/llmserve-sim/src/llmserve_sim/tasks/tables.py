@@ -128,7 +128,8 @@ def _resolve(spec: dict[str, Any], definitions: dict[str, Any]) -> tuple[dict[st
 
 
 def _number(value: object) -> object:
-    return f"{value:g}" if isinstance(value, float) else value
+    """A number as text, the same whether pydantic's schema gives it as an integer or as a float."""
+    return f"{value:.15g}" if isinstance(value, float) else value
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
