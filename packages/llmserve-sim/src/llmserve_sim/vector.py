@@ -115,7 +115,8 @@ class LLMServeVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""
-        self.batch.close()
+        if hasattr(self, "batch"):  # Gymnasium closes what was refused at construction, too
+            self.batch.close()
 
     def _decode(self, actions: Any) -> list[ServeAction]:
         if isinstance(actions, np.ndarray):
