@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "EpisodeStateError",
     "InvalidInputError",
@@ -34,6 +36,11 @@ class InvalidInputError(LLMServeError, ValueError):
         shown = "" if got is None else f", got {_short(got)}"
         super().__init__(f"{field}: {bound}{shown}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way from a worker process to its parent; what was got goes as its text."""
+        got = None if self.got is None else _Shown(_short(self.got))
+        return _refused, (type(self), self.field, self.bound, got)
+
 
 class UnknownTaskError(InvalidInputError):
     """A task id that is not in the catalogue; `bound` lists those that are."""
@@ -48,7 +55,25 @@ class MissingExtraError(LLMServeError, ImportError):
 
     def __init__(self, extra: str, wanted_by: str) -> None:
         self.extra = extra
+        self.wanted_by = wanted_by
         super().__init__(f"{wanted_by} needs the extra '{extra}': pip install 'llmserve-sim[{extra}]'")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way from a worker process to its parent."""
+        return type(self), (self.extra, self.wanted_by)
+
+
+class _Shown(str):
+    """The text of a value that stayed in another process."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _refused(kind: type[InvalidInputError], field: str, bound: str, got: object) -> InvalidInputError:
+    return kind(field, bound, got=got)
 
 
 def _short(value: object, limit: int = 80) -> str:

@@ -1,7 +1,8 @@
 """The kernel compiled by numba: the same source files, imported a second time and decorated function by function.
 
 The plain modules stay plain, so that both can run side by side in one process. Machine code is cached on disk by
-numba (`NUMBA_CACHE_DIR`, or beside the source, or in the user's cache directory where that is not writable). Numba
+numba (`NUMBA_CACHE_DIR`, or beside the source, or in the user's cache directory where that is not writable); where
+none of these can be written, every process compiles anew and a warning says so. Numba
 freezes constants and callees of other files into it but looks only at a function's own file for changes, so every
 compiled function carries a digest of all the files in its qualified name: other sources, other cache entries.
 """
@@ -12,6 +13,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +46,7 @@ def compiled_fleet() -> ModuleType:
         raise MissingExtraError("fast", "the compiled kernel")
     import numba
 
-    jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+    jit = numba.njit(cache=_can_cache(numba), nogil=True, error_model="numpy")
     sources = [_HERE / "kernel" / f"{part}.py" for part in _PARTS]
     files = [*sources, *(_HERE / name for name in _CONSTANTS)]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
@@ -58,6 +60,24 @@ def compiled_fleet() -> ModuleType:
                     compiled[name] = jit(value)
                 setattr(module, name, compiled[name])
     return modules[-1]
+
+
+def _can_cache(numba: ModuleType) -> bool:
+    """Whether numba finds a folder for its cache; it refuses to compile at all where it is told to cache and finds none."""
+
+    def probe() -> None: ...
+
+    probe.__code__ = probe.__code__.replace(co_filename=str(_HERE / "kernel" / "fleet.py"))
+    try:
+        numba.njit(cache=True)(probe)
+    except RuntimeError:
+        warnings.warn(
+            "no folder to keep compiled code in, so the kernel is compiled anew by every process: set NUMBA_CACHE_DIR",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _import_again(source: Path, name: str) -> ModuleType:
