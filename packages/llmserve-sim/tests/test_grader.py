@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmserve_sim import references
+from llmserve_sim import grader, references
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
@@ -18,7 +18,7 @@ from llmserve_sim.grader import COMPONENTS, grade, score_of
 from llmserve_sim.policies import RandomPolicy, StaticPolicy, ThresholdPolicy, make_policy
 from llmserve_sim.references.compute import mean_reward
 from llmserve_sim.schema import EpisodeLog, ReferenceScores, ServeAction
-from llmserve_sim.tasks import list_tasks, load_task
+from llmserve_sim.tasks import list_tasks, load_task, registry
 from llmserve_sim.workload.scenario import generate
 
 REFERENCES = ReferenceScores(
@@ -141,6 +141,65 @@ def test_the_beginning_of_a_genuine_log_is_genuine() -> None:
     log = json.loads(_log_json())
     report = grade({**log, "steps": log["steps"][:3]})
     assert (report.verified, report.steps, report.complete) == (True, 3, False)
+
+
+def test_windows_that_are_missing_count_as_the_random_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However good its windows were, a prefix is worth no more than a random end would have made it."""
+    monkeypatch.setattr(grader, "load_references", lambda *_: REFERENCES)
+    log = json.loads(_log_json())
+    for count in (1, 6):
+        report = grade({**log, "steps": log["steps"][:count]})
+        mean = (report.total_reward + (120 - count) * REFERENCES.random) / 120
+        assert report.score == pytest.approx(score_of(mean, REFERENCES))
+        assert report.score < 0.1
+        assert not report.complete
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test", "reference"])
+def test_a_report_says_which_split_the_seed_is_in(name: str) -> None:
+    seed = dict(load_task("static_workload").seeds.items())[name].start
+    assert grade(_run("static_workload", StaticPolicy(), 1, seed)).split == name
+
+
+def test_a_seed_outside_every_range_and_a_given_scenario_have_no_split() -> None:
+    assert grade(_run("static_workload", StaticPolicy(), 1, 2**62 + 5)).split is None
+    scenario = generate(load_task("static_workload"), 5)
+    env = ServingEnv("static_workload")
+    env.start(1, scenario=scenario)
+    assert grade(env.episode_log(), scenario=scenario).split is None
+
+
+@pytest.mark.parametrize("name", ["/etc/x.toml", "../../x.toml", "x.toml", "static_workload/../x", "Static", ""])
+def test_a_log_that_names_a_path_is_refused_and_nothing_is_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_read", lambda path: pytest.fail(f"opened {path}"))
+    with pytest.raises(InvalidInputError) as refused:
+        grade(_edit(("task_id",), name))
+    assert refused.value.field == "task_id"
+    log = EpisodeLog.model_validate_json(_log_json()).model_copy(update={"task_id": name})
+    with pytest.raises(InvalidInputError) as refused:
+        grade(log)
+    assert refused.value.field == "task_id"
+
+
+def test_the_reason_names_the_deployment_or_the_trace_that_differs() -> None:
+    env = ServingEnv("static_workload", deployment="rtx4090-llama3.1-8b")
+    env.reset(seed=1)
+    report = grade(env.episode_log())
+    assert "the deployment rtx4090-llama3.1-8b, graded on a100-llama3.1-8b" in str(report.reason)
+    assert report.references is None
+    first, second = (generate(load_task("static_workload"), seed) for seed in (5, 6))
+    env = ServingEnv("static_workload")
+    env.start(1, scenario=first)
+    log = env.episode_log()
+    assert (log.deployment, log.scenario_digest) == ("a100-llama3.1-8b", first.digest())
+    assert "graded without one: pass the scenario" in str(grade(log).reason)
+    assert "another scenario (trace)" in str(grade(log, scenario=second).reason)
+    assert "another scenario (trace)" in str(grade(_log_json(), scenario=first).reason)
+
+
+@pytest.mark.parametrize("edit", [{"deployment": "mine"}, {"scenario_digest": "0" * 64}])
+def test_an_edited_deployment_or_scenario_is_not_verified(edit: dict[str, str]) -> None:
+    assert grade({**json.loads(_log_json()), **edit}).verified is False
 
 
 def test_a_log_ten_times_too_long_is_not_verified() -> None:

@@ -77,6 +77,8 @@ class _Episode:
     engine: Engine
     digest: str
     """Of the task, the deployment and, where one was given, the scenario."""
+    scenario_digest: str | None
+    """Of the scenario that was given; None for the task's own."""
     meter: Meter
     rewards: RewardMeter
     start: Outcome
@@ -174,11 +176,12 @@ class ServingEnv:
             episode_id = uuid.uuid4().hex
         if type(episode_id) is not str or not 1 <= len(episode_id) <= 200:
             raise InvalidInputError("episode_id", "must be a text of 1..200 characters", got=episode_id)
-        digest = configurator.digest
+        digest, scenario_digest = configurator.digest, None
         if scenario is None:
             scenario = generate(new, seed)
         else:
-            digest = hashlib.sha256(f"{digest} {scenario.digest()}".encode()).hexdigest()
+            scenario_digest = scenario.digest()
+            digest = hashlib.sha256(f"{digest} {scenario_digest}".encode()).hexdigest()
         course = Course.of(scenario)
         meter = Meter(scenario.window_s, scenario.windows, configurator.usd_per_s)
         episode = _Episode(
@@ -188,6 +191,7 @@ class ServingEnv:
             configurator=configurator,
             course=course,
             digest=digest,
+            scenario_digest=scenario_digest,
             engine=self._make_engine(configurator, scenario),
             meter=meter,
             rewards=RewardMeter(new.reward, new.priority.weight, configurator.usd_per_s * scenario.window_s),
@@ -270,6 +274,8 @@ class ServingEnv:
             schema_hash=schema_hash(),
             task_id=episode.task.id,
             task_digest=episode.digest,
+            deployment=episode.configurator.deployment.name,
+            scenario_digest=episode.scenario_digest,
             seed=episode.seed,
             episode_id=episode.id,
             initial_observation=seen(episode.start),

@@ -2,7 +2,8 @@
 
 A log is genuine when its actions, replayed on the named task and seed, give every observation and every reward that it
 holds. Only a genuine log is scored: its mean reward per window, placed between the task's references (piecewise linear: 0
-the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search) and clipped to [0, 1].
+the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search) and clipped to [0, 1]. The mean is over all
+windows of the task, those that an unfinished episode lacks counted at the random reference: stopping early never pays.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.observation import to_observation
 from llmserve_sim.references import load_references
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeObservation, parse_log, schema_hash
+from llmserve_sim.tasks.registry import catalogue_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from llmserve_sim.env import Outcome
     from llmserve_sim.hardware import Deployment
-    from llmserve_sim.schema import ReferenceScores
+    from llmserve_sim.schema import ReferenceScores, ServeState
     from llmserve_sim.tasks import Task
     from llmserve_sim.workload.scenario import Scenario
 
@@ -44,35 +46,39 @@ def grade(
 ) -> GradeReport:
     """Return the grade of `log` (JSON text, a mapping or an `EpisodeLog`); the same log always gets the same grade.
 
-    `task` (by default the log's task id in the catalogue), `deployment` and `scenario` are what the episode ran on,
-    where that was not the task's own. A log that does not replay gets `verified: false`, a reason and no score. Raises
-    `InvalidInputError` for what is no log, and `UnknownTaskError` for a task that is not in the catalogue.
+    `task` (by default the log's task id in the catalogue, and only there: a log opens no file), `deployment` and
+    `scenario` are what the episode ran on, where that was not the task's own. A log that does not replay gets
+    `verified: false`, a reason and no score; an unfinished episode `complete: false` and a score in which each missing
+    window counts as one of the random policy. Raises `InvalidInputError` for what is no log, and `UnknownTaskError` for a
+    task that is not in the catalogue.
     """
     log = parse_log(log)
-    env = ServingEnv(log.task_id if task is None else task, deployment=deployment, engine=engine)
+    env = ServingEnv(catalogue_task(log.task_id) if task is None else task, deployment=deployment, engine=engine)
     start = env.start(log.seed, scenario=scenario)
     state = env.state()
     length = state.episode_length
     outcomes: list[Outcome] = []
-    reason = _foreign(log, state.task_digest, length) or _replay(log, env, start, outcomes)
+    reason = _foreign(log, state, scenario) or _replay(log, env, start, outcomes)
     rewards = [step.observation.reward for step in log.steps]
     mean = fmean(rewards) if rewards else 0.0
     components = {} if reason or not rewards else _components(outcomes)
-    references = None if scenario is not None else load_references(log.task_id, state.task_digest)
+    references = None if reason or scenario is not None else load_references(env.task.id, state.task_digest)
     score = None
     if reason is None:
         if not rewards:
-            reason = "no score: the log has no steps"
+            reason, references = "no score: the log has no steps", None
         elif references is None:
             reason = "no score: there are no references for this task and version"
         else:
-            score = score_of(mean, references)
+            missing = length - len(rewards)
+            score = score_of(fsum([*rewards, missing * references.random]) / length, references)
         verified = True
     else:
         verified = False
     return GradeReport(
         task_id=log.task_id,
         seed=log.seed,
+        split=None if scenario is not None else env.task.seeds.split_of(log.seed),
         score=score,
         verified=verified,
         reason=reason,
@@ -95,17 +101,34 @@ def score_of(mean_reward: float, references: ReferenceScores) -> float:
     return min(1.0, 0.5 + 0.5 * (mean_reward - middle) / (high - middle))
 
 
-def _foreign(log: EpisodeLog, digest: str, length: int) -> str | None:
-    """Why a log cannot be replayed here at all."""
+def _foreign(log: EpisodeLog, state: ServeState, scenario: Scenario | None) -> str | None:
+    """Why a log cannot be replayed here at all; `state` is what it would be replayed on."""
+    length = state.episode_length
+    scenario_digest = None if scenario is None else scenario.digest()
     if log.simulator_version != __version__:
         return f"made by version {log.simulator_version}; this is version {__version__}"
     if log.schema_hash != schema_hash():
         return "made with another schema of actions and observations"
-    if log.task_digest != digest:
-        return "made with another definition of the task or another deployment"
+    if log.task_digest != state.task_digest:
+        return "made with " + _what_differs(log, state, scenario_digest)
+    if log.deployment is not None and (log.deployment, log.scenario_digest) != (state.deployment, scenario_digest):
+        return "the log's deployment or scenario_digest is not the one in its task_digest"
     if len(log.steps) > length:
         return f"it has {len(log.steps)} steps, and an episode {length}"
     return None
+
+
+def _what_differs(log: EpisodeLog, state: ServeState, scenario_digest: str | None) -> str:
+    if log.deployment is not None and log.deployment != state.deployment:
+        return f"the deployment {log.deployment}, graded on {state.deployment}: pass the deployment that it ran on"
+    if log.scenario_digest is not None and scenario_digest is None:
+        return "a scenario (a trace) of its own, graded without one: pass the scenario that it ran on"
+    if log.deployment is not None and log.scenario_digest != scenario_digest:
+        return "another scenario (trace) than the one it is graded on"
+    return (
+        "another definition of the task, another deployment or another scenario (trace): "
+        "pass the task file, deployment or trace that it ran on"
+    )
 
 
 def _replay(log: EpisodeLog, env: ServingEnv, start: Outcome, outcomes: list[Outcome]) -> str | None:

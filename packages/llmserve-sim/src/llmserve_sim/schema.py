@@ -53,6 +53,8 @@ _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _Amount = Annotated[float, Field(ge=0.0)]
 _Count = Annotated[int, Field(ge=0)]
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_TASK_ID: Final = r"^[a-z][a-z0-9_]{0,63}$"
+_DIGEST: Final = r"^[0-9a-f]{64}$"
 
 
 class _Message(BaseModel):
@@ -178,7 +180,7 @@ class ServeObservation(_Message):
     spec_acceptance_rate: _Share = _measured("share", "Draft tokens accepted over draft tokens proposed.")
     eviction_events: _Count = _measured("events", "Requests preempted plus requests evicted by force in the window.")
     step_index: _Count = _measured("windows", "Windows simulated so far in this episode.")
-    task_id: str = Field(min_length=1, max_length=200, description="The task (or trace) that this episode runs.")
+    task_id: str = Field(min_length=1, max_length=200, description="The task that this episode runs.")
     reward: Annotated[float, Field(ge=-1.0, le=1.0)] = Field(
         default=0.0, description="Reward of the window; 0 on the first observation, which follows no action."
     )
@@ -194,7 +196,7 @@ class ServeState(_Message):
 
     episode_id: str = Field(min_length=1, max_length=200, description="Identifies the episode; never reused.")
     step_count: _Count = Field(description="Steps accepted so far; a refused action does not count.")
-    task_id: str = Field(min_length=1, max_length=200, description="The task (or trace) that this episode runs.")
+    task_id: str = Field(min_length=1, max_length=200, description="The task that this episode runs.")
     task_digest: str = Field(description="Digest of the task's definition.")
     seed: _Seed = Field(description="Episode seed: with the task and the actions it determines everything.")
     simulator_version: str = Field(description="Version of llmserve-sim that runs the episode.")
@@ -225,9 +227,19 @@ class EpisodeLog(_Message):
     simulator_version: str = Field(
         min_length=1, max_length=100, description="Version of llmserve-sim that made the log."
     )
-    schema_hash: str = Field(pattern=r"^[0-9a-f]{64}$", description="`schema_hash()` of the maker.")
-    task_id: str = Field(min_length=1, max_length=200, description="The task (or trace) that was run.")
-    task_digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the task's definition and deployment.")
+    schema_hash: str = Field(pattern=_DIGEST, description="`schema_hash()` of the maker.")
+    task_id: str = Field(pattern=_TASK_ID, description="The task that was run; a name and never a path.")
+    task_digest: str = Field(
+        pattern=_DIGEST, description="Digest of the task's definition, of the deployment and of a given scenario."
+    )
+    deployment: str | None = Field(
+        default=None, min_length=1, max_length=200, description="Name of the deployment that was served on."
+    )
+    scenario_digest: str | None = Field(
+        default=None,
+        pattern=_DIGEST,
+        description="Digest of the scenario (a replayed trace, say) that was given; null: the task's own.",
+    )
     seed: _Seed = Field(description="Episode seed.")
     episode_id: str = Field(
         min_length=1, max_length=200, description="Identifies the episode; plays no part in grading."
@@ -258,7 +270,13 @@ class GradeReport(_Message):
 
     task_id: str
     seed: _Seed
-    score: _Share | None = Field(description="Score in [0, 1]; null without references or when not verified.")
+    split: Literal["train", "validation", "test", "reference"] | None = Field(
+        default=None, description="The task's range that the seed is in; null: none, or a scenario was given."
+    )
+    score: _Share | None = Field(
+        description="Score in [0, 1], missing windows counted at the random reference; null without references or "
+        "when not verified."
+    )
     verified: bool | None = Field(description="Whether the replay agreed; null where no replay is possible.")
     reason: str | None = Field(default=None, description="Why the log is not verified, or why there is no score.")
     complete: bool = Field(description="Whether the episode reached its time limit.")
@@ -269,7 +287,9 @@ class GradeReport(_Message):
     components: dict[str, float] = Field(
         description="Episode means: throughput, slo, memory, cost, quality; each in 0..1."
     )
-    references: ReferenceScores | None = Field(default=None, description="What the score is measured against.")
+    references: ReferenceScores | None = Field(
+        default=None, description="What the score is measured against; null where there is no score."
+    )
     simulator_version: str = Field(description="Version of llmserve-sim that graded.")
 
 

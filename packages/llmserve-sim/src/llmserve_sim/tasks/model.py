@@ -42,6 +42,7 @@ __all__ = [
     "SeedRanges",
     "SloClass",
     "Slos",
+    "Split",
     "Task",
     "Traffic",
 ]
@@ -181,6 +182,10 @@ class SeedRange(_Table):
         return self.stop - self.start
 
 
+Split = Literal["train", "validation", "test", "reference"]
+"""What a range of seeds is for."""
+
+
 class SeedRanges(_Table):
     """Disjoint seeds for learning, choosing, claiming, and for the score's references."""
 
@@ -197,7 +202,11 @@ class SeedRanges(_Table):
                 raise problem(f"{name} and {other} must not share seeds")
         return self
 
-    def items(self) -> tuple[tuple[str, SeedRange], ...]:
+    def split_of(self, seed: int) -> Split | None:
+        """Return the name of the range that `seed` is in, if any."""
+        return next((name for name, r in self.items() if seed in r), None)
+
+    def items(self) -> tuple[tuple[Split, SeedRange], ...]:
         """Return the ranges with their names, in the order of use."""
         return (
             ("train", self.train),

@@ -15,7 +15,7 @@ from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.schema import translate
 from llmserve_sim.tasks.model import Task
 
-__all__ = ["MAX_TASK_BYTES", "list_tasks", "load_task", "parse_task"]
+__all__ = ["MAX_TASK_BYTES", "catalogue_task", "list_tasks", "load_task", "parse_task"]
 
 MAX_TASK_BYTES = 64 * 1024
 """Largest task file that is read; the built-in ones take about 4 KB."""
@@ -42,6 +42,17 @@ def load_task(task: object) -> Task:
     if not isinstance(task, str) or task not in known:
         raise UnknownTaskError("task_id", f"must be one of {', '.join(known)}, or the path of a .toml file", got=task)
     return known[task]
+
+
+def catalogue_task(task_id: str) -> Task:
+    """Return a built-in task by its id and nothing else: for ids that come from outside, which never name a path.
+
+    Raises `UnknownTaskError` for an unknown id.
+    """
+    known = _builtin()
+    if task_id not in known:
+        raise UnknownTaskError("task_id", f"must be one of {', '.join(known)}", got=task_id)
+    return known[task_id]
 
 
 def parse_task(text: str, *, source: str = "task") -> Task:
