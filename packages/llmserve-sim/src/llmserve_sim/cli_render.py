@@ -39,11 +39,12 @@ def task_table(tasks: Sequence[Task]) -> Table:
 
 def summary_table(logs: Mapping[str, EpisodeLog], *, window_s: float, title: str) -> Table:
     """One row per figure, one column per episode; with several, the better value of a row is marked."""
-    table = Table(title=title, box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
+    table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD)
+    # Where the terminal is narrow, words wrap and numbers stay whole.
+    table.add_column("")
     for name in logs:
-        table.add_column(name, justify="right")
-    table.add_column("unit", no_wrap=True)
+        table.add_column(Text(name, overflow="fold"), justify="right", no_wrap=True)
+    table.add_column("unit")
     for row in zip(*(summarise(log, window_s=window_s) for log in logs.values()), strict=True):
         best = max(item.better * item.value for item in row)
         differs = row[0].better != 0 and len({item.text for item in row}) > 1

@@ -43,7 +43,8 @@ def summarise(log: EpisodeLog, *, window_s: float) -> list[Row]:
     dollars = sum(o.estimated_cost_per_1k * o.throughput_tps for o in seen) * window_s / 1000
     rows = [
         Row("simulated time", len(seen) * window_s / 60, "min", 1),
-        Row("requests arrived", sum(o.request_arrival_rate for o in seen) * window_s, ""),
+        Row("requests arrived", sum(o.request_arrival_rate for o in seen) * window_s, "requests"),
+        *_fates(seen),
         Row("throughput", tokens / (len(seen) * window_s), "tokens/s", 0, 1),
         Row("SLO compliance", 100 * _compliance(seen), "% of requests due", 1, 1),
         Row("TTFT p50, median", median(o.p50_ttft_ms for o in seen), "ms", 0, -1),
@@ -60,6 +61,23 @@ def summarise(log: EpisodeLog, *, window_s: float) -> list[Row]:
         rows.append(Row("cost", 1000 * dollars / tokens * 1000, "USD/M tokens", 3, -1))
     rows.append(Row("reward per window", fmean(o.reward for o in seen), "", 4, 1))
     return rows + _terms(seen)
+
+
+def _fates(seen: Sequence[ServeObservation]) -> list[Row]:
+    """What became of the requests; what a backend does not report is left out, what was never finished is not."""
+    unfinished = Row("  unfinished", seen[-1].queue_depth + seen[-1].active_requests, "requests", 0, -1)
+    windows: list[dict[str, int]] = [o.metadata.get("window", {}) for o in seen]
+    if not all({"due_requests", "abandoned_requests", "rejected_requests"} <= window.keys() for window in windows):
+        return [unfinished]
+    abandoned = sum(window["abandoned_requests"] for window in windows)
+    rejected = sum(window["rejected_requests"] for window in windows)
+    finished = sum(window["due_requests"] for window in windows) - abandoned - rejected
+    return [
+        Row("  finished", finished, "requests", 0, 1),
+        Row("  abandoned", abandoned, "requests", 0, -1),
+        Row("  rejected", rejected, "requests", 0, -1),
+        unfinished,
+    ]
 
 
 def _compliance(seen: Sequence[ServeObservation]) -> float:

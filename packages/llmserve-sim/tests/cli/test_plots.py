@@ -60,3 +60,23 @@ def test_the_summary_adds_up_to_what_the_log_says() -> None:
     due = sum(o.metadata["window"]["due_requests"] for o in seen)
     met = sum(o.slo_compliance_rate * o.metadata["window"]["due_requests"] for o in seen)
     assert rows["SLO compliance"].value == pytest.approx(100 * met / due if due else 100)
+
+
+def test_the_summary_accounts_for_every_request_that_arrived() -> None:
+    log = _log(3)
+    rows = {row.label.strip(): row.value for row in summarise(log, window_s=5.0)}
+    fates = [rows[name] for name in ("finished", "abandoned", "rejected", "unfinished")]
+    assert sum(fates) == pytest.approx(rows["requests arrived"])
+    assert rows["unfinished"] > 0
+
+
+def test_a_log_without_extended_figures_still_says_what_was_left_over() -> None:
+    log = _log(3)
+    bare = [
+        step.model_copy(update={"observation": step.observation.model_copy(update={"metadata": {}})})
+        for step in log.steps
+    ]
+    rows = {row.label.strip(): row.value for row in summarise(log.model_copy(update={"steps": bare}), window_s=5.0)}
+    last = log.steps[-1].observation
+    assert rows["unfinished"] == last.queue_depth + last.active_requests
+    assert "finished" not in rows

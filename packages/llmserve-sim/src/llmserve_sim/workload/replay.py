@@ -1,16 +1,18 @@
 """A recorded or fitted trace as an episode: its requests, under a task's rules and neighbours.
 
 What a trace does not record comes from the task: tenant class and priority are drawn per request, acceptance and the
-neighbour's memory per window. Every window counts as calm, for a trace names no phases.
+neighbour's memory per window. Every window counts as calm, for a trace names no phases. After the last arrival come
+windows without any, in which what is under way may finish.
 """
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmserve_sim.engine.interface import Traffic
+from llmserve_sim.engine.interface import PS_PER_S, Traffic
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.workload.conditions import Conditions, draw
 from llmserve_sim.workload.scenario import Scenario, assemble
@@ -20,19 +22,27 @@ if TYPE_CHECKING:
     from llmserve_sim.tasks.model import Task
     from llmserve_sim.workload.traces import Trace
 
-__all__ = ["MAX_REPLAY_WINDOWS", "scenario_from_trace"]
+__all__ = ["DRAIN_S", "MAX_REPLAY_WINDOWS", "scenario_from_trace"]
+
+DRAIN_S = 60.0
+"""Simulated seconds after a trace's end, unless told otherwise: several times the patience of the built-in tasks."""
 
 MAX_REPLAY_WINDOWS = 100_000
 """Longest replay, the longest log that is read."""
+_MAX_DRAIN_S = 86_400
 
 
-def scenario_from_trace(trace: Trace, task: Task, seed: int = 0) -> Scenario:
+def scenario_from_trace(trace: Trace, task: Task, seed: int = 0, *, drain_s: float = DRAIN_S) -> Scenario:
     """Return the episode that replays `trace` under `task`: as many windows of the task's length as it needs.
 
-    The task's own traffic, lengths and episode length do not matter. Raises InvalidInputError for a trace of more
-    than MAX_REPLAY_WINDOWS windows.
+    `drain_s` (0..86400 s, rounded up to whole windows) is the time after the trace's end in which nothing arrives.
+    The task's own traffic, lengths and episode length do not matter. Raises InvalidInputError for a `drain_s` out of
+    its range and for a replay of more than MAX_REPLAY_WINDOWS windows.
     """
-    windows = -(-trace.duration_ps // task.window_ps)
+    number = isinstance(drain_s, int | float) and not isinstance(drain_s, bool)
+    if not (number and isfinite(drain_s) and 0 <= drain_s <= _MAX_DRAIN_S):
+        raise InvalidInputError("drain_s", f"must be a number in 0..{_MAX_DRAIN_S}", got=drain_s)
+    windows = -(-trace.duration_ps // task.window_ps) + -(-round(drain_s * PS_PER_S) // task.window_ps)
     if windows > MAX_REPLAY_WINDOWS:
         raise InvalidInputError(
             "trace", f"must span at most {MAX_REPLAY_WINDOWS} windows of {task.window_s:g} s: cut it with duration_s"
