@@ -17,8 +17,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llmserve_sim.__about__ import __version__
+from llmserve_sim.cli_options import (
+    CotenantOption,
+    DrainOption,
+    DurationOption,
+    FormatOption,
+    LimitOption,
+    PrefixReuseOption,
+    RateScaleOption,
+    SortOption,
+    StartOption,
+    TraceOption,
+    as_options,
+    require_output,
+    require_with_trace,
+)
 from llmserve_sim.cli_render import grade_table, summary_table, task_table
-from llmserve_sim.cli_run import Choice, knob_action, run_episode
+from llmserve_sim.cli_run import Choice, Recording, knob_action, run_episode
+from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, LLMServeError
 from llmserve_sim.policies import StaticPolicy
 from llmserve_sim.schema import ACTION_FIELDS
@@ -31,7 +47,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_NO, _WRONG = 1, 2
+_NO, _WRONG, _STOPPED = 1, 2, 130
+_LOADING = "loading the kernel (compiled once, at its first use: half a minute or more)"
 # Typer carries its own copy of click in some versions, so click's base of wrong calls is reached through typer.
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -39,7 +56,7 @@ _UsageError: Any = typer.BadParameter.__base__
 def _knob(name: str) -> Any:
     field = ACTION_FIELDS[name]
     return typer.Option(
-        help=f"{field.meaning} ({field.bounds}; default {getattr(StaticPolicy().action, name)})",
+        help=f"{field.meaning} ({field.bounds}; {getattr(StaticPolicy().action, name)} unless given)",
         show_default=False,
         rich_help_panel="Configuration (with --agent static)",
     )
@@ -58,11 +75,15 @@ def common(
         bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """Simulate an LLM serving fleet: run tasks and traces, grade episode logs, check fidelity and speed."""
+    """Simulate an LLM serving fleet: run tasks and traces, grade episode logs, check fidelity and speed.
+
+    Exit codes: 0 done, 1 the answer is no (a log is not genuine, a bar is not met), 2 the call was wrong or a file cannot
+    be written, 130 stopped by Ctrl-C.
+    """
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command with `arguments` and return its exit code: 0 done, 1 the answer is no, 2 the call was wrong."""
+    """Run the command with `arguments` and return its exit code; see `llmserve_sim.cli` for their meanings."""
     try:
         code = app(args=list(arguments), prog_name="llmserve-sim", standalone_mode=False)
     except LLMServeError as error:
@@ -70,7 +91,10 @@ def run(arguments: Sequence[str]) -> int:
     except _UsageError as error:
         return _wrong(error.format_message())
     except (typer.Abort, KeyboardInterrupt):
-        return _wrong("stopped")
+        code = _STOPPED
+    if code == _STOPPED:
+        # Some versions of Typer raise here, others have already turned Ctrl-C into this code, without a word.
+        _wrong("stopped")
     return code if isinstance(code, int) else 0
 
 
@@ -96,29 +120,44 @@ def tasks(
 
 @app.command(name="run")
 def run_command(
-    task: Annotated[str, typer.Argument(help="Id of a task, or path of a task file (.toml).")] = "static_workload",
+    task: Annotated[str, typer.Argument(help="Id of a task, or path of a task file (.toml).")] = "azure_conversation",
     *,
-    agent: Annotated[str, typer.Option(help="Who decides each window: static, threshold or random.")] = "static",
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            help="Who decides each window: static, threshold or random. By default static if a knob is given, "
+            "else threshold."
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Episode seed: with the task and the actions it determines everything.")
     ] = 0,
-    trace: Annotated[Path | None, typer.Option(help="Replay this trace file under the task's rules.")] = None,
-    trace_format: Annotated[
-        str, typer.Option("--format", help="Its format: auto, azure, mooncake, burstgpt or plain.")
-    ] = "auto",
-    duration_s: Annotated[float | None, typer.Option(help="Take this many seconds of it; by default all.")] = None,
-    rate_scale: Annotated[float, typer.Option(help="Replay it this many times as fast.")] = 1.0,
     deployment: Annotated[str | None, typer.Option(help="Preset to serve on, in place of the task's own.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the episode's timeline into this PNG.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Write the episode's log into this JSON file.")] = None,
+    trace: TraceOption = None,
+    trace_format: FormatOption = None,
+    start_s: StartOption = None,
+    duration_s: DurationOption = None,
+    limit: LimitOption = None,
+    rate_scale: RateScaleOption = None,
+    sort: SortOption = False,
+    drain_s: DrainOption = None,
+    cotenant: CotenantOption = False,
+    prefix_reuse: PrefixReuseOption = False,
     batch_cap: Annotated[int | None, _knob("batch_cap")] = None,
     kv_budget_fraction: Annotated[float | None, _knob("kv_budget_fraction")] = None,
     speculation_depth: Annotated[int | None, _knob("speculation_depth")] = None,
     quantization_tier: Annotated[str | None, _knob("quantization_tier")] = None,
     prefill_decode_split: Annotated[bool | None, _knob("prefill_decode_split")] = None,
     priority_routing: Annotated[bool | None, _knob("priority_routing")] = None,
-    png: Annotated[Path | None, typer.Option(help="Draw the episode's timeline into this PNG.")] = None,
-    log: Annotated[Path | None, typer.Option(help="Write the episode's log into this JSON file.")] = None,
 ) -> None:
-    """Simulate an episode of a task, or a recorded trace, and say what came of it."""
+    """Simulate an episode of a task, or a recorded trace, and say what came of it.
+
+    The task that runs unless another is named is one that simple rules serve well; the three that validators know are not
+    (they are what there is to learn). A task brings its co-tenant, which takes GPU memory and gives it back; a
+    trace is served alone unless told otherwise.
+    """
     knobs = {
         "batch_cap": batch_cap,
         "kv_budget_fraction": kv_budget_fraction,
@@ -127,25 +166,33 @@ def run_command(
         "prefill_decode_split": prefill_decode_split,
         "priority_routing": priority_routing,
     }
-    choice = Choice(task, seed, trace, trace_format, duration_s, rate_scale, deployment)
-    _writable(png, "--png")
-    _writable(log, "--log")
-    env, policy = choice.environment(), knob_action(agent, knobs)
-    start = choice.start(env)
+    recording = _recording(
+        trace, trace_format, start_s, duration_s, limit, rate_scale, drain_s, sort, cotenant, prefix_reuse
+    )
+    _check_outputs(png, log)
+    choice = Choice(task, seed, deployment, recording)
+    with as_options():
+        agent, policy = knob_action(agent, knobs)
+        env = ServingEnv(choice.rules(), deployment=deployment)
+        start = env.start(seed, scenario=choice.scenario())
     with _progress() as progress:
-        bar = progress.add_task(env.task.id, total=env.episode_length)
-        run_episode(env, policy, start, lambda: progress.advance(bar))
+        bar = progress.add_task(_LOADING, total=env.episode_length)
+        run_episode(env, policy, start, lambda: progress.update(bar, advance=1, description=env.task.id))
     episode, window_s = env.episode_log(), env.state().window_s
-    title = f"{choice.title(env)}, {agent}, {env.state().deployment}, seed {seed}"
+    if log is not None:
+        try:
+            log.write_text(episode.model_dump_json(), encoding="utf-8")
+        except OSError as error:
+            raise InvalidInputError("--log", f"cannot be written ({error.strerror})", got=str(log)) from error
+    title = f"{choice.title()}, {agent}, {env.state().deployment}, seed {seed}"
     Console().print(summary_table({agent: episode}, window_s=window_s, title=title))
+    if log is not None:
+        print(f"log: {log}")
     if png is not None:
         from llmserve_sim.plots import draw_timeline
 
         draw_timeline(episode, png, window_s=window_s, title=title)
         print(f"timeline: {png}")
-    if log is not None:
-        log.write_text(episode.model_dump_json(), encoding="utf-8")
-        print(f"log: {log}")
 
 
 @app.command()
@@ -153,25 +200,40 @@ def grade(
     log: Annotated[Path, typer.Argument(help="Episode log (JSON) to grade.")],
     *,
     task: Annotated[str | None, typer.Option(help="Task file that it ran on, if not one of the catalogue.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Trace file that it replayed.")] = None,
-    trace_format: Annotated[str, typer.Option("--format", help="The trace's format.")] = "auto",
-    duration_s: Annotated[float | None, typer.Option(help="The seconds of it that were taken.")] = None,
-    rate_scale: Annotated[float, typer.Option(help="The trace's rate scale.")] = 1.0,
     deployment: Annotated[str | None, typer.Option(help="Deployment that it ran on, if not the task's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    trace: TraceOption = None,
+    trace_format: FormatOption = None,
+    start_s: StartOption = None,
+    duration_s: DurationOption = None,
+    limit: LimitOption = None,
+    rate_scale: RateScaleOption = None,
+    sort: SortOption = False,
+    drain_s: DrainOption = None,
+    cotenant: CotenantOption = False,
+    prefix_reuse: PrefixReuseOption = False,
 ) -> int:
-    """Replay a log and grade it: exit code 0 if it is genuine, 1 if it is not."""
+    """Replay a log and grade it: exit code 0 if it is genuine, 1 if it is not.
+
+    A log of a trace is graded with the options that it was run with.
+    """
     from llmserve_sim.grader import grade as grade_log
     from llmserve_sim.schema import MAX_LOG_BYTES, parse_log
 
+    recording = _recording(
+        trace, trace_format, start_s, duration_s, limit, rate_scale, drain_s, sort, cotenant, prefix_reuse
+    )
     try:
         with log.open("rb") as file:
             text = file.read(MAX_LOG_BYTES + 1)
     except OSError as error:
         raise InvalidInputError("log", f"must be a readable file ({error.strerror})", got=str(log)) from error
     episode = parse_log(text)
-    choice = Choice(task or episode.task_id, episode.seed, trace, trace_format, duration_s, rate_scale, deployment)
-    report = grade_log(episode, task=choice.task, deployment=deployment, scenario=choice.scenario())
+    choice = Choice(task or episode.task_id, episode.seed, deployment, recording)
+    with as_options():
+        rules, scenario = choice.rules(), choice.scenario()
+    with Console(stderr=True).status(f"replaying {len(episode.steps):,} windows"):
+        report = grade_log(episode, task=rules, deployment=deployment, scenario=scenario)
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
@@ -180,11 +242,38 @@ def grade(
 
 
 @app.command()
-def fidelity() -> int:
-    """Replay the measured runs and compare with what was measured (needs the recorded data, see $LLMSERVE_DATA)."""
+def fidelity(
+    *,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures of the one-second series.")] = None,
+    requests: Annotated[
+        Path | None, typer.Option(help="CSV of a measured run to compare instead of the known ones.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="GPU of that run.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of that run.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine version of that run.")] = None,
+    tp: Annotated[int | None, typer.Option(help="Its tensor parallelism.")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(help="Its max_num_seqs.")] = None,
+    max_num_batched_tokens: Annotated[int | None, typer.Option(help="Its max_num_batched_tokens.")] = None,
+    kv_blocks: Annotated[int | None, typer.Option(help="Its 16-token KV blocks; by default what fits.")] = None,
+) -> int:
+    """Replay the measured runs and compare with what was measured (needs the recorded data, see $LLMSERVE_DATA).
+
+    The options are those of `python -m llmserve_sim.fidelity`.
+    """
     from llmserve_sim.fidelity.__main__ import main
 
-    return main()
+    given = {
+        "out": out,
+        "requests": requests,
+        "gpu": gpu,
+        "model": model,
+        "engine": engine,
+        "tp": tp,
+        "max-num-seqs": max_num_seqs,
+        "max-num-batched-tokens": max_num_batched_tokens,
+        "kv-blocks": kv_blocks,
+    }
+    return main([f"--{name}={value}" for name, value in given.items() if value is not None])
 
 
 @app.command()
@@ -199,19 +288,57 @@ def bench(
     return main(out=out, quick=quick)
 
 
+def _recording(
+    trace: Path | None,
+    trace_format: str | None,
+    start_s: float | None,
+    duration_s: float | None,
+    limit: int | None,
+    rate_scale: float | None,
+    drain_s: float | None,
+    sort: bool,
+    cotenant: bool,
+    prefix_reuse: bool,
+) -> Recording | None:
+    """What the options say of a trace; refuses them without one."""
+    given = {
+        "format": trace_format,
+        "start_s": start_s,
+        "duration_s": duration_s,
+        "limit": limit,
+        "rate_scale": rate_scale,
+        "drain_s": drain_s,
+        "sort": sort or None,
+        "cotenant": cotenant or None,
+        "prefix_reuse": prefix_reuse or None,
+    }
+    require_with_trace(trace, {f"--{name.replace('_', '-')}": value for name, value in given.items()})
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return None if trace is None else Recording(trace, **values)
+
+
+def _check_outputs(png: Path | None, log: Path | None) -> None:
+    """Refuse, before anything is simulated, output files that could not be written afterwards."""
+    require_output(png, "--png")
+    require_output(log, "--log")
+    if png is not None:
+        from llmserve_sim.plots import require_picture
+
+        with as_options():
+            require_picture(png)
+        if log is not None and png.resolve() == log.resolve():
+            raise InvalidInputError("--log", "must be another file than --png", got=str(log))
+
+
 def _progress() -> Progress:
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("windows"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
-
-
-def _writable(path: Path | None, option: str) -> None:
-    """Refuse, before anything is simulated, a path that cannot be written."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise InvalidInputError(option, "must be a file in a folder that exists", got=str(path))

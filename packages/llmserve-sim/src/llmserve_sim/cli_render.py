@@ -41,7 +41,7 @@ def summary_table(logs: Mapping[str, EpisodeLog], *, window_s: float, title: str
     """One row per figure, one column per episode; with several, the better value of a row is marked."""
     table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD)
     # Where the terminal is narrow, words wrap and numbers stay whole.
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for name in logs:
         table.add_column(Text(name, overflow="fold"), justify="right", no_wrap=True)
     table.add_column("unit")

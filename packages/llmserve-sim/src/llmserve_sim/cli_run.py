@@ -12,61 +12,96 @@ from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.observation import to_observation
 from llmserve_sim.policies import POLICIES, Policy, StaticPolicy, make_policy
 from llmserve_sim.schema import parse_action
-from llmserve_sim.tasks import load_task
-from llmserve_sim.workload.replay import scenario_from_trace
+from llmserve_sim.tasks import Task, load_task
+from llmserve_sim.workload.replay import DRAIN_S, scenario_from_trace
 from llmserve_sim.workload.scenario import Scenario
 from llmserve_sim.workload.traces import TraceFormat, read_trace
 
-__all__ = ["Choice", "knob_action", "run_episode"]
+__all__ = ["Choice", "Recording", "knob_action", "run_episode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A trace file, what to take of it, and what of the task's surroundings to keep; the numbers are the file's own."""
+
+    path: Path
+    format: str = "auto"
+    start_s: float = 0.0
+    duration_s: float | None = None
+    """Seconds of the recording to take; None: all of it."""
+    limit: int | None = None
+    """Most requests to take; None: all."""
+    rate_scale: float = 1.0
+    sort: bool = False
+    drain_s: float = DRAIN_S
+    cotenant: bool = False
+    """Keep the task's neighbour: by default the traffic is alone."""
+    prefix_reuse: bool = False
+    """Keep the task's prefix cache: a recording does not say what its prompts share."""
+
+    def rules(self, task: Task) -> Task:
+        """What the task lends to the recording."""
+        gone: dict[str, object] = {} if self.cotenant else {"cotenant": None}
+        gone |= {} if self.prefix_reuse else {"prefix_cache": None}
+        # Validated anew rather than copied: a copy would carry the digest of what it was copied from.
+        return Task.model_validate(task.model_dump() | gone)
+
+    def scenario(self, task: Task, seed: int) -> Scenario:
+        """The episode that replays it; `read_trace` refuses a format or a number that it does not know, by name."""
+        trace = read_trace(
+            self.path,
+            format=cast("TraceFormat", self.format),
+            start_s=self.start_s,
+            duration_s=self.duration_s,
+            limit=self.limit,
+            rate_scale=self.rate_scale,
+            sort=self.sort,
+        )
+        return scenario_from_trace(trace, task, seed, drain_s=self.drain_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What to simulate: a task and a seed, or a trace under a task's rules, on a deployment."""
+    """What to simulate: a task and a seed, or a recording under a task's rules, on a deployment."""
 
     task: str
     seed: int
-    trace: Path | None
-    trace_format: str
-    duration_s: float | None
-    """Seconds of the recording to take; None: all of it."""
-    rate_scale: float
     deployment: str | None
+    recording: Recording | None = None
 
-    def environment(self) -> ServingEnv:
-        """The environment, not yet started."""
-        return ServingEnv(self.task, deployment=self.deployment)
+    def rules(self) -> Task:
+        """The task that is run, or what it lends to the recording."""
+        task = load_task(self.task)
+        return task if self.recording is None else self.recording.rules(task)
 
     def scenario(self) -> Scenario | None:
-        """What the trace makes of the task's traffic; None without a trace."""
-        if self.trace is None:
-            return None
-        # read_trace refuses a format or a number that it does not know, by name.
-        trace = read_trace(
-            self.trace,
-            format=cast("TraceFormat", self.trace_format),
-            duration_s=self.duration_s,
-            rate_scale=self.rate_scale,
-        )
-        return scenario_from_trace(trace, load_task(self.task), self.seed)
+        """What the recording makes of the task's traffic; None without one."""
+        return None if self.recording is None else self.recording.scenario(self.rules(), self.seed)
 
-    def start(self, env: ServingEnv) -> Outcome:
-        """Start the episode in `env`."""
-        return env.start(self.seed, scenario=self.scenario())
-
-    def title(self, env: ServingEnv) -> str:
+    def title(self) -> str:
         """What is simulated, in a few words."""
-        return env.task.name if self.trace is None else f"{self.trace.name} under the rules of {env.task.id}"
+        rules = self.rules()
+        if self.recording is None:
+            return rules.name
+        company = [
+            *(["with its co-tenant"] if rules.cotenant else []),
+            *(["with its prefix reuse"] if rules.prefix_cache else []),
+        ]
+        return f"{self.recording.path.name} under the rules of {rules.id}, {' and '.join(company) or 'alone'}"
 
 
-def knob_action(agent: str, knobs: Mapping[str, object]) -> Policy:
-    """The policy of that name; `knobs` (None: not given) change the static one's configuration and fit no other."""
+def knob_action(agent: str | None, knobs: Mapping[str, object]) -> tuple[str, Policy]:
+    """The name and the policy of `agent`; without one, static where a knob is given and threshold elsewhere.
+
+    `knobs` (None: not given) change the static policy's configuration and fit no other.
+    """
     given = {name: value for name, value in knobs.items() if value is not None}
+    agent = agent or ("static" if given else "threshold")
     if agent != "static":
         if given and agent in POLICIES:
             raise InvalidInputError(next(iter(given)), "fits only --agent static", got=agent)
-        return make_policy(agent)
-    return StaticPolicy(parse_action(StaticPolicy().action.model_dump() | given))
+        return agent, make_policy(agent)
+    return agent, StaticPolicy(parse_action(StaticPolicy().action.model_dump() | given))
 
 
 def run_episode(env: ServingEnv, policy: Policy, start: Outcome, tick: Callable[[], object]) -> None:

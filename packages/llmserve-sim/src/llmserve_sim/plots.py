@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_comparison", "draw_timeline"]
+__all__ = ["draw_comparison", "draw_timeline", "require_picture"]
 
 # Okabe and Ito's palette, distinguishable with any colour vision.
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -117,6 +117,17 @@ def draw_comparison(logs: Mapping[str, EpisodeLog], path: Path, *, window_s: flo
         _dress(axis, panel, legend=panel is _OUTPUT)
     figure.align_ylabels(axes)
     _save(figure, axes[-1], max(_times(log, window_s)[-1] for log in logs.values()), path)
+
+
+def require_picture(path: Path) -> None:
+    """Raise `InvalidInputError` unless the path's suffix is one of a picture that can be drawn."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("cli", "drawing") from error
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix[1:].lower() not in known:
+        raise InvalidInputError("png", f"must end in one of {', '.join(f'.{name}' for name in known)}", got=str(path))
 
 
 def _times(log: EpisodeLog, window_s: float) -> list[float]:

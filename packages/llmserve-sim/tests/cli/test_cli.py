@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_knobs_given_on_the_command_line_are_the_configuration_that_is_served(tr
 
 def test_a_trace_runs_for_as_long_as_it_lasts(log: Path) -> None:
     steps = EpisodeLog.model_validate_json(log.read_text()).steps
-    assert len(steps) == 3
+    assert len(steps) == 3 + 12
     assert steps[-1].observation.done
     assert sum(step.observation.request_arrival_rate * 5 for step in steps) == pytest.approx(4)
 
@@ -105,14 +106,14 @@ def test_grade_says_by_its_exit_code_whether_a_log_is_genuine(
     ("arguments", "named"),
     [
         (["run", "no_such_task"], "task_id"),
-        (["run", "--batch-cap", "0"], "batch_cap: must be an integer in 1..512"),
+        (["run", "--batch-cap", "0"], "--batch-cap: must be an integer in 1..512"),
         (["run", "--batch-cap", "many"], "--batch-cap"),
-        (["run", "--kv-budget-fraction", "nan"], "kv_budget_fraction: must be a finite number in 0.1..1.0"),
-        (["run", "--kv-budget-fraction", "inf"], "kv_budget_fraction"),
-        (["run", "--speculation-depth", "9"], "speculation_depth: must be an integer in 0..8"),
-        (["run", "--quantization-tier", "FP8"], "quantization_tier: must be one of FP16, INT8, INT4"),
+        (["run", "--kv-budget-fraction", "nan"], "--kv-budget-fraction: must be a finite number in 0.1..1.0"),
+        (["run", "--kv-budget-fraction", "inf"], "--kv-budget-fraction"),
+        (["run", "--speculation-depth", "9"], "--speculation-depth: must be an integer in 0..8"),
+        (["run", "--quantization-tier", "FP8"], "--quantization-tier: must be one of FP16, INT8, INT4"),
         (["run", "--agent", "oracle"], "random, static, threshold"),
-        (["run", "--agent", "random", "--batch-cap", "8"], "batch_cap: fits only --agent static"),
+        (["run", "--agent", "random", "--batch-cap", "8"], "--batch-cap: fits only --agent static"),
         (["run", "--seed", "-1"], "seed: must be an integer in 0.."),
         (["run", "--deployment", "tpu"], "deployment"),
         (["run", "--trace", "nowhere.csv"], "nowhere.csv"),
@@ -133,12 +134,22 @@ def test_bad_input_is_one_line_that_names_it_and_exit_code_two(
     assert named in shown.err
 
 
-@pytest.mark.parametrize("flag", [["--rate-scale", "0"], ["--format", "excel"], ["--duration-s", "-3"]])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ["--rate-scale", "0"],
+        ["--format", "excel"],
+        ["--duration-s", "-3"],
+        ["--start-s", "nan"],
+        ["--limit", "0"],
+        ["--drain-s", "-1"],
+    ],
+)
 def test_a_bad_option_of_a_trace_is_refused_by_name(
     trace: Path, flag: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--trace", str(trace), *flag]) == 2
-    assert flag[0].removeprefix("--").replace("-", "_") in capsys.readouterr().err
+    assert f"llmserve-sim: {flag[0]}: must" in capsys.readouterr().err
 
 
 def test_a_truncated_log_is_refused_and_not_graded(
@@ -175,3 +186,148 @@ def test_without_the_extra_it_names_the_extra() -> None:
     assert done.returncode == 2
     assert "pip install 'llmserve-sim[cli]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--format", "plain"],
+        ["--start-s", "1"],
+        ["--duration-s", "9"],
+        ["--limit", "5"],
+        ["--rate-scale", "1"],
+        ["--sort"],
+        ["--drain-s", "0"],
+        ["--cotenant"],
+        ["--prefix-reuse"],
+    ],
+)
+def test_what_only_a_trace_can_have_is_refused_without_one(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *option]) == 2
+    assert f"{option[0]}: needs --trace FILE" in capsys.readouterr().err
+
+
+def test_advice_about_a_trace_names_options_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    backwards = tmp_path / "backwards.csv"
+    backwards.write_text("t_s,input,output\n5,10,10\n0,10,10\n")
+    assert main(["run", "--trace", str(backwards)]) == 2
+    assert "(--sort orders the file)" in capsys.readouterr().err
+    assert main(["run", "--trace", str(backwards), "--sort", "--limit", "1", "--start-s", "1", "--drain-s", "0"]) == 0
+    assert "backwards.csv" in capsys.readouterr().out
+
+
+def test_a_trace_is_served_alone_unless_the_tasks_company_is_asked_for(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, shared = tmp_path / "alone.json", tmp_path / "shared.json"
+    company = ["--cotenant", "--prefix-reuse"]
+    assert main(["run", "--trace", str(trace), "--log", str(alone)]) == 0
+    assert "azure_conversation, alone" in " ".join(capsys.readouterr().out.split())
+    assert main(["run", "--trace", str(trace), *company, "--log", str(shared)]) == 0
+    assert "with its co-tenant and with its prefix reuse" in " ".join(capsys.readouterr().out.split())
+
+    def cotenant_gb(path: Path) -> float:
+        steps = EpisodeLog.model_validate_json(path.read_text()).steps
+        return max(step.observation.metadata["window"]["cotenant_gb"] for step in steps)
+
+    assert cotenant_gb(alone) == 0 < cotenant_gb(shared)
+    assert main(["grade", str(shared), "--trace", str(trace), *company]) == 0
+    assert main(["grade", str(shared), "--trace", str(trace)]) == 1
+
+
+def test_a_knob_makes_the_agent_static_and_no_knob_the_threshold_rules(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--trace", str(trace)]) == 0
+    assert "threshold" in capsys.readouterr().out
+    assert main(["run", "--trace", str(trace), "--batch-cap", "8"]) == 0
+    assert "static" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "bound"),
+    [
+        ("--png", "x.foo", "must end in one of"),
+        ("--png", "x", "must end in one of"),
+        ("--log", ".", "must be a file in a folder that exists"),
+        ("--log", "file/x.json", "must be a file in a folder that exists"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_simulated(
+    option: str, name: str, bound: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["run", option, str(tmp_path / name)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"llmserve-sim: {option}: {bound}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_log_and_picture_cannot_be_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same = str(tmp_path / "same.png")
+    assert main(["run", "--png", same, "--log", same]) == 2
+    assert "--log: must be another file than --png" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line_and_exit_code_two(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--trace", str(trace), "--log", "/dev/full"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert shown.startswith("llmserve-sim: --log: cannot be written")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "llmserve_sim", "tasks"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("llmserve-sim: the output cannot be written")
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llmserve_sim.cli_app.run_episode", interrupted)
+    assert main(["run", "--trace", str(trace)]) == 130
+    assert capsys.readouterr().err.strip().endswith("llmserve-sim: stopped")
+    monkeypatch.setattr("llmserve_sim.cli_app.run", interrupted)
+    assert main(["tasks"]) == 130
+
+
+def test_a_terminal_of_ascii_gets_question_marks_and_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "llmserve_sim", "tasks"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bursty_workload" in done.stdout
+
+
+def test_a_narrow_terminal_keeps_the_numbers(
+    trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["run", "--trace", str(trace), "--batch-cap", "8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "…" not in "".join(lines)
+    assert any(line.split()[:2] == ["finished", "4"] for line in lines)
+
+
+def test_fidelity_takes_a_run_of_ones_own_and_refuses_what_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(bytes(range(256)))
+    assert main(["fidelity", "--requests", str(binary), "--tp", "1"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("fidelity: ")
+    assert shown.count("\n") == 1

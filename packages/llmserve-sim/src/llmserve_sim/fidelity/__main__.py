@@ -34,7 +34,10 @@ def main(arguments: Sequence[str] = ()) -> int:
         if options.out:
             _draw(options.out)
     except InvalidInputError as error:
-        print(f"fidelity: {error}", file=sys.stderr)
+        print(f"fidelity: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"fidelity: {error.filename or 'output'}: cannot be written ({error.strerror})", file=sys.stderr)
         return 2
     bounded = [row for row in rows if row.bound is not None]
     failed = [row for row in bounded if not row.passed]

@@ -72,14 +72,20 @@ def columns(path: Path) -> dict[str, list[str]]:
     """A CSV file's columns as text.
 
     Raises:
-        InvalidInputError: the file is missing or empty.
+        InvalidInputError: the file is missing, empty, or no CSV text with as many fields in each row as in the first.
     """
     if not path.is_file():
         raise InvalidInputError("data", "a file of measurements", got=str(path))
-    with path.open(encoding="utf-8", newline="") as handle:
-        reader = csv.DictReader(handle)
-        rows = list(reader)
-        names = reader.fieldnames or []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle, strict=True)
+            rows = list(reader)
+            names = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError("data", f"a readable CSV file in UTF-8 ({error})", got=str(path)) from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise InvalidInputError("data", f"{len(names)} fields in each row; row {number} differs", got=str(path))
     if not rows:
         raise InvalidInputError("data", "at least one row of measurements", got=str(path))
     return {name: [row[name] for row in rows] for name in names}
@@ -89,10 +95,13 @@ def read_requests(path: Path) -> RequestLog:
     """Columns arrival_s, input_toks, output_toks, first_token_s, last_token_s of a request-level run.
 
     Raises:
-        InvalidInputError: the file or a column is missing, or a value is not a number.
+        InvalidInputError: the file or a column is missing, or a value is not a finite number of at least 0.
     """
     names = ("arrival_s", "input_toks", "output_toks", "first_token_s", "last_token_s")
     table = _floats(path, names)
+    for name, column in zip(names, table, strict=True):
+        if not (np.isfinite(column) & (column >= 0)).all():
+            raise InvalidInputError(f"data.{name}", f"finite numbers of at least 0 in every row of {path.name}")
     order = np.argsort(table[0], kind="stable")
     return RequestLog(*(column[order] for column in table))
 

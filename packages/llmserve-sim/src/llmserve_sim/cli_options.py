@@ -1,0 +1,131 @@
+"""The command's options that several commands share, and its output files; how an error names an option.
+
+Knows nothing about what is simulated.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.schema import ACTION_FIELDS
+
+__all__ = [
+    "CotenantOption",
+    "DrainOption",
+    "DurationOption",
+    "FormatOption",
+    "LimitOption",
+    "PrefixReuseOption",
+    "RateScaleOption",
+    "SortOption",
+    "StartOption",
+    "TraceOption",
+    "as_options",
+    "require_output",
+    "require_with_trace",
+]
+
+_PANEL = "Recorded traffic"
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        help="Replay this trace file, alone on the deployment, under the task's rules.",
+        rich_help_panel=_PANEL,
+    ),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="Its format: auto (the default), azure, mooncake, burstgpt or plain.", rich_help_panel=_PANEL
+    ),
+]
+StartOption = Annotated[
+    float | None, typer.Option("--start-s", help="Skip this many seconds of it.", rich_help_panel=_PANEL)
+]
+DurationOption = Annotated[
+    float | None,
+    typer.Option("--duration-s", help="Take this many seconds of it; by default all.", rich_help_panel=_PANEL),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", help="Take at most this many requests of it.", rich_help_panel=_PANEL)
+]
+RateScaleOption = Annotated[
+    float | None, typer.Option("--rate-scale", help="Replay it this many times as fast.", rich_help_panel=_PANEL)
+]
+SortOption = Annotated[
+    bool, typer.Option("--sort", help="Order it by time: it is not ordered.", rich_help_panel=_PANEL)
+]
+DrainOption = Annotated[
+    float | None,
+    typer.Option(
+        "--drain-s",
+        help="Seconds without arrivals after its end, in which requests finish; 60 by default.",
+        rich_help_panel=_PANEL,
+    ),
+]
+CotenantOption = Annotated[
+    bool,
+    typer.Option("--cotenant", help="Keep the task's co-tenant, which takes GPU memory.", rich_help_panel=_PANEL),
+]
+PrefixReuseOption = Annotated[
+    bool, typer.Option("--prefix-reuse", help="Keep the task's reuse of prompt prefixes.", rich_help_panel=_PANEL)
+]
+
+_OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ACTION_FIELDS} | {
+    "policy": "--agent",
+    "png": "--png",
+    "seed": "--seed",
+    "deployment": "--deployment",
+    "format": "--format",
+    "start_s": "--start-s",
+    "duration_s": "--duration-s",
+    "limit": "--limit",
+    "rate_scale": "--rate-scale",
+    "drain_s": "--drain-s",
+}
+_ADVICE = {"start_s": "--start-s", "duration_s": "--duration-s", "limit": "--limit", "sort=True": "--sort"}
+_ADVISED = re.compile(r"\b(?:start_s|duration_s|limit|sort=True)\b")
+
+
+@contextmanager
+def as_options() -> Iterator[None]:
+    """Within it, an error about an argument that was given as an option names the option."""
+    try:
+        yield
+    except InvalidInputError as error:
+        bound = _ADVISED.sub(lambda found: _ADVICE[found[0]], error.bound)
+        raise type(error)(_OPTIONS.get(error.field, error.field), bound, got=error.got) from error
+
+
+def require_with_trace(trace: Path | None, options: Mapping[str, object]) -> None:
+    """Refuse the first of `options` that was given (is neither None nor False) where there is no trace."""
+    given = next((name for name, value in options.items() if value is not None and value is not False), None)
+    if trace is None and given is not None:
+        raise InvalidInputError(given, "needs --trace FILE")
+
+
+def require_output(path: Path | None, option: str) -> None:
+    """Refuse, before anything is simulated, a file that cannot be written; leaves no file behind."""
+    if path is None:
+        return
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InvalidInputError(option, "must be a file in a folder that exists", got=str(path))
+    new = not os.path.lexists(path)
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise InvalidInputError(
+            option, f"must be a file that can be written ({error.strerror})", got=str(path)
+        ) from error
+    if new:
+        with suppress(OSError):
+            path.unlink()
