@@ -267,3 +267,30 @@ def test_no_content_raises_anything_but_the_typed_error(tmp_path: Path, content:
             assert len(trace) >= 1
             assert (np.diff(trace.arrival_ps) >= 0).all()
         assert "fuzz.csv" in named
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"t_s","input","output"\n"0","10","5"\n"1.5","20","6"\n',
+        "T_S, Input ,OUTPUT\n0,10,5\n1.5,20,6\n",
+        '\ufeff"T_s", "input",output\r\n0, "10",5\r\n1.5,20,"6"\r\n',
+    ],
+)
+def test_quoted_fields_and_headers_of_any_case_are_understood(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(text.encode())
+    trace = read_trace(path)
+    assert trace.arrival_ps.tolist() == [0, 1_500_000_000_000]
+    assert trace.prompt.tolist() == [10, 20]
+    assert trace.output.tolist() == [5, 6]
+
+
+def test_an_open_quote_is_an_error_that_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('t_s,input,output\n0,10,5\n1,"20,6\n')
+    with pytest.raises(InvalidInputError, match=r"t\.csv:line 3: must be one row of CSV"):
+        read_trace(path)
+    path.write_text('"t_s,input,output\n0,10,5\n')
+    with pytest.raises(InvalidInputError, match=r"t\.csv:line 1: must be the header"):
+        read_trace(path)

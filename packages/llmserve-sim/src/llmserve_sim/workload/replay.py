@@ -39,9 +39,7 @@ def scenario_from_trace(trace: Trace, task: Task, seed: int = 0, *, drain_s: flo
     The task's own traffic, lengths and episode length do not matter. Raises InvalidInputError for a `drain_s` out of
     its range and for a replay of more than MAX_REPLAY_WINDOWS windows.
     """
-    number = isinstance(drain_s, int | float) and not isinstance(drain_s, bool)
-    if not (number and isfinite(drain_s) and 0 <= drain_s <= _MAX_DRAIN_S):
-        raise InvalidInputError("drain_s", f"must be a number in 0..{_MAX_DRAIN_S}", got=drain_s)
+    _require_drain(drain_s)
     windows = -(-trace.duration_ps // task.window_ps) + -(-round(drain_s * PS_PER_S) // task.window_ps)
     if windows > MAX_REPLAY_WINDOWS:
         raise InvalidInputError(
@@ -75,3 +73,13 @@ def scenario_from_trace(trace: Trace, task: Task, seed: int = 0, *, drain_s: flo
         tenant=tenant_classes(quiet, seed, counts, calm),
     )
     return assemble(quiet, conditions, traffic)
+
+
+def _require_drain(value: object) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not isfinite(value)
+        or not 0 <= value <= _MAX_DRAIN_S
+    ):
+        raise InvalidInputError("drain_s", f"must be a number in 0..{_MAX_DRAIN_S}", got=value)

@@ -6,6 +6,7 @@ Everything wrong with a row is found here and named by file, line and column. No
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 from llmserve_sim.errors import InvalidInputError
 
-__all__ = ["JSON_LINES", "ROW_FORMATS", "RowFormat", "RowParser", "TraceLimits"]
+__all__ = ["JSON_LINES", "ROW_FORMATS", "RowFormat", "RowParser", "TraceLimits", "fields_of", "header_of"]
 
 _NS_PER_MS = 1_000_000
 _NS_PER_S = 1_000_000_000
@@ -71,14 +72,31 @@ ROW_FORMATS = (
 )
 
 
+def fields_of(line: str) -> list[str]:
+    """The fields of one line of CSV, without the spaces around them; raises ValueError for a quote that stays open."""
+    if '"' not in line:
+        return [cell.strip() for cell in line.split(",")]
+    try:
+        return [cell.strip() for cell in next(csv.reader([line.strip()], strict=True, skipinitialspace=True))]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def header_of(line: str) -> list[str]:
+    """The columns that a header names, in lower case: files of one format differ in that."""
+    return [column.lower() for column in fields_of(line)]
+
+
 class RowParser:
     """Turns lines of one file into (nanoseconds since its first request, prompt, output)."""
 
     def __init__(self, name: str, style: RowFormat, header: str, limits: TraceLimits) -> None:
         self.name, self.style, self.limits = name, style, limits
-        self.columns = [column.strip() for column in header.split(",")] if style is not JSON_LINES else []
+        self.columns = header_of(header) if style is not JSON_LINES else []
         if len(set(self.columns)) < len(self.columns):
             raise InvalidInputError(f"{name}:line 1", "must name each column once", got=header.strip())
+        known = {column.lower(): column for column in style.columns}
+        self.columns = [known.get(column, column) for column in self.columns]
         self.left_out = 0
         self._origin: datetime | int | None = None
         self._last_ns = 0
@@ -102,14 +120,19 @@ class RowParser:
         return at, prompt, output
 
     def _csv(self, number: int, line: str) -> dict[str, object]:
-        cells = line.split(",")
+        try:
+            cells = fields_of(line)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"{self.name}:line {number}", f"must be one row of CSV ({error})", got=line.strip()
+            ) from error
         if len(cells) != len(self.columns):
             raise InvalidInputError(
                 f"{self.name}:line {number}",
                 f"must have {len(self.columns)} fields, has {len(cells)}",
                 got=line.strip(),
             )
-        return {column: cell.strip() for column, cell in zip(self.columns, cells, strict=True)}
+        return dict(zip(self.columns, cells, strict=True))
 
     def _json(self, number: int, line: str) -> dict[str, object]:
         try:

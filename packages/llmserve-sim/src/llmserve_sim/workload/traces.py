@@ -7,7 +7,7 @@
 | `burstgpt` | CSV, BurstGPT | ``Timestamp,Model,Request tokens,Response tokens,…`` (seconds) |
 | `mooncake` | JSON lines, Mooncake | ``timestamp`` (ms), ``input_length``, ``output_length``, … |
 
-Other columns and keys are ignored. Time counts from the file's first request and must not run backwards, because a
+Other columns and keys are ignored; columns may be quoted and in any case. Time counts from the file's first request and must not run backwards, because a
 file in which it does is usually two files or a broken one; `sort=True` says that it is only unordered. A row that
 is not understood is an error that names the line. The one exception is BurstGPT's failed requests (no response
 tokens), which are left out and counted. Files are read as a stream: a cut of a large file reads no further than the
@@ -25,7 +25,7 @@ import numpy as np
 
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.workload.random import require_integer
-from llmserve_sim.workload.rows import JSON_LINES, ROW_FORMATS, RowFormat, RowParser, TraceLimits
+from llmserve_sim.workload.rows import JSON_LINES, ROW_FORMATS, RowFormat, RowParser, TraceLimits, header_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,10 +193,13 @@ class _Cut:
 
 
 def _detect(name: str, first: str, wanted: TraceFormat) -> RowFormat:
-    header = {column.strip() for column in first.split(",")}
+    try:
+        header = set(header_of(first))
+    except ValueError:
+        header = set()
     found = JSON_LINES if first.lstrip().startswith("{") else None
     if found is None:
-        found = next((f for f in ROW_FORMATS if f is not JSON_LINES and set(f.columns) <= header), None)
+        found = next((f for f in ROW_FORMATS if f is not JSON_LINES and {c.lower() for c in f.columns} <= header), None)
     known = "; ".join(f"{f.name}: {','.join(f.columns)}" for f in ROW_FORMATS)
     if found is None:
         raise InvalidInputError(f"{name}:line 1", f"must be the header of a known format ({known})", got=first.strip())
