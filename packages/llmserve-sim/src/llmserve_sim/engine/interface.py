@@ -29,6 +29,7 @@ __all__ = [
     "FP",
     "PRIORITY",
     "PS_PER_S",
+    "REPLICAS_MAX",
     "SEQS_MAX",
     "STANDARD",
     "TENANTS",
@@ -52,6 +53,8 @@ TENANTS = 4
 """Tenant classes: each has an acceptance of its own, so each is one lock-step group of a replica."""
 DEPTHS = 9
 """Speculation depths 0..8."""
+REPLICAS_MAX = 8
+"""Most replicas in a fleet."""
 SEQS_MAX = 512
 """Largest `batch_cap` (vLLM's `max_num_seqs`)."""
 PRIORITY, STANDARD = 0, 1

@@ -1,51 +1,98 @@
 """Where everything stands in an engine's arena: one flat row of int64 per environment.
 
-A row is header | statistics | histograms | replicas | slots | scratch. A fork is a copy of the row, a state's
-hash is a hash of the row. Every unfinished request has a slot; a slot is named by its offset in the row, so 0 (the
-header) is nobody. All lists (waiting lines, running requests, hand-overs, free slots) are linked through the slots.
+A row is replicas | groups | header | statistics | histograms | members | slots | scratch. A fork is a copy of the row, a state's
+hash is a hash of the row. Every unfinished request has a slot; a slot is named by its offset in the row, so 0 is nobody.
+Replicas and groups come first because plain Python keeps integers up to 256 at hand: their offsets cost no allocation. All lists (waiting lines, running requests, hand-overs, free slots) are linked through the slots.
 
 The names here are offsets, imported one by one by the kernel so that numba sees constants:
-`H_` header, `P_` plan (inside the header), `W_` window statistics, `L_` replica ("lane"), `G_` group (inside a replica),
+`H_` header, `P_` plan (inside the header), `W_` window statistics, `L_` replica ("lane"), `G_` group,
 `S_` slot, `TB_` table, `R_` request record.
 """
 
 from __future__ import annotations
 
 from llmserve_sim.engine.histogram import BINS
-from llmserve_sim.engine.interface import BLOCK_TOKENS, DEPTHS, SEQS_MAX, TENANTS
+from llmserve_sim.engine.interface import BLOCK_TOKENS, DEPTHS, REPLICAS_MAX, SEQS_MAX, TENANTS
 
 NEVER = 1 << 62
 """A time after everything, ps."""
+# ---- replicas
+LANES = 1
+L_UNTIL = 0  # end of the leap in flight, or -1
+L_NOW = 1  # end of the last iteration, or when an idle replica was given work
+L_READY = 2  # no iteration starts before this
+L_START = 3  # start of the leap in flight
+L_STEPS = 4  # its iterations; they take first + i·rise
+L_FIRST = 5
+L_RISE = 6
+L_LAST_END = 7  # last completion: when every continuing sequence got its last token
+L_DEPTH = 8  # depth of the leap in flight
+L_STALE = 9  # 1: the rates are still those of an older plan
+L_PIECE = 10  # piece of the decode table used last, where the next look-up starts
+L_POOL = 11
+L_BLOCKS = 12  # blocks held by prefilling sequences, and by decoding ones if every clock were 0
+L_SPARE = 13  # at least so many blocks stay free while the leap in flight lasts
+L_CACHED = 14  # blocks with text of finished requests, as far as they are free
+L_DECODING = 15
+L_RUNNING = 16
+L_WAITING = 17  # [2] by class
+L_CONTEXT = 19  # sum of the decoding sequences' contexts, fixed-point tokens
+L_GROWTH = 20  # what an iteration adds to it: sum of the rates of the decoding sequences
+L_GIVE_UP = 21  # nobody waiting here gives up before this
+L_LINK_FREE = 22
+L_INDEX = 23
+L_RESUMED = 24  # [2] queues by class
+L_FRESH = 28  # [2] queues by class
+L_HANDOVERS = 32  # queue of requests on their way to a decode replica
+L_PREFILLS = 34  # queue by S_CHAIN
+L_JOINERS = 36  # stack by S_CHAIN of those handed over into the iteration in flight
+L_ACTIVE = 38  # [2] rings of running requests by class, oldest first
+L_GROUPS_END = 42  # offset after the last group in use
+L_GROUPS = 43  # offset of its groups
+LANE_SIZE = 44
+# ---- groups, [TENANTS] per replica, behind the last replica: a tenant's decoding sequences, which advance in lock-step
+G_COUNT = 0
+G_CLOCK = 1  # tokens gained by every sequence, fixed point
+G_RATE = 2  # fixed-point tokens per step of the leap in flight
+G_BIN = 3  # where the last gap was counted, and the gaps (ps) that are counted there: low..high−1
+G_LOW = 4
+G_HIGH = 5
+G_PHASE = 6  # offset of its PHASES
+G_HEAP = 7  # offset of its HEAP
+GROUP_SIZE = 8
+HEADER = LANES + REPLICAS_MAX * (LANE_SIZE + TENANTS * GROUP_SIZE)
+ENDS = 2
+"""Queues and rings are a first and a last slot."""
 # ---- header: progress
-H_NOW = 0  # start of the coming window, ps
-H_NEXT = 1  # index of the next arrival
-H_ARRIVALS = 2  # number of requests in the traffic
-H_GROUPS = 3  # size of the groups in use, those of tenants 0..highest
-H_SEQ = 4  # last sequence number given out
-H_UNFINISHED = 5
-H_FREE = 6  # head of the free slots
-H_STARTED = 7  # 0 before the first plan
-H_RECORDING = 8
-H_RECORDS = 9  # records written in this window
+H_NOW = HEADER + 0  # start of the coming window, ps
+H_NEXT = HEADER + 1  # index of the next arrival
+H_ARRIVALS = HEADER + 2  # number of requests in the traffic
+H_GROUPS = HEADER + 3  # size of the groups in use, those of tenants 0..highest
+H_SEQ = HEADER + 4  # last sequence number given out
+H_UNFINISHED = HEADER + 5
+H_FREE = HEADER + 6  # head of the free slots
+H_STARTED = HEADER + 7  # 0 before the first plan
+H_RECORDING = HEADER + 8
+H_RECORDS = HEADER + 9  # records written in this window
 # ---- header: fixed for the episode
-H_TABLE = 10  # offset of the table of the tier in force
-H_LANES_END = 11  # offset after the last replica
-H_DECODERS = 12  # offset of the first replica that only decodes; H_LANES_END unless split
-H_SCRATCH = 13  # offset of the scratch area
-H_SWAP = 14  # 3 ps
-H_SPLIT = 17
-H_RESIZE = 18
-H_EVICT = 19
-H_HANDOVER = 20
-H_LINK = 21
-H_MAX_LEN = 22
-H_MAX_UNFINISHED = 23
-H_PATIENCE = 24
-H_TTFT = 25  # 2 ps, by class
-H_TTFT_TOKEN = 27
-H_TPOT = 28  # 2 ps, by class
+H_TABLE = HEADER + 10  # offset of the table of the tier in force
+H_LANES_END = HEADER + 11  # offset after the last replica
+H_DECODERS = HEADER + 12  # offset of the first replica that only decodes; H_LANES_END unless split
+H_SCRATCH = HEADER + 13  # offset of the scratch area
+H_SWAP = HEADER + 14  # 3 ps
+H_SPLIT = HEADER + 17
+H_RESIZE = HEADER + 18
+H_EVICT = HEADER + 19
+H_HANDOVER = HEADER + 20
+H_LINK = HEADER + 21
+H_MAX_LEN = HEADER + 22
+H_MAX_UNFINISHED = HEADER + 23
+H_PATIENCE = HEADER + 24
+H_TTFT = HEADER + 25  # 2 ps, by class
+H_TTFT_TOKEN = HEADER + 27
+H_TPOT = HEADER + 28  # 2 ps, by class
 # ---- header: the plan in force
-H_PLAN = 30
+H_PLAN = HEADER + 30
 P_END = 0
 P_CAP = 1
 P_DEPTH = 2
@@ -58,6 +105,17 @@ P_HIT = 8
 P_HALF = 9
 P_RATES = 10  # [TENANTS][DEPTHS]
 PLAN_SIZE = P_RATES + TENANTS * DEPTHS
+PLAN_END = H_PLAN + P_END
+PLAN_CAP = H_PLAN + P_CAP
+PLAN_DEPTH = H_PLAN + P_DEPTH
+PLAN_TIER = H_PLAN + P_TIER
+PLAN_SPLIT = H_PLAN + P_SPLIT
+PLAN_PRIORITY = H_PLAN + P_PRIORITY
+PLAN_POOL = H_PLAN + P_POOL
+PLAN_RESIZED = H_PLAN + P_RESIZED
+PLAN_HIT = H_PLAN + P_HIT
+PLAN_HALF = H_PLAN + P_HALF
+PLAN_RATES = H_PLAN + P_RATES
 # ---- header: totals since the episode began
 H_TOTAL_ARRIVED = H_PLAN + PLAN_SIZE
 H_TOTAL_FINISHED = H_TOTAL_ARRIVED + 1
@@ -147,52 +205,12 @@ W_OLDEST = STATS + STAT_AT["oldest_wait_ps"]
 # ---- histograms, each preceded by the range of bins in use (low, high)
 HIST_TTFT = STATS + STATS_SIZE
 HIST_ITL = HIST_TTFT + 2 + BINS
-# ---- replicas
-LANES = HIST_ITL + 2 + BINS
-L_UNTIL = 0  # end of the leap in flight, or -1
-L_NOW = 1  # end of the last iteration, or when an idle replica was given work
-L_READY = 2  # no iteration starts before this
-L_START = 3  # start of the leap in flight
-L_STEPS = 4  # its iterations; they take first + i·rise
-L_FIRST = 5
-L_RISE = 6
-L_LAST_END = 7  # last completion: when every continuing sequence got its last token
-L_DEPTH = 8  # depth of the leap in flight
-L_STALE = 9  # 1: the rates are still those of an older plan
-L_PIECE = 10  # piece of the decode table used last, where the next look-up starts
-L_POOL = 11
-L_BLOCKS = 12  # blocks held by prefilling sequences, and by decoding ones if every clock were 0
-L_SPARE = 13  # at least so many blocks stay free while the leap in flight lasts
-L_CACHED = 14  # blocks with text of finished requests, as far as they are free
-L_DECODING = 15
-L_RUNNING = 16
-L_WAITING = 17  # [2] by class
-L_CONTEXT = 19  # sum of the decoding sequences' contexts, fixed-point tokens
-L_GROWTH = 20  # what an iteration adds to it: sum of the rates of the decoding sequences
-L_GIVE_UP = 21  # nobody waiting here gives up before this
-L_LINK_FREE = 22
-L_INDEX = 23
-L_RESUMED = 24  # [2] queues by class
-L_FRESH = 28  # [2] queues by class
-L_HANDOVERS = 32  # queue of requests on their way to a decode replica
-L_PREFILLS = 34  # queue by S_CHAIN
-L_JOINERS = 36  # stack by S_CHAIN of those handed over into the iteration in flight
-L_ACTIVE = 38  # [2] rings of running requests by class, oldest first
-L_GROUPS_END = 42  # offset after the last group in use
-L_GROUPS = 43  # [TENANTS] groups
-ENDS = 2
-"""Queues and rings are a first and a last slot."""
-# ---- groups: the decoding sequences of a tenant on a replica, which advance in lock-step
-G_COUNT = 0
-G_CLOCK = 1  # tokens gained by every sequence, fixed point
-G_RATE = 2  # fixed-point tokens per step of the leap in flight
-G_BIN = 3  # where the last gap was counted, and the gaps (ps) that are counted there: low..high−1
-G_LOW = 4
-G_HIGH = 5
-G_PHASE = 6  # [BLOCK_TOKENS] sequences by the room they have used of their last block at clock 0
-G_HEAP = G_PHASE + BLOCK_TOKENS  # [1..SEQS_MAX + 1] heap of finish clock << SLOT_BITS | slot; unused entries are NEVER
-GROUP_SIZE = G_HEAP + SEQS_MAX + 2
-LANE_SIZE = L_GROUPS + TENANTS * GROUP_SIZE
+ZEROS = HIST_ITL + 2 + BINS  # [BINS] zeros, to clear the above with
+# ---- phases and heaps of the groups, [replicas][TENANTS]
+PHASES = 0  # [BLOCK_TOKENS] sequences by the room they have used of their last block at clock 0
+HEAP = PHASES + BLOCK_TOKENS  # [1..SEQS_MAX + 1] heap of finish clock << SLOT_BITS | slot; unused entries are NEVER
+MEMBERS_SIZE = HEAP + SEQS_MAX + 2
+MEMBERS = ZEROS + BINS
 SLOT_BITS = 24
 SLOT_MASK = (1 << SLOT_BITS) - 1
 # ---- slots
@@ -259,4 +277,4 @@ FINISHED, ABANDONED, REJECTED = 0, 1, 2
 
 def row_size(replicas: int, max_unfinished: int) -> int:
     """Length of a row, in int64."""
-    return LANES + replicas * LANE_SIZE + max_unfinished * SLOT_SIZE + max_unfinished
+    return MEMBERS + replicas * TENANTS * MEMBERS_SIZE + max_unfinished * SLOT_SIZE + max_unfinished

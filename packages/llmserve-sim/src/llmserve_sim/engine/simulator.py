@@ -29,6 +29,7 @@ from llmserve_sim.engine.layout import (
     CLASS_SHIFT,
     ENDS,
     G_HEAP,
+    G_PHASE,
     GROUP_SIZE,
     H_ARRIVALS,
     H_EVICT,
@@ -55,6 +56,7 @@ from llmserve_sim.engine.layout import (
     H_TTFT,
     H_TTFT_TOKEN,
     H_UNFINISHED,
+    HEAP,
     HIST_ITL,
     HIST_TTFT,
     L_ACTIVE,
@@ -70,7 +72,10 @@ from llmserve_sim.engine.layout import (
     L_UNTIL,
     LANE_SIZE,
     LANES,
+    MEMBERS,
+    MEMBERS_SIZE,
     NEVER,
+    PHASES,
     RECORD_SIZE,
     S_CHAIN,
     S_NEXT,
@@ -277,11 +282,11 @@ def pack_traffic(traffic: Traffic) -> Ints:
 def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False) -> Ints:
     """The arena row of an idle fleet at time 0."""
     row = np.zeros(row_size(fleet.replicas, fleet.max_unfinished), dtype=np.int64)
-    slots = LANES + fleet.replicas * LANE_SIZE
+    slots = MEMBERS + fleet.replicas * TENANTS * MEMBERS_SIZE
     groups = (int(traffic.tenant.max(initial=0)) + 1) * GROUP_SIZE
     row[H_ARRIVALS] = len(traffic)
     row[H_RECORDING] = record
-    row[H_LANES_END] = slots
+    row[H_LANES_END] = LANES + fleet.replicas * LANE_SIZE
     row[H_SCRATCH] = slots + fleet.max_unfinished * SLOT_SIZE
     row[H_SWAP : H_SWAP + 3] = fleet.swap_ps
     row[H_SPLIT] = fleet.split_ps
@@ -305,7 +310,9 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
         row[lane + L_UNTIL] = -1
         row[lane + L_GIVE_UP] = NEVER
         row[lane + L_INDEX] = index
-        row[lane + L_GROUPS_END] = lane + L_GROUPS + groups
+        first = LANES + fleet.replicas * LANE_SIZE + index * TENANTS * GROUP_SIZE
+        row[lane + L_GROUPS] = first
+        row[lane + L_GROUPS_END] = first + groups
         for c in range(2):
             ring = lane + L_ACTIVE + c * ENDS
             row[ring : ring + ENDS] = ring
@@ -315,8 +322,11 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
         queue_clear(row, lane + L_PREFILLS, S_CHAIN)
         queue_clear(row, lane + L_JOINERS, S_CHAIN)
         for tenant in range(TENANTS):
-            group = lane + L_GROUPS + tenant * GROUP_SIZE
-            row[group + G_HEAP + 1 : group + GROUP_SIZE] = NEVER
+            group = first + tenant * GROUP_SIZE
+            members = MEMBERS + (index * TENANTS + tenant) * MEMBERS_SIZE
+            row[group + G_PHASE] = members + PHASES
+            row[group + G_HEAP] = members + HEAP
+            row[members + HEAP + 1 : members + MEMBERS_SIZE] = NEVER
     return row
 
 

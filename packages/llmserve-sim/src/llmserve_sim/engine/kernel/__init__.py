@@ -7,7 +7,7 @@ It must answer as `engine.reference` does, to the integer; `tests/engine/test_ex
   number of iterations) and a heap of finish clocks. An iteration costs O(1), not O(batch).
 - *Leaps.* Between events (a finish, an admission, a bend of the cost tables, exhausted blocks, a deadline at the head
   of the line) iteration times form an arithmetic series, so any number of iterations is one step. A leap stays in
-  flight, undone, until it ends or until an arrival or the window's end cuts it short.
+  flight until it ends, or until an arrival or the window's end cuts it short.
 - *One arena.* State is one flat int64 row (`engine.layout`), so a fork is a copy.
 
 The modules are plain Python over anything that indexes like an int64 array; `engine.compiled` imports them a second
@@ -20,7 +20,7 @@ Read from the outside in: `fleet.run_window`, `iterations.advance` and `start`, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 
 class Row(Protocol):
@@ -31,6 +31,6 @@ class Row(Protocol):
     @overload
     def __getitem__(self, span: slice, /) -> Iterable[int]: ...
 
-    def __setitem__(self, index: int, value: int, /) -> None:
-        """Put `value` at `index`."""
+    def __setitem__(self, index: Any, value: Any, /) -> None:
+        """Put an integer at an index, or as many as a slice holds there."""
         ...

@@ -65,13 +65,13 @@ from llmserve_sim.engine.layout import (
     LANE_SIZE,
     LANES,
     NEVER,
-    P_CAP,
-    P_END,
-    P_POOL,
-    P_RESIZED,
-    P_SPLIT,
-    P_TIER,
+    PLAN_CAP,
+    PLAN_END,
+    PLAN_POOL,
+    PLAN_RESIZED,
     PLAN_SIZE,
+    PLAN_SPLIT,
+    PLAN_TIER,
     R_FIRST,
     R_ID,
     R_LAST,
@@ -127,6 +127,7 @@ from llmserve_sim.engine.layout import (
     W_TTFT_COUNT,
     W_TTFT_P50,
     W_USED,
+    ZEROS,
 )
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def give_work(a: Row, ln: int, lines: int, s: int, now: int) -> None:
     if a[ln + L_UNTIL] < 0:
         if a[ln + L_NOW] < now:
             a[ln + L_NOW] = now
-    elif a[ln + L_STEPS] > 1 and a[ln + L_RUNNING] < a[H_PLAN + P_CAP] and a[q] == s and next_line(a, ln) == q:
+    elif a[ln + L_STEPS] > 1 and a[ln + L_RUNNING] < a[PLAN_CAP] and a[q] == s and next_line(a, ln) == q:
         cut(a, ln, now)  # it may join the very next iteration
 
 
@@ -265,7 +266,7 @@ def gather(a: Row, q: int, into: int) -> int:
 def set_roles(a: Row) -> None:
     """Let the replicas that the plan in force asks for do nothing but decode."""
     a[H_DECODERS] = a[H_LANES_END]
-    if a[H_PLAN + P_SPLIT] != 0:
+    if a[PLAN_SPLIT] != 0:
         replicas = (a[H_LANES_END] - LANES) // LANE_SIZE
         a[H_DECODERS] = LANES + replicas // 2 * LANE_SIZE
 
@@ -314,7 +315,7 @@ def reconfigure(a: Row, rec: Row, now: int, stall: int) -> None:
 
 def resize(a: Row, ln: int, now: int) -> None:
     """Give a replica the pool that the plan in force allows it."""
-    for pool in (a[ln + L_POOL], a[H_PLAN + P_POOL]):  # what the old pool had displaced from the cache stays displaced
+    for pool in (a[ln + L_POOL], a[PLAN_POOL]):  # what the old pool had displaced from the cache stays displaced
         a[ln + L_POOL] = pool
         a[ln + L_CACHED] = min(a[ln + L_CACHED], blocks_free(a, ln))
     a[ln + L_SPARE] = 0
@@ -323,7 +324,7 @@ def resize(a: Row, ln: int, now: int) -> None:
     while blocks_used(a, ln, in_flight) > a[ln + L_POOL]:
         preempt(a, ln, victim(a, ln))
         evicted += 1
-    if a[H_PLAN + P_RESIZED] != 0:
+    if a[PLAN_RESIZED] != 0:
         a[W_PREEMPTIONS] += evicted
         a[ln + L_READY] = max(a[ln + L_READY], now, a[ln + L_UNTIL]) + a[H_RESIZE]
     elif evicted > 0:
@@ -334,31 +335,31 @@ def resize(a: Row, ln: int, now: int) -> None:
 def begin(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
     """Put the plan at `plan[at:]` into force at the window's start."""
     now = a[H_NOW]
-    tier = a[H_PLAN + P_TIER]
-    split = a[H_PLAN + P_SPLIT]
+    tier = a[PLAN_TIER]
+    split = a[PLAN_SPLIT]
     for i in range(PLAN_SIZE):
         a[H_PLAN + i] = plan[at + i]
-    a[H_TABLE] = tb[a[H_PLAN + P_TIER]]
+    a[H_TABLE] = tb[a[PLAN_TIER]]
     first = a[H_TABLE] + TB_PIECES
     for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
         purge(a, rec, ln, now)
         a[ln + L_STALE] = 1
-        if a[H_PLAN + P_TIER] != tier or a[H_STARTED] == 0:
+        if a[PLAN_TIER] != tier or a[H_STARTED] == 0:
             a[ln + L_PIECE] = tb[first]
-        for g in range(ln + L_GROUPS, a[ln + L_GROUPS_END], GROUP_SIZE):
+        for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
             a[g + G_HIGH] = 0  # the histogram's range in use starts anew
     if a[H_STARTED] == 0:
         a[H_STARTED] = 1
         set_roles(a)
         for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-            a[ln + L_POOL] = a[H_PLAN + P_POOL]
+            a[ln + L_POOL] = a[PLAN_POOL]
         return
     stall = 0
-    if a[H_PLAN + P_TIER] != tier:
-        stall += a[H_SWAP + a[H_PLAN + P_TIER]]
-    if a[H_PLAN + P_SPLIT] != split:
+    if a[PLAN_TIER] != tier:
+        stall += a[H_SWAP + a[PLAN_TIER]]
+    if a[PLAN_SPLIT] != split:
         stall += a[H_SPLIT]
-    if a[H_PLAN + P_TIER] != tier or a[H_PLAN + P_SPLIT] != split:
+    if a[PLAN_TIER] != tier or a[PLAN_SPLIT] != split:
         reconfigure(a, rec, now, stall)
     for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
         resize(a, ln, now)
@@ -366,11 +367,12 @@ def begin(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
 
 def clear_stats(a: Row) -> None:
     """Zero the window's statistics and the bins in use."""
-    for i in range(STATS, STATS + STATS_SIZE):
-        a[i] = 0
+    a[STATS : STATS + STATS_SIZE] = a[ZEROS : ZEROS + STATS_SIZE]
     for h in (HIST_TTFT, HIST_ITL):
-        for i in range(h + 2 + a[h], h + 3 + a[h + 1]):
-            a[i] = 0
+        used = a[h + 1] + 1 - a[h]
+        if used > 0:
+            low = h + 2 + a[h]
+            a[low : low + used] = a[ZEROS : ZEROS + used]
         a[h] = BINS
         a[h + 1] = -1
     a[H_RECORDS] = 0
@@ -415,7 +417,7 @@ def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     """Run one window under the plan at `plan[at:]`."""
     clear_stats(a)
     begin(a, tb, rec, plan, at)
-    end = a[H_PLAN + P_END]
+    end = a[PLAN_END]
     i = a[H_NEXT]
     first = i
     while i < a[H_ARRIVALS]:

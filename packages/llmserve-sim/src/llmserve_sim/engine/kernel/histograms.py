@@ -80,6 +80,11 @@ def percentiles(a: Row, h: int, into: int) -> None:
     i = h + 1 + a[h]
     for k in range(2):
         rank = (total * percent + 99) // 100
+        stride = sum(a[i + 1 : i + 1 + PER_OCTAVE])
+        while seen + stride < rank:
+            seen += stride
+            i += PER_OCTAVE
+            stride = sum(a[i + 1 : i + 1 + PER_OCTAVE])
         while seen < rank:
             i += 1
             seen += a[i]

@@ -43,7 +43,6 @@ from llmserve_sim.engine.layout import (
     H_LANES_END,
     H_LINK,
     H_PATIENCE,
-    H_PLAN,
     H_TABLE,
     HIST_ITL,
     HIST_TTFT,
@@ -76,13 +75,13 @@ from llmserve_sim.engine.layout import (
     L_UNTIL,
     L_WAITING,
     NEVER,
-    P_CAP,
-    P_DEPTH,
-    P_HALF,
-    P_HIT,
-    P_RATES,
     PIECE_SIZE,
     PIECE_SLOPE,
+    PLAN_CAP,
+    PLAN_DEPTH,
+    PLAN_HALF,
+    PLAN_HIT,
+    PLAN_RATES,
     S_ARRIVAL,
     S_CHAIN,
     S_CHUNK,
@@ -128,28 +127,28 @@ def deliver(a: Row, rec: Row, ln: int, steps: int, now: int) -> None:
     n = a[ln + L_DECODING]
     a[ln + L_CONTEXT] += steps * growth
     if depth == 0:
-        sample_itl(a, ln, ln + L_GROUPS, gap, steps, n * FP)
+        sample_itl(a, ln, a[ln + L_GROUPS], gap, steps, n * FP)
     else:
         a[W_DRAFT] += steps * n * depth * FP
         a[W_ACCEPTED] += steps * (growth - n * FP)
     if a[ln + L_JOINERS] != 0:
         welcome_joiners(a, ln, gap, now)
     delivered = 0
-    for g in range(ln + L_GROUPS, a[ln + L_GROUPS_END], GROUP_SIZE):
+    for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
         count = a[g + G_COUNT]
         if count > 0:
-            rate = a[g + G_RATE]
+            gain = steps * a[g + G_RATE]
             if depth > 0:
                 if a[g + G_LOW] <= first and longest < a[g + G_HIGH]:
-                    a[a[g + G_BIN]] += steps * count * rate
+                    a[a[g + G_BIN]] += count * gain
                 else:
-                    sample_itl(a, ln, g, gap, steps, count * rate)
+                    sample_itl(a, ln, g, gap, steps, count * a[g + G_RATE])
             clock = a[g + G_CLOCK]
-            after = clock + steps * rate
+            after = clock + gain
             a[g + G_CLOCK] = after
             after >>= 8
             delivered += count * (after - (clock >> 8))
-            if a[g + G_HEAP + 1] >> SLOT_BITS <= after:
+            if a[a[g + G_HEAP] + 1] >> SLOT_BITS <= after:
                 finish_due(a, rec, ln, g, now)
     a[W_DELIVERED] += delivered
 
@@ -172,7 +171,7 @@ def welcome_joiners(a: Row, ln: int, gap: int, now: int) -> None:
     """Count the gap since their hand-over for those who joined in the iteration ending now, not `gap` as for the rest."""
     s = a[ln + L_JOINERS]
     while s != 0:
-        rate = a[ln + L_GROUPS + a[s + S_TENANT] * GROUP_SIZE + G_RATE]
+        rate = a[a[ln + L_GROUPS] + a[s + S_TENANT] * GROUP_SIZE + G_RATE]
         hist_add(a, HIST_ITL, bin_of((now - a[s + S_LAST]) * FP // rate), rate)
         hist_add(a, HIST_ITL, bin_of(gap * FP // rate), -rate)
         a[s + S_STORED] = 0
@@ -253,15 +252,15 @@ def complete(a: Row, rec: Row, ln: int, steps: int) -> None:
 def set_depth(a: Row, ln: int, budget: int) -> int:
     """Fix the depth of the coming iterations, the largest planned one that fits the budget, and the rates that follow."""
     n = a[ln + L_DECODING]
-    depth = a[H_PLAN + P_DEPTH]
+    depth = a[PLAN_DEPTH]
     if n * (depth + 1) > budget:
         depth = budget // n - 1
     if depth != a[ln + L_DEPTH] or a[ln + L_STALE] != 0:
         a[ln + L_DEPTH] = depth
         a[ln + L_STALE] = 0
         growth = 0
-        rates = H_PLAN + P_RATES + depth
-        for g in range(ln + L_GROUPS, a[ln + L_GROUPS_END], GROUP_SIZE):
+        rates = PLAN_RATES + depth
+        for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
             a[g + G_RATE] = a[rates]
             a[g + G_HIGH] = 0
             growth += a[g + G_COUNT] * a[rates]
@@ -279,10 +278,10 @@ def leap_steps(a: Row, tb: Row, ln: int, now: int, deadline: int) -> int:
     n = a[ln + L_DECODING]
     growth = a[ln + L_GROWTH]
     steps = (n * tb[a[ln + L_PIECE] + PIECE_SIZE] - 1 - a[ln + L_CONTEXT]) // growth + 1
-    for g in range(ln + L_GROUPS, a[ln + L_GROUPS_END], GROUP_SIZE):
+    for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
         if a[g + G_COUNT] > 0:
             rate = a[g + G_RATE]
-            left = ((a[g + G_HEAP + 1] >> SLOT_BITS) * FP - a[g + G_CLOCK] + rate - 1) // rate
+            left = ((a[a[g + G_HEAP] + 1] >> SLOT_BITS) * FP - a[g + G_CLOCK] + rate - 1) // rate
             if left < steps:
                 steps = left
     if deadline != NEVER:  # the last iteration is the last to start before the deadline
@@ -345,14 +344,18 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
     t0 = a[H_TABLE]
     budget = tb[t0 + TB_BUDGET]
     n = a[ln + L_DECODING]
-    depth = a[H_PLAN + P_DEPTH]
-    if depth != a[ln + L_DEPTH] or a[ln + L_STALE] != 0 or n * (depth + 1) > budget:
+    depth = a[PLAN_DEPTH]
+    tokens = n * (depth + 1)
+    if depth != a[ln + L_DEPTH] or tokens > budget or a[ln + L_STALE] != 0:
         depth = set_depth(a, ln, budget)
+        tokens = n * (depth + 1)
     waiting = a[ln + L_WAITING] + a[ln + L_WAITING + 1]
-    room = a[H_PLAN + P_CAP] - a[ln + L_RUNNING]
+    room = 0
+    if waiting > 0:
+        room = a[PLAN_CAP] - a[ln + L_RUNNING]
     free = a[ln + L_SPARE] - n  # in a step a sequence takes at most one block
     single = 0
-    if free < 0 or (waiting > 0 and room > 0):
+    if free < 0 or room > 0:
         free = a[ln + L_POOL] - blocks_used(a, ln, 1)
         while free < 0:
             preempt(a, ln, victim(a, ln))
@@ -363,7 +366,8 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
         if single != 0:
             waiting = 0  # nobody is admitted
             n = a[ln + L_DECODING]
-    left = budget - n * (depth + 1)
+            tokens = n * (depth + 1)
+    left = budget - tokens
     units = 0
     longest = 0
     chunks = 0
@@ -385,7 +389,7 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
         line = next_line(a, ln)
         s = a[line]
         if a[s + S_STORED] != 0:
-            g = ln + L_GROUPS + a[s + S_TENANT] * GROUP_SIZE
+            g = a[ln + L_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
             clock = a[g + G_CLOCK]
             if a[g + G_COUNT] == 0:
                 clock = 0
@@ -409,11 +413,11 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
                     deadline = a[s + S_ARRIVAL] + a[H_PATIENCE]
                 break
             c = 0
-            if a[H_PLAN + P_HIT] > 0:
+            if a[PLAN_HIT] > 0:
                 cached = a[ln + L_CACHED]
                 if cached > free:
                     cached = free
-                c = a[s + S_PROMPT] * a[H_PLAN + P_HIT] * cached // (1024 * (cached + a[H_PLAN + P_HALF]))
+                c = a[s + S_PROMPT] * a[PLAN_HIT] * cached // (1024 * (cached + a[PLAN_HALF]))
                 if c >= target:
                     c = target - 1
             q = target - c
@@ -447,25 +451,26 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
     time = base_ps(tb, t0, n, depth, budget - left, n * (depth + 1) + ends, n + chunks)
     steps = 1
     rise = 0
-    x = a[ln + L_CONTEXT]
-    piece = a[ln + L_PIECE]
     if n > 0:
-        piece = decode_piece(tb, n, x, piece)
+        x = a[ln + L_CONTEXT]
+        piece = decode_piece(tb, n, x, a[ln + L_PIECE])
         a[ln + L_PIECE] = piece
-    if chunks == 0:
-        time += pure_ps(tb, t0, n, x, piece)
-        rise = tb[piece + PIECE_SLOPE] * a[ln + L_GROWTH]
-    else:
-        time += prefill_ps(tb, t0, units, longest)
-        if n > 0:
+        if chunks == 0:
+            time += pure_ps(tb, t0, n, x, piece)
+            rise = tb[piece + PIECE_SLOPE] * a[ln + L_GROWTH]
+        else:
             time += mixed_ps(tb, t0, n, x, piece)
+    if chunks > 0:
+        time += prefill_ps(tb, t0, units, longest)
     a[ln + L_START] = now
     a[ln + L_FIRST] = time
     a[ln + L_RISE] = rise
+    until = now + time
     if chunks == 0 and single == 0:
         steps = leap_steps(a, tb, ln, now, deadline)
+        until = now + steps * time + rise * (steps * (steps - 1) >> 1)
     a[ln + L_STEPS] = steps
-    a[ln + L_UNTIL] = now + steps * time + rise * (steps * (steps - 1) >> 1)
+    a[ln + L_UNTIL] = until
 
 
 def advance(a: Row, tb: Row, rec: Row, ln: int, te: int) -> None:
@@ -475,7 +480,7 @@ def advance(a: Row, tb: Row, rec: Row, ln: int, te: int) -> None:
             if a[ln + L_UNTIL] > te:
                 return
             complete(a, rec, ln, a[ln + L_STEPS])
-        if a[ln + L_RUNNING] + a[ln + L_WAITING] + a[ln + L_WAITING + 1] == 0:
+        if a[ln + L_RUNNING] == 0 and a[ln + L_WAITING] == 0 and a[ln + L_WAITING + 1] == 0:
             return
         now = a[ln + L_NOW]
         if now < a[ln + L_READY]:

@@ -5,14 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import BLOCK_TOKENS, FP
-from llmserve_sim.engine.kernel.linked import (
-    heap_remove,
-    heap_rise,
-    queue_drop,
-    queue_pop,
-    queue_push_front,
-    ring_drop,
-)
+from llmserve_sim.engine.kernel.linked import heap_remove, heap_rise, queue_drop, queue_pop, queue_push_front, ring_drop
 from llmserve_sim.engine.layout import (
     ABANDONED,
     ENDS,
@@ -25,7 +18,6 @@ from llmserve_sim.engine.layout import (
     GROUP_SIZE,
     H_FREE,
     H_PATIENCE,
-    H_PLAN,
     H_RECORDING,
     H_RECORDS,
     H_TPOT,
@@ -52,7 +44,7 @@ from llmserve_sim.engine.layout import (
     L_UNTIL,
     L_WAITING,
     NEVER,
-    P_PRIORITY,
+    PLAN_PRIORITY,
     R_FIRST,
     R_ID,
     R_LAST,
@@ -104,11 +96,11 @@ def blocks_used(a: Row, ln: int, steps: int) -> int:
     next block together, clock >> 4 and one more if their last four bits add up to 16.
     """
     used = a[ln + L_BLOCKS]
-    for g in range(ln + L_GROUPS, a[ln + L_GROUPS_END], GROUP_SIZE):
+    for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
         count = a[g + G_COUNT]
         if count > 0:
             clock = (a[g + G_CLOCK] + steps * a[g + G_RATE]) >> 8
-            phases = g + G_PHASE + BLOCK_TOKENS
+            phases = a[g + G_PHASE] + BLOCK_TOKENS
             used += count * (clock >> 4) + sum(a[phases - (clock & 15) : phases])
     return used
 
@@ -160,7 +152,7 @@ def purge(a: Row, rec: Row, ln: int, now: int) -> None:
 
 def join_decode(a: Row, ln: int, s: int) -> None:
     """Let slot `s` decode from its replica's next iteration on."""
-    g = ln + L_GROUPS + a[s + S_TENANT] * GROUP_SIZE
+    g = a[ln + L_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
     size = a[g + G_COUNT] + 1
     a[g + G_COUNT] = size
     if size == 1:
@@ -173,21 +165,21 @@ def join_decode(a: Row, ln: int, s: int) -> None:
     a[ln + L_CONTEXT] += FP * base + clock
     a[ln + L_GROWTH] += a[g + G_RATE]
     a[ln + L_BLOCKS] += base + 14 >> 4
-    a[g + G_PHASE + (base + 14 & 15)] += 1
-    heap_rise(a, g + G_HEAP, size, a[s + S_OUTPUT] + prompt - base << SLOT_BITS | s)
+    a[a[g + G_PHASE] + (base + 14 & 15)] += 1
+    heap_rise(a, a[g + G_HEAP], size, a[s + S_OUTPUT] + prompt - base << SLOT_BITS | s)
 
 
 def leave_decode(a: Row, ln: int, g: int, s: int, place: int) -> int:
     """Take slot `s` out of its group, in whose heap it stands at `place`; returns its context."""
     base = a[s + S_BASE]
     clock = a[g + G_CLOCK]
-    heap_remove(a, g + G_HEAP, a[g + G_COUNT], place)
+    heap_remove(a, a[g + G_HEAP], a[g + G_COUNT], place)
     a[g + G_COUNT] -= 1
     a[ln + L_DECODING] -= 1
     a[ln + L_CONTEXT] -= FP * base + clock
     a[ln + L_GROWTH] -= a[g + G_RATE]
     a[ln + L_BLOCKS] -= base + 14 >> 4
-    a[g + G_PHASE + (base + 14 & 15)] -= 1
+    a[a[g + G_PHASE] + (base + 14 & 15)] -= 1
     return base + (clock >> 8)
 
 
@@ -211,13 +203,13 @@ def finish(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
 def finish_due(a: Row, rec: Row, ln: int, g: int, now: int) -> None:
     """Finish the sequences of a group whose finish clock has been reached."""
     clock = a[g + G_CLOCK] >> 8
-    due = a[g + G_HEAP + 1] >> SLOT_BITS
+    due = a[a[g + G_HEAP] + 1] >> SLOT_BITS
     while due <= clock:
-        s = a[g + G_HEAP + 1] & SLOT_MASK
+        s = a[a[g + G_HEAP] + 1] & SLOT_MASK
         a[W_DELIVERED] -= clock - due
         a[ln + L_CACHED] += blocks_for(leave_decode(a, ln, g, s, 1) - 1)
         finish(a, rec, ln, s, now)
-        due = a[g + G_HEAP + 1] >> SLOT_BITS
+        due = a[a[g + G_HEAP] + 1] >> SLOT_BITS
 
 
 def preempt(a: Row, ln: int, s: int) -> None:
@@ -236,9 +228,9 @@ def preempt(a: Row, ln: int, s: int) -> None:
             a[s + S_STORED] = 0
         else:
             a[s + S_LAST] = a[ln + L_LAST_END]
-        g = ln + L_GROUPS + a[s + S_TENANT] * GROUP_SIZE
+        g = a[ln + L_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
         place = 1
-        while a[g + G_HEAP + place] & SLOT_MASK != s:
+        while a[a[g + G_HEAP] + place] & SLOT_MASK != s:
             place += 1
         a[s + S_PRODUCED] = leave_decode(a, ln, g, s, place) - a[s + S_PROMPT]
     a[s + S_COMPUTED] = 0
@@ -264,7 +256,7 @@ def victim(a: Row, ln: int) -> int:
     standard = a[ln + L_ACTIVE + ENDS + 1]
     if standard == ln + L_ACTIVE + ENDS:
         return priority
-    if priority == ln + L_ACTIVE or a[H_PLAN + P_PRIORITY] != 0 or a[standard + S_SEQ] > a[priority + S_SEQ]:
+    if priority == ln + L_ACTIVE or a[PLAN_PRIORITY] != 0 or a[standard + S_SEQ] > a[priority + S_SEQ]:
         return standard
     return priority
 
@@ -275,7 +267,7 @@ def next_line(a: Row, ln: int) -> int:
     r1 = r0 + ENDS
     f0 = ln + L_FRESH
     f1 = f0 + ENDS
-    if a[H_PLAN + P_PRIORITY] != 0:
+    if a[PLAN_PRIORITY] != 0:
         if a[r0] != 0:
             return r0
         if a[f0] != 0:
