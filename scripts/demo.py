@@ -82,7 +82,9 @@ def main() -> int:
     path = arguments.out / "demo.png"
     draw_comparison(logs, path, window_s=TASK.window_s, title=title)
     console.print(f"picture: {path}")
-    console.print("next: [bold]llmserve-sim run --help[/], with your own traffic under --trace")
+    console.print("Your own traffic (a CSV with the columns t_s,input,output, seconds and tokens):", highlight=False)
+    for line in ("pip install './packages/llmserve-sim[fast,cli]'", "llmserve-sim run --trace requests.csv"):
+        console.print(f"  {line}", markup=False, highlight=False, style="bold")
     return 0
 
 
