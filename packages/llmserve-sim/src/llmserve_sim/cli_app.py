@@ -191,7 +191,8 @@ def run_command(
     if png is not None:
         from llmserve_sim.plots import draw_timeline
 
-        draw_timeline(episode, png, window_s=window_s, title=title)
+        with as_options():
+            draw_timeline(episode, png, window_s=window_s, title=title)
         print(f"timeline: {png}")
 
 
