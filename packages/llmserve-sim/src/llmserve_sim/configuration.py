@@ -116,6 +116,10 @@ class Configurator:
             self.digest = hashlib.sha256(f"{task.digest} {deployment!r}".encode()).hexdigest()
         self._need = lru_cache(maxsize=4096)(self._memory_need)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it is made of: the copy is made anew, or is the one that its process already shares."""
+        return _build, (self.task, self.deployment)
+
     @staticmethod
     def build(task: Task, deployment: str | Deployment | None) -> Configurator:
         """Return the configurator of a task on its own deployment, or on another one; made once and shared.

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.configuration import Configurator, Course
-from llmserve_sim.engine import KernelEngine, ReferenceEngine, WindowStats
+from llmserve_sim.engine import KernelEngine, ReferenceEngine, WindowStats, compiled
 from llmserve_sim.engine.interface import PS_PER_S
-from llmserve_sim.errors import EpisodeStateError, InvalidInputError
+from llmserve_sim.errors import EpisodeStateError, InvalidInputError, MissingExtraError
 from llmserve_sim.metrics import Measurement, Meter
 from llmserve_sim.observation import to_observation
 from llmserve_sim.reward import RewardMeter, RewardTerms
@@ -28,10 +28,11 @@ from llmserve_sim.schema import (
     ServeState,
     StepRecord,
     parse_action,
+    plain_integer,
     schema_hash,
 )
 from llmserve_sim.tasks import Task, load_task
-from llmserve_sim.workload.scenario import generate
+from llmserve_sim.workload.scenario import Scenario, generate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from llmserve_sim.configuration import Setting
     from llmserve_sim.engine import Engine
     from llmserve_sim.hardware import Deployment
-    from llmserve_sim.workload.scenario import Scenario
 
 __all__ = ["EngineKind", "Outcome", "ServingEnv"]
 
@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Episode:
-    """Everything that changes from step to step, and what it runs on."""
+    """Everything that changes from step to step, and what it runs on. Pickles, and goes on identically."""
 
     id: str
     seed: int
@@ -87,6 +87,8 @@ class _Episode:
     setting: Setting | None = None
     """The configuration in force."""
     total_reward: float = 0.0
+    stepping: bool = False
+    """The engine is in a step; still so afterwards: the step was interrupted, and the engine has left the history."""
 
     @property
     def done(self) -> bool:
@@ -105,7 +107,10 @@ class ServingEnv:
         deployment: a preset's name or a `Deployment`, in place of the task's own.
         engine: which scheduler runs; the numbers do not depend on it.
 
-    A refused call (`InvalidInputError`, `EpisodeStateError`) leaves the environment exactly as it was.
+    A refused call (`InvalidInputError`, `EpisodeStateError`) leaves the environment exactly as it was. A step that is
+    interrupted (Ctrl-C) breaks the episode: every call but `reset` then raises `EpisodeStateError`. Use one environment
+    per thread: an environment is not locked, and a call in the middle of another thread's step is refused. Pickling keeps
+    the running episode.
     """
 
     def __init__(
@@ -117,6 +122,8 @@ class ServingEnv:
     ) -> None:
         if engine not in _ENGINES:
             raise InvalidInputError("engine", "must be one of " + ", ".join(_ENGINES), got=engine)
+        if engine == "numba" and not compiled.available():
+            raise MissingExtraError("fast", "ServingEnv(engine='numba')")
         self._task = load_task(task)
         self._deployment = deployment
         self._engine: EngineKind = engine
@@ -131,7 +138,7 @@ class ServingEnv:
     @property
     def episode_length(self) -> int:
         """Windows in an episode."""
-        return self._running().course.windows if self._episode else self._task.windows
+        return self._episode.course.windows if self._episode else self._task.windows
 
     @property
     def can_split(self) -> bool:
@@ -170,12 +177,10 @@ class ServingEnv:
         configurator = self._configurator if new is self._task else Configurator.build(new, self._deployment)
         if seed is None:
             seed = new.seeds.train.start + secrets.randbelow(len(new.seeds.train))
-        if type(seed) is not int or not 0 <= seed <= _MAX_SEED:
-            raise InvalidInputError("seed", f"must be an integer in 0..{_MAX_SEED}", got=seed)
-        if episode_id is None:
-            episode_id = uuid.uuid4().hex
-        if type(episode_id) is not str or not 1 <= len(episode_id) <= 200:
-            raise InvalidInputError("episode_id", "must be a text of 1..200 characters", got=episode_id)
+        seed = _checked_seed(seed)
+        if scenario is not None and not isinstance(scenario, Scenario):
+            raise InvalidInputError("scenario", "must be a Scenario", got=scenario)
+        episode_id = uuid.uuid4().hex if episode_id is None else _checked_id(episode_id)
         digest, scenario_digest = configurator.digest, None
         if scenario is None:
             scenario = generate(new, seed)
@@ -211,6 +216,8 @@ class ServingEnv:
 
     def advance(self, action: ServeAction) -> Outcome:
         """Do what `step` does with a valid action, without building an observation."""
+        if not isinstance(action, ServeAction):
+            raise InvalidInputError("action", "must be a ServeAction", got=action)
         return self.run(self.prepare(action))
 
     def prepare(self, action: ServeAction) -> Setting:
@@ -222,11 +229,24 @@ class ServingEnv:
 
     def run(self, setting: Setting) -> Outcome:
         """Simulate the window that `prepare` described."""
-        return self.conclude(setting, self._running().engine.step(setting.plan))
+        episode = self._running()
+        if setting.plan.end_ps != (len(episode.history) + 1) * episode.course.window_ps:
+            raise EpisodeStateError("the setting is another window's: prepare it again (one environment per thread)")
+        episode.stepping = True
+        try:
+            stats = episode.engine.step(setting.plan)
+        except InvalidInputError:  # the engine refuses before it changes anything
+            episode.stepping = False
+            raise
+        outcome = self._take_in(episode, setting, stats)
+        episode.stepping = False
+        return outcome
 
     def conclude(self, setting: Setting, stats: WindowStats) -> Outcome:
         """Take in what the engine reported after running `setting.plan`."""
-        episode = self._running()
+        return self._take_in(self._running(), setting, stats)
+
+    def _take_in(self, episode: _Episode, setting: Setting, stats: WindowStats) -> Outcome:
         facts = setting.facts
         measurement = episode.meter.read(stats, facts)
         terms = episode.rewards.read(stats, facts.memory_pressure, setting.quality)
@@ -308,9 +328,29 @@ class ServingEnv:
     def _running(self) -> _Episode:
         if self._episode is None:
             raise EpisodeStateError("there is no episode: reset first")
+        if self._episode.stepping:
+            raise EpisodeStateError("a step was interrupted: reset (or another thread is in it: one environment each)")
         return self._episode
 
     def _make_engine(self, configurator: Configurator, scenario: Scenario) -> Engine:
         if self._engine == "reference":
             return ReferenceEngine(configurator.fleet, configurator.slo, scenario.traffic)
         return KernelEngine(configurator.fleet, configurator.slo, scenario.traffic, backend=self._engine)
+
+
+def _checked_seed(seed: object) -> int:
+    seed = plain_integer(seed)
+    if type(seed) is not int or not 0 <= seed <= _MAX_SEED:
+        raise InvalidInputError("seed", f"must be an integer in 0..{_MAX_SEED}", got=seed)
+    return seed
+
+
+def _checked_id(episode_id: object) -> str:
+    if type(episode_id) is not str or not 1 <= len(episode_id) <= 200 or not _is_unicode(episode_id):
+        raise InvalidInputError("episode_id", "must be a text of 1..200 characters", got=episode_id)
+    return episode_id
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it holds no half of a surrogate pair, which no JSON document can carry."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

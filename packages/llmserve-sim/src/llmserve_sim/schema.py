@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import index
 from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,6 +37,7 @@ __all__ = [
     "json_schema",
     "parse_action",
     "parse_log",
+    "plain_integer",
     "schema_hash",
     "translate",
 ]
@@ -299,7 +301,8 @@ _Model = TypeVar("_Model", bound=_Message)
 def parse_action(value: object) -> ServeAction:
     """Return `value` (a `ServeAction`, or a mapping of its fields) as a `ServeAction`; omitted fields take defaults.
 
-    Raises `InvalidInputError` naming the first wrong field and its bound. Nothing is converted or clamped.
+    Raises `InvalidInputError` naming the first wrong field and its bound. Nothing is converted or clamped, but that an
+    integer may be another library's (numpy's).
     """
     if type(value) is ServeAction:
         return value
@@ -307,7 +310,17 @@ def parse_action(value: object) -> ServeAction:
         value = {name: getattr(value, name) for name in ACTION_FIELDS}
     if not isinstance(value, Mapping):
         raise InvalidInputError("action", "must be a ServeAction or a mapping of its fields", got=value)
-    return _validate(ServeAction, dict(value), "")
+    return _validate(ServeAction, {name: plain_integer(item) for name, item in value.items()}, "")
+
+
+def plain_integer(value: object) -> object:
+    """Return another library's integer (numpy's) as Python's; anything else as it is."""
+    if isinstance(value, bool | int | float | str) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return index(value)
+    except TypeError:  # an array of several, or a numpy bool
+        return value
 
 
 def parse_log(value: str | bytes | Mapping[str, Any] | EpisodeLog) -> EpisodeLog:
@@ -322,7 +335,7 @@ def parse_log(value: str | bytes | Mapping[str, Any] | EpisodeLog) -> EpisodeLog
             raise InvalidInputError("log", f"must be at most {MAX_LOG_BYTES} bytes of JSON, is {len(value)}")
         try:
             value = from_json(value, allow_inf_nan=False)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # a TypeError: text that is not Unicode
             raise InvalidInputError("log", f"must be one complete JSON document ({error})") from error
     if not isinstance(value, Mapping):
         raise InvalidInputError("log", "must be a JSON object with the fields of EpisodeLog", got=value)

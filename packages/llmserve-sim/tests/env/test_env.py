@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmserve_sim.__about__ import __version__
+from llmserve_sim.engine import compiled
 from llmserve_sim.env import ServingEnv
-from llmserve_sim.errors import EpisodeStateError, InvalidInputError, UnknownTaskError
+from llmserve_sim.errors import EpisodeStateError, InvalidInputError, MissingExtraError, UnknownTaskError
+from llmserve_sim.grader import grade
 from llmserve_sim.grid import GRID_SIZES, from_indices
 from llmserve_sim.metrics import encode
 from llmserve_sim.observation import vector
+from llmserve_sim.reward import RewardMeter
 from llmserve_sim.schema import QUANTIZATION_TIERS, ServeAction, ServeObservation
 from llmserve_sim.tasks import list_tasks, load_task
 from llmserve_sim.workload.scenario import generate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TASKS = [task.id for task in list_tasks()]
 ACTIONS = st.builds(
@@ -257,3 +265,92 @@ def test_a_scenario_replaces_what_the_task_would_generate_and_its_digest_says_so
     assert env.state().task_digest != own
     env.start(1, scenario=generate(task, 2))
     assert _trajectory(env, _random_actions(3, 8)) != plain
+
+
+@pytest.mark.parametrize("engine", ["auto", "python", "reference"])
+def test_a_pickled_environment_goes_on_identically(engine: Any) -> None:
+    env = ServingEnv("adversarial_multitenant", engine=engine)
+    assert pickle.loads(pickle.dumps(env)).reset(seed=3) == env.reset(seed=3)  # noqa: S301 - our own bytes
+    actions = _random_actions(6, 5)
+    _trajectory(env, actions[:3])
+    twin = pickle.loads(pickle.dumps(env))  # noqa: S301 - our own bytes
+    assert twin.state() == env.state()
+    assert _trajectory(twin, actions[3:]) == _trajectory(env, actions[3:])
+    assert twin.episode_log() == env.episode_log()
+
+
+@pytest.mark.parametrize("engine", ["auto", "python", "reference"])
+def test_an_interrupted_step_breaks_the_episode_until_reset(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = ServingEnv(engine=engine)
+    env.reset(seed=1)
+    setting = env.prepare(ServeAction())
+    env.step({})
+    with pytest.raises(EpisodeStateError, match="another window's"):
+        env.run(setting)
+    env.step({})
+    with monkeypatch.context() as patch:
+        patch.setattr(RewardMeter, "read", _interrupt)  # the engine has moved on by then
+        with pytest.raises(KeyboardInterrupt):
+            env.step({})
+    calls: list[Callable[[], object]] = [
+        lambda: env.step({}),
+        env.state,
+        env.episode_log,
+        env.fork,
+        lambda: env.outcome,
+        lambda: env.run(setting),
+    ]
+    for call in calls:
+        with pytest.raises(EpisodeStateError, match="a step was interrupted: reset"):
+            call()
+    with pytest.raises(EpisodeStateError, match="a step was interrupted: reset"):
+        pickle.loads(pickle.dumps(env)).step({})  # noqa: S301 - our own bytes
+    assert env.episode_length == 120
+    env.reset(seed=1)
+    assert env.step({}).step_index == 1
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_numpy_integers_are_integers_and_its_bools_are_not() -> None:
+    env, other = ServingEnv(), ServingEnv()
+    assert env.reset(seed=np.int64(4)) == other.reset(seed=4)  # type: ignore[arg-type]
+    assert type(env.state().seed) is int
+    assert env.step({"batch_cap": np.int64(64)}) == other.step({"batch_cap": 64})
+    assert type(env.episode_log().steps[0].action.batch_cap) is int
+    for bad in (np.bool_(True), np.float64(64.0), np.array([1, 2]), True):
+        with pytest.raises(InvalidInputError) as refused:
+            env.step({"batch_cap": bad})
+        assert refused.value.field == "batch_cap"
+        with pytest.raises(InvalidInputError, match="seed"):
+            env.reset(seed=bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda env: env.start(1, scenario=5), "scenario"),
+        (lambda env: env.advance({"batch_cap": 3}), "action"),
+        (lambda env: env.reset(episode_id="\ud800"), "episode_id"),
+        (lambda env: env.reset(seed=1.0), "seed"),
+        (lambda env: grade(env.episode_log(), scenario=5), "scenario"),  # type: ignore[arg-type]
+        (lambda _: grade("\ud800"), "log"),
+        (lambda _: grade('{"seed": "\ud800"}'), "log"),
+    ],
+)
+def test_what_is_of_the_wrong_type_is_refused_by_name_and_changes_nothing(call: Any, field: str) -> None:
+    env = ServingEnv()
+    env.reset(seed=1)
+    before = env.state()
+    with pytest.raises(InvalidInputError) as refused:
+        call(env)
+    assert refused.value.field == field
+    assert env.state() == before
+
+
+def test_the_compiled_engine_without_numba_is_refused_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "available", lambda: False)
+    with pytest.raises(MissingExtraError, match="fast"):
+        ServingEnv(engine="numba")
