@@ -230,3 +230,29 @@ def test_every_field_says_what_it_is() -> None:
         assert model.__doc__
         for name, info in model.model_fields.items():
             assert info.description, f"{model.__name__}.{name}"
+
+
+@pytest.mark.parametrize(
+    ("update", "field"),
+    [
+        ({"windows": 10**9}, "windows"),
+        ({"windows": -5}, "windows"),
+        ({"traffic": None}, "traffic"),
+        ({"surprise": 1}, "surprise"),
+        ({"id": "../x"}, "id"),
+        ({"id": ["x"]}, "id"),
+        ({"reward": load_task("static_workload").reward.model_copy(update={"cost": 2.0})}, "reward.cost"),
+    ],
+)
+def test_a_task_that_was_edited_in_memory_is_checked_anew(update: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        load_task(load_task("static_workload").model_copy(update=update))
+    assert caught.value.field == field
+
+
+def test_an_edited_task_has_the_digest_of_its_content() -> None:
+    task = load_task("static_workload")
+    assert load_task(task) is task
+    own = task.digest
+    edited = task.model_copy(update={"patience_s": task.patience_s + 1.0})
+    assert load_task(edited).digest != own

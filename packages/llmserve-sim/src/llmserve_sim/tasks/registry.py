@@ -6,10 +6,10 @@ Built-in tasks are the TOML files beside this module. Nothing is cached across f
 from __future__ import annotations
 
 import tomllib
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.schema import translate
@@ -30,12 +30,12 @@ def list_tasks(*, extended: bool = True) -> tuple[Task, ...]:
 
 
 def load_task(task: object) -> Task:
-    """Return a task by id, by the path of a TOML file (a `Path`, or text that ends in ``.toml``), or as it is.
+    """Return a task by id, by the path of a TOML file (a `Path`, or text that ends in ``.toml``), or a `Task` checked anew.
 
     Raises `UnknownTaskError` for an unknown id and `InvalidInputError` naming the field and its bound for a bad file.
     """
     if isinstance(task, Task):
-        return task
+        return _checked(task)
     if isinstance(task, Path) or (isinstance(task, str) and task.endswith(".toml")):
         return _read(Path(task))
     known = _builtin()
@@ -68,6 +68,24 @@ def parse_task(text: str, *, source: str = "task") -> Task:
         return Task.model_validate(content)
     except ValidationError as error:
         raise translate(error, Task) from None
+
+
+def _checked(task: Task) -> Task:
+    """Validate a task again: `model_copy(update=...)` checks nothing, and keeps the digest of what it copied."""
+    if any(task is known for known in _builtin().values()):
+        return task
+    try:
+        return Task.model_validate(_plain(task))
+    except ValidationError as error:
+        raise translate(error, Task) from None
+
+
+def _plain(value: object) -> object:
+    """Return the content of a model, unknown keys included, and of the models in it."""
+    if isinstance(value, BaseModel):
+        derived = {name for name in dir(type(value)) if isinstance(getattr(type(value), name, None), cached_property)}
+        return {name: _plain(item) for name, item in vars(value).items() if name not in derived}
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def _read(path: Path) -> Task:
