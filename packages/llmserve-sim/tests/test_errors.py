@@ -37,3 +37,4 @@ def test_an_error_pickles_with_its_message_and_its_fields(error: LLMServeError) 
 
 def test_a_long_value_is_shortened_in_the_message() -> None:
     assert len(str(InvalidInputError("key", "is unknown", got="x" * 100_000))) < 200
+    assert len(str(InvalidInputError("x" * 100_000, "unknown field"))) < 300

@@ -69,11 +69,16 @@ def test_efficiencies_stay_within_what_the_data_sheets_allow() -> None:
     [
         ("replicas", 0),
         ("replicas", 9),
+        ("replicas", 1.5),
+        ("replicas", True),
+        ("gpu", "A100"),
+        ("model", None),
         ("tensor_parallel", 0),
         ("tensor_parallel", 3),
         ("max_num_batched_tokens", 0),
         ("gpu_memory_utilization", 0.0),
         ("gpu_memory_utilization", 1.5),
+        ("gpu_memory_utilization", float("nan")),
     ],
 )
 def test_a_deployment_that_cannot_be_built_is_refused_by_field(field: str, value: Any) -> None:

@@ -34,7 +34,7 @@ class InvalidInputError(LLMServeError, ValueError):
         self.bound = bound
         self.got = got
         shown = "" if got is None else f", got {_short(got)}"
-        super().__init__(f"{field}: {bound}{shown}")
+        super().__init__(f"{_shorten(field, 200)}: {bound}{shown}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive the way from a worker process to its parent; what was got goes as its text."""
@@ -77,5 +77,8 @@ def _refused(kind: type[InvalidInputError], field: str, bound: str, got: object)
 
 
 def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
+    return _shorten(repr(value), limit)
+
+
+def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -168,6 +168,8 @@ class LLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode: that of `seed`, or one drawn from the task's training seeds."""
+        if options:
+            raise InvalidInputError("options", "must be empty: none are defined", got=options)
         super().reset(seed=seed)
         episode_seed = draw_seed(self.serving.task, self.np_random) if seed is None else seed
         outcome = self.serving.start(episode_seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmserve_sim.engine.interface import REPLICAS_MAX
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance.calibration import A100_KERNELS, H100_KERNELS, RTX_4090_KERNELS, RTX_PRO_6000_KERNELS
 from llmserve_sim.performance.kernels import KernelParameters
@@ -148,18 +149,22 @@ class Deployment:
         Raises:
             InvalidInputError: a field is out of range.
         """
-        if not 1 <= self.replicas <= 8:
-            raise InvalidInputError("deployment.replicas", "1..8", got=self.replicas)
-        if self.tensor_parallel < 1 or self.model.heads % self.tensor_parallel:
+        for name, kind in (("name", str), ("gpu", GpuSpec), ("model", ModelSpec), ("engine", EngineVersion)):
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidInputError(f"deployment.{name}", f"must be a {kind.__name__}", got=getattr(self, name))
+        for name, most in (("replicas", REPLICAS_MAX), ("tensor_parallel", 64), ("max_num_batched_tokens", 16_384)):
+            count = getattr(self, name)
+            if type(count) is not int or not 1 <= count <= most:
+                raise InvalidInputError(f"deployment.{name}", f"must be an integer in 1..{most}", got=count)
+        if self.model.heads % self.tensor_parallel:
             raise InvalidInputError(
                 "deployment.tensor_parallel",
-                f"a divisor of the model's {self.model.heads} heads",
+                f"must divide the model's {self.model.heads} heads",
                 got=self.tensor_parallel,
             )
-        if not 1 <= self.max_num_batched_tokens <= 16_384:
-            raise InvalidInputError("deployment.max_num_batched_tokens", "1..16384", got=self.max_num_batched_tokens)
-        if not 0.0 < self.gpu_memory_utilization <= 1.0:
-            raise InvalidInputError("deployment.gpu_memory_utilization", "in (0, 1]", got=self.gpu_memory_utilization)
+        share: object = self.gpu_memory_utilization  # as it came: annotations bind nobody
+        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0.0 < share <= 1.0:
+            raise InvalidInputError("deployment.gpu_memory_utilization", "must be a number in (0, 1]", got=share)
 
     @property
     def gpus(self) -> int:

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+try:
+    from gymnasium.utils import seeding
+    from gymnasium.vector import AutoresetMode, VectorEnv
+    from gymnasium.vector.utils import batch_space, iterate
+except ModuleNotFoundError as error:
+    from llmserve_sim.errors import MissingExtraError
+
+    raise MissingExtraError("gym", "llmserve_sim.vector") from error
+
 import numpy as np
-from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space, iterate
 
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
@@ -74,6 +80,8 @@ class LLMServeVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode everywhere: with seeds n, n + 1, ... for an integer, those of a list, or drawn ones."""
+        if options:
+            raise InvalidInputError("options", "must be empty: none are defined", got=options)
         super().reset(seed=None)
         seeds: Sequence[int | None]
         if seed is None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from random import Random
 
@@ -138,3 +139,13 @@ def test_kernel_and_reference_agree_on_a_real_deployment_under_changing_configur
         plan = replace(plan, end_ps=(window + 1) * 2 * PS_PER_S, resized=plan.resized and window in {3, 4, 7, 9})
         expected, *answers = [(engine.step(plan), engine.records()) for engine in engines]
         assert all(answer == expected for answer in answers), f"seed {seed}, {name}, window {window}"
+
+
+def test_a_pickled_kernel_goes_on_as_the_reference_does(reference_runs: Runs, backends: list[str]) -> None:
+    w, expected = reference_runs[4]
+    for backend in backends:
+        kernel = KernelEngine(w.fleet, w.slo, w.traffic, record=True, backend=backend)
+        for plan, (stats, records) in zip(w.plans, expected, strict=True):
+            kernel = pickle.loads(pickle.dumps(kernel))  # noqa: S301 - our own bytes
+            assert kernel.step(plan) == stats
+            assert kernel.records() == records

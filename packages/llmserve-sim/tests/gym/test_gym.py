@@ -136,3 +136,12 @@ def test_an_unknown_option_of_the_constructor_is_refused() -> None:
         LLMServeEnv(observation="all")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="action: must be one of multi_discrete, dict"):
         LLMServeEnv(action="box")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [gymnasium.make, lambda name: gymnasium.make_vec(name, num_envs=2)])
+def test_an_option_that_nobody_defined_is_refused_and_not_ignored(make: Any) -> None:
+    env = make("LLMServe/StaticWorkload-v0")
+    with pytest.raises(InvalidInputError) as refused:
+        env.reset(seed=1, options={"task": "bursty_workload"})
+    assert refused.value.field == "options"
+    env.close()

@@ -133,7 +133,7 @@ class KernelEngine:
         self._tables = native_tables(fleet.tiers, backend)
         self._traffic = native(pack_traffic(traffic), backend)
         self._records: Native = []
-        self._run: Any = compiled.compiled_fleet().run_window if backend == "numba" else fleet_kernel.run_window
+        self._run = _kernel(backend)
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end.
@@ -155,6 +155,15 @@ class KernelEngine:
         twin._row = self._row.copy()
         return twin
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the kernel, which another process has to look up for itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on where the pickled engine stood."""
+        self.__dict__.update(state)
+        self._run = _kernel(self.backend)
+
     def records(self) -> list[RequestRecord]:
         """Histories of the requests that ended in the last window, by id. Empty unless recording; a second call too."""
         count = int(self._row[H_RECORDS]) if len(self._records) else 0
@@ -172,6 +181,11 @@ class KernelEngine:
             return np.zeros(0, dtype=np.int64)
         arriving = int(np.searchsorted(self._arrivals, end_ps)) - int(self._row[H_NEXT])
         return np.zeros((arriving + int(self._row[H_UNFINISHED])) * RECORD_SIZE, dtype=np.int64)
+
+
+def _kernel(backend: str) -> Any:
+    """The function that runs a window."""
+    return compiled.compiled_fleet().run_window if backend == "numba" else fleet_kernel.run_window
 
 
 def check_plan(fleet: FleetSpec, plan: WindowPlan, now_ps: int) -> None:
