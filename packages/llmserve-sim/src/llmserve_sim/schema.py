@@ -317,6 +317,8 @@ def plain_integer(value: object) -> object:
     """Return another library's integer (numpy's) as Python's; anything else as it is."""
     if isinstance(value, bool | int | float | str) or not hasattr(value, "__index__"):
         return value
+    if getattr(getattr(value, "dtype", None), "kind", None) == "b":  # older numpy lets its bools pass for integers
+        return value
     try:
         return index(value)
     except TypeError:  # an array of several, or a numpy bool

@@ -277,13 +277,13 @@ def test_a_full_disk_is_one_line_and_exit_code_two(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--trace", str(trace), "--log", "/dev/full"]) == 2
-    shown = capsys.readouterr().err
-    assert shown.count("\n") == 1
+    shown = capsys.readouterr().err.strip()  # older rich ends a hidden progress bar with an empty line
+    assert "\n" not in shown
     assert shown.startswith("llmserve-sim: --log: cannot be written")
     full_png = tmp_path / "full.png"
     full_png.symlink_to("/dev/full")
     assert main(["run", "--trace", str(trace), "--png", str(full_png)]) == 2
-    assert capsys.readouterr().err.startswith("llmserve-sim: --png: must be a writable path of a picture")
+    assert capsys.readouterr().err.strip().startswith("llmserve-sim: --png: must be a writable path of a picture")
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "llmserve_sim", "tasks"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
