@@ -1,0 +1,91 @@
+"""`SimulatedBackend`: an episode on llmserve-sim's `ServingEnv`, rebuilt by replaying its actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from llmserve_server.backends.backend import StoredStep
+from llmserve_sim.env import EngineKind, ServingEnv
+from llmserve_sim.errors import EpisodeStateError
+from llmserve_sim.grader import grade
+from llmserve_sim.observation import to_observation
+from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
+from llmserve_sim.tasks.registry import catalogue_task
+
+__all__ = ["SimulatedBackend", "warm_up"]
+
+
+class SimulatedBackend:
+    """An episode in the simulator.
+
+    Args:
+        engine: which scheduler runs; the numbers do not depend on it.
+
+    Task ids are looked up in the catalogue and nowhere else: a name from outside never opens a file.
+    """
+
+    replayable = True
+
+    def __init__(self, engine: EngineKind = "auto") -> None:
+        self._engine: EngineKind = engine
+        self._env: ServingEnv | None = None
+
+    def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
+        """Start an episode; raises `UnknownTaskError` or `InvalidInputError` and leaves the one that runs alone."""
+        env = ServingEnv(catalogue_task(task_id), engine=self._engine)
+        observation = env.reset(seed, episode_id=episode_id)
+        self._env = env
+        return observation
+
+    def restore(self, task_id: str, seed: int, episode_id: str, steps: Sequence[StoredStep]) -> None:
+        """Replay the actions without building the observations between."""
+        env = ServingEnv(catalogue_task(task_id), engine=self._engine)
+        env.start(seed, episode_id=episode_id)
+        for step in steps:
+            env.advance(step.action)
+        self._env = env
+
+    def step(self, action: ServeAction) -> ServeObservation:
+        """Simulate one window under `action`."""
+        return self._running().step(action)
+
+    def observation(self) -> ServeObservation:
+        """Return the last observation again."""
+        env = self._running()
+        last = env.outcome
+        return to_observation(last.measurement, last.terms, task_id=env.task.id, done=last.done)
+
+    def state(self) -> ServeState:
+        """Return where the episode stands."""
+        return self._running().state()
+
+    def log(self) -> EpisodeLog:
+        """Return the episode so far as evidence for the grader."""
+        return self._running().episode_log()
+
+    def fork(self) -> Self:
+        """Return an independent episode that faces the same future."""
+        twin = type(self)(self._engine)
+        twin._env = self._running().fork()
+        return twin
+
+    def grade(self, log: EpisodeLog) -> GradeReport:
+        """Replay `log` and say whether it is genuine and what it is worth."""
+        return grade(log, engine=self._engine)
+
+    def close(self) -> None:
+        """Drop the episode."""
+        self._env = None
+
+    def _running(self) -> ServingEnv:
+        if self._env is None:
+            raise EpisodeStateError("there is no episode: reset first")
+        return self._env
+
+
+def warm_up(engine: EngineKind = "auto") -> None:
+    """Run one window, so that the kernel is compiled (or read from numba's cache) before the first caller waits for it."""
+    backend = SimulatedBackend(engine)
+    backend.reset("static_workload", 0, "warm-up")
+    backend.step(ServeAction())

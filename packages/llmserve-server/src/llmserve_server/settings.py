@@ -1,0 +1,269 @@
+"""`Settings`: every limit and choice of the server, read from ``LLMSERVE_*`` variables; a wrong one stops the start.
+
+Each field carries its meaning, unit and bounds, and `describe` lists them for documentation. The module knows nothing of
+what the values are used for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from llmserve_sim.env import EngineKind
+
+__all__ = ["Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
+
+_PREFIX = "LLMSERVE_"
+_MIB = 2**20
+_Bytes = Annotated[int, Field(ge=1024, le=1024 * _MIB, json_schema_extra={"unit": "bytes"})]
+
+
+class SettingsError(ValueError):
+    """One or more settings are wrong; the message has a line for each, with the variable's name and its bound."""
+
+
+def _seconds(default: float, low: float, high: float, description: str, **options: Any) -> Any:
+    return Field(
+        default=default, ge=low, le=high, description=description, json_schema_extra={"unit": "seconds"}, **options
+    )
+
+
+def _also(plain: str) -> AliasChoices:
+    """Read ``LLMSERVE_<plain>``, else the plain name that hosting platforms and OpenEnv use."""
+    return AliasChoices(_PREFIX + plain, plain)
+
+
+class Settings(BaseSettings):
+    """The server's settings; arguments go before variables. Raises `SettingsError` naming every variable that is wrong."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    mode: Literal["sim", "real"] = Field(
+        default="sim", description="What episodes run on: the simulator, or a real OpenAI-compatible endpoint."
+    )
+    engine: EngineKind = Field(
+        default="auto",
+        description="Scheduler of the simulator; all give the same numbers. auto: the fastest installed.",
+    )
+    host: str = Field(
+        default="0.0.0.0",  # noqa: S104 - a container that listens on its loopback only cannot be reached
+        min_length=1,
+        description="Address that the server listens on.",
+        validation_alias=_also("HOST"),
+    )
+    port: int = Field(
+        default=7860,
+        ge=0,
+        le=65535,
+        description="TCP port that the server listens on; 0 picks a free one.",
+        validation_alias=_also("PORT"),
+    )
+    store_url: SecretStr | None = Field(
+        default=None,
+        description="SQLAlchemy URL of the episode store; unset: a SQLite file in the user's state folder, or memory "
+        "where no folder is writable.",
+    )
+    max_concurrent_envs: int = Field(
+        default=64,
+        ge=1,
+        le=100_000,
+        description="Sessions in memory at once.",
+        json_schema_extra={"unit": "sessions"},
+        validation_alias=_also("MAX_CONCURRENT_ENVS"),
+    )
+    idle_timeout_s: float = _seconds(
+        3600, 60, 30 * 86400, "A session unused for this long leaves memory; it comes back when it is used."
+    )
+    yield_after_s: float = _seconds(
+        60, 0, 30 * 86400, "At capacity, a session unused for this long makes room for another; it comes back as well."
+    )
+    retention_s: float = _seconds(
+        7 * 86400, 3600, 10 * 365 * 86400, "An episode untouched for this long is removed from the store."
+    )
+    max_body_bytes: _Bytes = Field(default=_MIB, description="Largest HTTP body, the grader's aside.")
+    max_log_bytes: _Bytes = Field(default=64 * _MIB, description="Largest body of POST /grader.")
+    max_message_bytes: _Bytes = Field(default=_MIB, description="Largest WebSocket message.")
+    max_log_steps: int = Field(
+        default=10_000,
+        ge=1,
+        le=100_000,
+        description="Longest log that is graded.",
+        json_schema_extra={"unit": "steps"},
+    )
+    api_token: SecretStr | None = Field(
+        default=None,
+        min_length=8,
+        description="When set, required as a bearer token on everything but /health and /web.",
+    )
+    baseline_min_interval_s: float = _seconds(
+        60, 0, 86400, "Shortest time between two runs of the OpenAI baseline, which spends the owner's key."
+    )
+    baseline_max_requests: int = Field(
+        default=400,
+        ge=1,
+        le=1_000_000,
+        description="Most model requests in one run of the OpenAI baseline.",
+        json_schema_extra={"unit": "requests"},
+    )
+    web: bool = Field(default=True, description="Whether the page at /web is served.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["json", "console"] = Field(default="json", description="How log lines are written.")
+    openai_api_key: SecretStr | None = Field(
+        default=None,
+        description="Key of the OpenAI-compatible endpoint.",
+        validation_alias=AliasChoices("OPENAI_API_KEY"),
+    )
+    openai_base_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="Base URL of the OpenAI-compatible endpoint; unset: OpenAI's own.",
+        validation_alias=AliasChoices("OPENAI_BASE_URL"),
+    )
+    real_provider: str = Field(default="openai", min_length=1, description="Real mode: whose API it is.")
+    real_model: str = Field(default="gpt-4.1-mini", min_length=1, description="Real mode: the model that is asked.")
+    real_max_requests_per_step: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="Real mode: most requests sent in one step.",
+        json_schema_extra={"unit": "requests"},
+    )
+    real_max_prompt_tokens: int = Field(
+        default=256,
+        ge=1,
+        le=1_000_000,
+        description="Real mode: longest prompt sent.",
+        json_schema_extra={"unit": "tokens"},
+    )
+    real_max_completion_tokens: int = Field(
+        default=64,
+        ge=1,
+        le=1_000_000,
+        description="Real mode: longest completion asked for.",
+        json_schema_extra={"unit": "tokens"},
+    )
+    real_timeout_s: float = _seconds(60, 0.1, 3600, "Real mode: longest wait for one request.")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_line(problem) for problem in error.errors(include_url=False))) from None
+
+    @field_validator("log_level", "log_format", "mode", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("store_url")
+    @classmethod
+    def _is_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                make_url(value.get_secret_value())
+            except ArgumentError:
+                raise ValueError(
+                    "must be a SQLAlchemy URL such as sqlite:////data/episodes.db or postgresql://user@host/name"
+                ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _kept_while_in_memory(self) -> Self:
+        if self.retention_s < self.idle_timeout_s:
+            raise ValueError(
+                f"{_PREFIX}RETENTION_S: must be at least {_PREFIX}IDLE_TIMEOUT_S ({self.idle_timeout_s:g} seconds), "
+                f"got {self.retention_s:g}"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table of settings, read off `Settings`."""
+
+    name: str
+    variables: tuple[str, ...]
+    """Environment variables that set it; the first that is set wins."""
+    default: object
+    unit: str
+    bounds: str
+    """What is accepted, as a person would say it."""
+    meaning: str
+
+
+def describe() -> tuple[Setting, ...]:
+    """Return the table of settings, in the order of their definition."""
+    return tuple(_setting(name) for name in Settings.model_fields)
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Return the ``LLMSERVE_*`` variables that set nothing here: misspelt ones, most likely. For a warning at the start."""
+    known = {variable for row in describe() for variable in row.variables}
+    given = os.environ if environ is None else environ
+    return tuple(sorted(name for name in given if name.upper().startswith(_PREFIX) and name.upper() not in known))
+
+
+def _variables(name: str) -> tuple[str, ...]:
+    alias = Settings.model_fields[name].validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(choice) for choice in alias.choices)
+    return (_PREFIX + name.upper(),)
+
+
+def _setting(name: str) -> Setting:
+    info = Settings.model_fields[name]
+    spec = Settings.model_json_schema(by_alias=False)["properties"][name]
+    return Setting(
+        name=name,
+        variables=_variables(name),
+        default=info.default,
+        unit=spec.get("unit", ""),
+        bounds=_bounds(spec),
+        meaning=info.description or "",
+    )
+
+
+def _bounds(spec: Mapping[str, Any]) -> str:
+    spec = next((part for part in spec.get("anyOf", ()) if part.get("type") != "null"), spec)
+    if "enum" in spec:
+        return "one of " + ", ".join(spec["enum"])
+    if spec["type"] == "boolean":
+        return "true or false"
+    if spec["type"] in {"integer", "number"}:
+        kind = "an integer" if spec["type"] == "integer" else "a number"
+        return f"{kind} in {_plain(spec['minimum'])}..{_plain(spec['maximum'])}"
+    if "pattern" in spec:
+        return "an http:// or https:// URL"
+    return f"a text of at least {spec['minLength']} characters" if spec.get("minLength", 1) > 1 else "a text"
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else str(number)
+
+
+def _line(problem: Any) -> str:
+    """Say one problem of pydantic's in a line that names the variable; a secret's value is not repeated."""
+    if not problem["loc"]:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    where = str(problem["loc"][0])
+    for name in Settings.model_fields:
+        if where == name or where.upper() in _variables(name):
+            break
+    else:
+        return f"{where}: there is no such setting; the settings are {', '.join(Settings.model_fields)}"
+    row = _setting(name)
+    variable = " (or ".join(row.variables) + ")" * (len(row.variables) - 1)
+    if problem["type"] == "value_error":
+        return f"{variable}: {str(problem['msg']).removeprefix('Value error, ')}"
+    secret = SecretStr.__name__ in str(Settings.model_fields[name].annotation)
+    unit = f" ({row.unit})" if row.unit else ""
+    return f"{variable}: must be {row.bounds}{unit}" + ("" if secret else f", got {problem['input']!r}")
