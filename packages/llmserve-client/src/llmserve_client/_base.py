@@ -1,0 +1,89 @@
+"""What the synchronous and the asynchronous client have in common: how they are made and what can be seen of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, get_args
+
+from llmserve_client.__about__ import __version__
+from llmserve_client._core import Core
+from llmserve_client._endpoint import Endpoint
+from llmserve_client._exceptions import InvalidFieldError
+from llmserve_client._options import Retries, Timeouts, TransportChoice, TransportKind
+from llmserve_sim.schema import ServeObservation
+
+__all__ = ["BaseClient"]
+
+_CHOICES: Final = get_args(TransportChoice)
+
+
+class BaseClient:
+    """An address, the headers that go with every request, and a `Core`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        transport: TransportChoice,
+        token: str | None,
+        headers: Mapping[str, str] | None,
+        timeouts: Timeouts | None,
+        retries: Retries | None,
+    ) -> None:
+        if transport not in _CHOICES:
+            bound = "must be one of " + ", ".join(_CHOICES)
+            raise InvalidFieldError(
+                f"transport: {bound}, got {transport!r}", code="invalid_field", field="transport", bound=bound
+            )
+        self._endpoint = Endpoint.parse(url)
+        self._headers = {"User-Agent": f"llmserve-client/{__version__}", **_checked(headers), **_bearer(token)}
+        self._core = Core(transport, timeouts or Timeouts(), retries or Retries())
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        """Base address of the server, without a trailing slash."""
+        return self._endpoint.http
+
+    @property
+    def transport(self) -> TransportKind | None:
+        """What episodes travel over, "websocket" or "http"; None until the first call has chosen."""
+        return self._core.transport
+
+    @property
+    def session_id(self) -> str | None:
+        """The key to the session, which `resume` takes, in another process too; None before the first reset."""
+        return self._core.session_id
+
+    @property
+    def observation(self) -> ServeObservation | None:
+        """The last observation; None before the first reset."""
+        return self._core.observation
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.url} over {self.transport or self._core.choice}>"
+
+
+def _checked(headers: Mapping[str, str] | None) -> dict[str, str]:
+    for name, value in (headers or {}).items():
+        _check_header(f"headers.{name}", value)
+    return dict(headers or {})
+
+
+def _bearer(token: str | None) -> dict[str, str]:
+    if token is None:
+        return {}
+    _check_header("token", token)
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _check_header(field: str, value: Any) -> None:
+    """Refuse what no header can carry, without showing it: it may be a secret."""
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
+        bound = "must be a text of printable ASCII characters"
+        raise InvalidFieldError(f"{field}: {bound}", code="invalid_field", field=field, bound=bound)

@@ -1,0 +1,251 @@
+"""Everything that can go wrong, as a tree: one leaf per thing that a caller can do about it.
+
+::
+
+    llmserve_sim.errors.LLMServeError
+    └── ClientError                                   anything below
+        ├── TransportError (also ConnectionError)     no answer came
+        │   ├── ConnectError                          no connection could be made; nothing was sent
+        │   │   └── WebSocketUnavailableError         the server does not speak WebSocket here: use transport="http"
+        │   ├── ConnectionLostError                   the connection broke before the answer came
+        │   └── DeadlineError (also TimeoutError)     the answer did not come in time
+        ├── AnswerError                               an answer, but not this contract's: wrong URL, or another version
+        ├── ClientClosedError (also RuntimeError)     the client was closed
+        └── RefusedError                              the server said no, and the session is as it was
+            ├── InvalidFieldError                     a field is wrong (also llmserve_sim's InvalidInputError)
+            │   └── UnknownTaskError                  no such task (also llmserve_sim's UnknownTaskError)
+            ├── EpisodeStateError                     reset first, or stop stepping (also llmserve_sim's EpisodeStateError)
+            ├── StepConflictError                     the session is at another step: resume() to see where
+            ├── UnknownSessionError                   the session is gone: reset
+            ├── UnknownEpisodeError                   no such episode to grade
+            ├── AmbiguousError                        several sessions or episodes fit: say which
+            ├── VersionChangedError                   another simulator made the episode: reset
+            ├── NotForkableError                      an episode in real mode has no second copy
+            ├── TooLargeError                         the log or the message is over the server's limit
+            ├── AtCapacityError                       no room now: come back after `retry_after_s`
+            ├── UnauthorizedError                     the server wants another bearer token
+            ├── MissingApiKeyError                    the server has no OPENAI_API_KEY for what was asked
+            └── ServerFailureError                    the server, or a proxy before it, broke down
+
+What is refused here, before anything is sent, raises the same leaves with `status` 0. The leaves that the simulator has
+too can be caught by the simulator's names: an agent need not know whether its environment is remote.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llmserve_sim import errors
+
+__all__ = [
+    "AmbiguousError",
+    "AnswerError",
+    "AtCapacityError",
+    "ClientClosedError",
+    "ClientError",
+    "ConnectError",
+    "ConnectionLostError",
+    "DeadlineError",
+    "EpisodeStateError",
+    "InvalidFieldError",
+    "MissingApiKeyError",
+    "NotForkableError",
+    "RefusedError",
+    "ServerFailureError",
+    "StepConflictError",
+    "TooLargeError",
+    "TransportError",
+    "UnauthorizedError",
+    "UnknownEpisodeError",
+    "UnknownSessionError",
+    "UnknownTaskError",
+    "VersionChangedError",
+    "WebSocketUnavailableError",
+    "refusal",
+]
+
+
+class ClientError(errors.LLMServeError):
+    """Root of every error that this package raises on purpose."""
+
+
+class TransportError(ClientError, ConnectionError):
+    """No answer came."""
+
+
+class ConnectError(TransportError):
+    """No connection could be made; nothing was sent."""
+
+
+class WebSocketUnavailableError(ConnectError):
+    """The server answered the WebSocket handshake with plain HTTP; `status` says which."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ConnectionLostError(TransportError):
+    """The connection broke before the answer came; whether the server acted is unknown.
+
+    A step may simply be sent again: the server applies it once. `unsent` is true where the server cannot have got it.
+    """
+
+    def __init__(self, message: str, *, unsent: bool = False) -> None:
+        super().__init__(message)
+        self.unsent = unsent
+
+
+class DeadlineError(TransportError, TimeoutError):
+    """The answer did not come within the client's time limit; whether the server acted is unknown."""
+
+
+class AnswerError(ClientError):
+    """An answer that this contract does not have: the URL is another service's, or the versions are far apart."""
+
+
+class ClientClosedError(ClientError, RuntimeError):
+    """The client was closed; make another one, and `resume` its session there."""
+
+
+class RefusedError(ClientError):
+    """The server refused the call and changed nothing.
+
+    Attributes:
+        code: the stable name of the reason, such as ``invalid_field``.
+        status: the HTTP status that stands for it; 0 where the client refused before sending anything.
+        message: what a person can do about it.
+        field: the dotted name of the wrong field, or "".
+        bound: what that field accepts, or "".
+        retry_after_s: seconds to wait before trying again, where the server says so.
+    """
+
+    got: object = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        status: int = 0,
+        field: str = "",
+        bound: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        Exception.__init__(self, message)
+        self.message = message
+        self.code = code
+        self.status = status
+        self.field = field
+        self.bound = bound
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way from a worker process to its parent."""
+        named = {name: getattr(self, name) for name in ("code", "status", "field", "bound", "retry_after_s")}
+        return _rebuild, (type(self), self.message, named)
+
+
+def _rebuild(kind: type[RefusedError], message: str, named: dict[str, Any]) -> RefusedError:
+    return kind(message, **named)
+
+
+class InvalidFieldError(RefusedError, errors.InvalidInputError):
+    """A field is wrong: `field` names it and `bound` says what it accepts."""
+
+
+class UnknownTaskError(InvalidFieldError, errors.UnknownTaskError):
+    """The server has no such task; `bound` lists those that it has."""
+
+
+class EpisodeStateError(RefusedError, errors.EpisodeStateError):
+    """A step before a reset or after the episode's end."""
+
+
+class StepConflictError(RefusedError):
+    """The session is not at the step that this client answered: somebody else stepped it. `resume()` shows where it is."""
+
+
+class UnknownSessionError(RefusedError):
+    """The server has no such session (any more)."""
+
+
+class UnknownEpisodeError(RefusedError):
+    """The server has no such episode (any more)."""
+
+
+class AmbiguousError(RefusedError):
+    """Several sessions or episodes fit what was asked."""
+
+
+class VersionChangedError(RefusedError):
+    """The episode was made by another version of the simulator, or in another mode, and cannot go on here."""
+
+
+class NotForkableError(RefusedError):
+    """The episode runs on something real, of which there is no second copy."""
+
+
+class TooLargeError(RefusedError):
+    """The body, the message or the log is over the server's limit, which the message names."""
+
+
+class AtCapacityError(RefusedError):
+    """The server has no room for another session, or is busy with the same; `retry_after_s` says when to come back."""
+
+
+class UnauthorizedError(RefusedError):
+    """The server wants a bearer token, or another one: pass `token=`."""
+
+
+class MissingApiKeyError(RefusedError):
+    """The server has no OPENAI_API_KEY, which this call would spend."""
+
+
+class ServerFailureError(RefusedError):
+    """The server, or a proxy before it, answered with a failure of its own."""
+
+
+_BY_CODE: Final[dict[str, tuple[int, type[RefusedError]]]] = {
+    "ambiguous_episode": (409, AmbiguousError),
+    "ambiguous_session": (409, AmbiguousError),
+    "at_capacity": (429, AtCapacityError),
+    "busy": (429, AtCapacityError),
+    "episode_done": (409, EpisodeStateError),
+    "internal_error": (500, ServerFailureError),
+    "interrupted": (409, EpisodeStateError),
+    "invalid_field": (422, InvalidFieldError),
+    "missing_api_key": (400, MissingApiKeyError),
+    "not_forkable": (409, NotForkableError),
+    "not_reset": (409, EpisodeStateError),
+    "step_conflict": (409, StepConflictError),
+    "store_unavailable": (503, ServerFailureError),
+    "too_large": (413, TooLargeError),
+    "unauthorized": (401, UnauthorizedError),
+    "unknown_episode": (404, UnknownEpisodeError),
+    "unknown_session": (404, UnknownSessionError),
+    "unknown_task": (404, UnknownTaskError),
+    "version_changed": (409, VersionChangedError),
+}
+"""A WebSocket's refusal carries the code alone; the status is what HTTP would have said."""
+_BY_STATUS: Final[dict[int, type[RefusedError]]] = {
+    401: UnauthorizedError,
+    403: UnauthorizedError,
+    413: TooLargeError,
+    422: InvalidFieldError,
+    429: AtCapacityError,
+}
+
+
+def refusal(
+    message: str,
+    *,
+    code: str,
+    status: int = 0,
+    field: str = "",
+    bound: str = "",
+    retry_after_s: float | None = None,
+) -> RefusedError:
+    """Return the leaf that stands for a code or, where the code is new, for its HTTP status."""
+    usual, kind = _BY_CODE.get(code, (0, _BY_STATUS.get(status, ServerFailureError if status >= 500 else RefusedError)))
+    return kind(message, code=code, status=status or usual, field=field, bound=bound, retry_after_s=retry_after_s)

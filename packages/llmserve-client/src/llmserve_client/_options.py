@@ -1,0 +1,75 @@
+"""What a caller may set about patience: time limits and retries. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Literal
+
+from llmserve_client._exceptions import InvalidFieldError
+
+__all__ = ["Retries", "Timeouts", "TransportChoice", "TransportKind"]
+
+TransportKind = Literal["http", "websocket"]
+"""What a client's episodes travel over."""
+TransportChoice = Literal["auto", "http", "websocket"]
+"""What a caller may ask for; "auto" is WebSocket where the server offers it."""
+
+
+def _check(options: Timeouts | Retries) -> None:
+    for item in fields(options):
+        value = getattr(options, item.name)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+        if item.name == "attempts":
+            good = type(value) is int and value >= 0
+            bound = "must be an integer, 0 or more"
+        elif item.name.startswith("pause"):
+            good = good and value >= 0
+            bound = "must be a finite number of seconds, 0 or more"
+        else:
+            good = good and value > 0
+            bound = "must be a finite number of seconds above 0"
+        if not good:
+            raise InvalidFieldError(
+                f"{item.name}: {bound}, got {value!r}", code="invalid_field", field=item.name, bound=bound
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait, in seconds. Raises `InvalidFieldError` naming the limit that is no positive number."""
+
+    connect_s: float = 10.0
+    """For a connection, WebSocket handshake included."""
+    answer_s: float = 120.0
+    """For an answer. Generous: a server's first episode may compile its simulator."""
+    baseline_s: float = 1800.0
+    """For `baseline()`, which runs whole episodes and, where asked to, a language model."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often to try again where that is safe: connecting, reading, and steps (which carry their index).
+
+    The pause doubles from `pause_s` up to `pause_max_s`; the defaults wait 6.3 s in all, which a server's restart behind
+    a proxy takes.
+    """
+
+    attempts: int = 6
+    """Tries after the first; 0 turns retrying off."""
+    pause_s: float = 0.1
+    pause_max_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def pauses(self) -> Iterator[float]:
+        """Yield the pause before each further try."""
+        pause = self.pause_s
+        for _ in range(self.attempts):
+            yield min(pause, self.pause_max_s)
+            pause *= 2

@@ -1,0 +1,114 @@
+"""Gymnasium's `Env` over a remote server (extra `gym`).
+
+    from llmserve_client.gym import RemoteLLMServeEnv
+
+    env = RemoteLLMServeEnv("http://localhost:7860", task="bursty_workload", observation="extended")
+
+Spaces, encodings and seeds are those of `llmserve_sim.gym`: a policy trained on the one runs on the other unchanged.
+"""
+
+from __future__ import annotations
+
+try:
+    import gymnasium
+except ModuleNotFoundError as error:
+    from llmserve_sim.errors import MissingExtraError
+
+    raise MissingExtraError("gym", "llmserve_client.gym") from error
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmserve_client._client import LLMServeEnv
+from llmserve_client._exceptions import AnswerError, UnknownTaskError
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.gym import ActionKind, action_space, decode_action, observation_space
+from llmserve_sim.metrics import ObservationKind
+from llmserve_sim.observation import vector
+from llmserve_sim.schema import ServeObservation
+
+__all__ = ["RemoteLLMServeEnv"]
+
+
+class RemoteLLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
+    """One session of a server, with the spaces, rewards and seeds of `llmserve_sim.gym.LLMServeEnv`.
+
+    ## Arguments
+    - `server`: the server's address, or an `LLMServeEnv` client, which `close` then closes too.
+    - `task`: the id of a task that the server has.
+    - `observation`: "base" (default) or "extended".
+    - `action`: "multi_discrete" (default) or "dict".
+    - `options`: those of `LLMServeEnv`, where an address is given.
+
+    `reset()` draws a seed from the server's training range of the task; `reset(seed=n)` runs the episode with seed n.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own declaration of it
+
+    def __init__(
+        self,
+        server: str | LLMServeEnv,
+        task: str = "static_workload",
+        *,
+        observation: ObservationKind = "base",
+        action: ActionKind = "multi_discrete",
+        render_mode: None = None,
+        **options: Any,
+    ) -> None:
+        if options and not isinstance(server, str):
+            raise InvalidInputError("options", "must be given to the client that was passed in", got=sorted(options))
+        self.render_mode = render_mode
+        self.observation_space = observation_space(observation)
+        self.action_space = action_space(action)
+        self.client = LLMServeEnv.from_url(server, **options) if isinstance(server, str) else server
+        """The client behind: its `state()`, `episode_log()`, `grade()` and `fork()` work on the running episode."""
+        self._task = task
+        self._kind: ObservationKind = observation
+        self._seeds: range | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode: that of `seed`, or one drawn from the task's training seeds."""
+        if options:
+            raise InvalidInputError("options", "must be empty: none are defined", got=options)
+        super().reset(seed=seed)
+        episode_seed = self._draw() if seed is None else seed
+        observation = self.client.reset(self._task, episode_seed)
+        return self._encode(observation), {"episode_seed": episode_seed}
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Run one window; raises `InvalidInputError` for an action outside its space."""
+        observation, reward, done, info = self.client.step(decode_action(action))
+        return self._encode(observation), reward, False, done, {"reward_terms": info.get("reward_terms", {})}
+
+    def close(self) -> None:
+        """Close the connection; the session stays at the server."""
+        self.client.close()
+
+    def _encode(self, observation: ServeObservation) -> NDArray[np.float32]:
+        return np.array(vector(observation, self._kind), dtype=np.float32)
+
+    def _draw(self) -> int:
+        if self._seeds is None:
+            self._seeds = self._training_seeds()
+        return int(self.np_random.integers(self._seeds.start, self._seeds.stop))
+
+    def _training_seeds(self) -> range:
+        """Read the range off the server's catalogue, which is what counts there."""
+        rows = {row.get("id"): row for row in self.client.tasks()}
+        if self._task not in rows:
+            known = "must be one of " + ", ".join(map(str, rows))
+            raise UnknownTaskError(f"task: {known}", code="unknown_task", status=404, field="task", bound=known)
+        return _range_of(rows[self._task])
+
+
+def _range_of(row: Mapping[str, Any]) -> range:
+    train = (row.get("splits") or {}).get("train") or {}
+    start, stop = train.get("start"), train.get("stop")
+    if type(start) is not int or type(stop) is not int or start >= stop:
+        raise AnswerError("the server's catalogue holds no training seeds for the task: pass seed=")
+    return range(start, stop)
