@@ -1,8 +1,12 @@
-"""What llmserve-agents promises today: it installs, imports, and reports one version."""
+"""What llmserve-agents promises as a distribution: its version, its names, and what importing it costs."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib import metadata
+
+import pytest
 
 import llmserve_agents
 
@@ -12,6 +16,20 @@ def test_import_name_reports_the_version_of_the_installed_distribution() -> None
     assert llmserve_agents.__version__ == metadata.version("llmserve-agents")
 
 
-def test_package_exports_nothing_but_its_version() -> None:
-    """Until it has something to offer, its public surface is its version."""
-    assert llmserve_agents.__all__ == ["__version__"]
+def test_every_exported_name_exists_and_the_list_is_sorted() -> None:
+    for name in llmserve_agents.__all__:
+        assert getattr(llmserve_agents, name) is not None
+    assert llmserve_agents.__all__ == sorted(llmserve_agents.__all__)
+    assert dir(llmserve_agents) == sorted(llmserve_agents.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = llmserve_agents.nonsense
+
+
+def test_the_baseline_imports_neither_the_openai_client_nor_a_terminal_library() -> None:
+    """Extras are imported where they are needed, so that the package works without them."""
+    program = "import sys, llmserve_agents.baseline; print([n for n in ('openai', 'rich', 'typer') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

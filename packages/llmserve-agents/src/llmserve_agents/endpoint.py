@@ -1,0 +1,314 @@
+"""One OpenAI-compatible endpoint: sends a question through the official client, and finds out what the endpoint accepts.
+
+Structured output is asked for first, then any JSON object, then text; temperature 0 and a limit on the answer are asked
+for too. What an endpoint refuses is dropped, and `concessions` says so. A 429 or a 5xx is repeated, a bounded number of
+times, as late as ``Retry-After`` says; nothing else is. The key is in no message, log, repr or transcript. The module
+knows nothing about serving.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from llmserve_agents.errors import EndpointError, MissingExtraError, MissingKeyError, RequestCapError
+from llmserve_sim.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, OpenAI
+
+__all__ = ["Answer", "ChatEndpoint", "Patience", "RequestFailedError", "Tokens"]
+
+_FORMATS: Final = ("json_schema", "json_object", "text")
+_REFUSED_FORM: Final = frozenset({400, 415, 422, 501})
+"""Statuses with which endpoints refuse a parameter that they do not know."""
+_FIRST_WAIT_S: Final = 1.0
+_SECRET: Final = re.compile(r"\b(sk-|Bearer\s+)[\w*.\-]{4,}")
+
+
+class Tokens(NamedTuple):
+    """Tokens of one answer, as the endpoint counted them."""
+
+    prompt: int
+    cached_prompt: int
+    """Part of `prompt`."""
+    completion: int
+
+
+class Answer(NamedTuple):
+    """What came back: any part may be missing."""
+
+    text: str | None
+    refusal: str | None
+    finish_reason: str | None
+    tokens: Tokens | None
+
+
+class RequestFailedError(Exception):
+    """A request got no answer: it timed out, the connection broke, or the endpoint kept failing. `kind` says which."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait and how often to try."""
+
+    timeout_s: float = 60.0
+    """Longest wait for one answer."""
+    retries: int = 4
+    """Most repetitions of one request after a 429 or a 5xx."""
+    longest_wait_s: float = 60.0
+    """Longest pause before a repetition; an endpoint that asks for more is not asked again."""
+    max_requests: int | None = None
+    """Most requests ever sent, repetitions included; None: no limit."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("timeout_s", 0.01, 3600.0), ("longest_wait_s", 0.0, 3600.0)):
+            if not low <= getattr(self, name) <= high:
+                raise InvalidInputError(name, f"must be a number in {low:g}..{high:g}", got=getattr(self, name))
+        if not 0 <= self.retries <= 20:
+            raise InvalidInputError("retries", "must be an integer in 0..20", got=self.retries)
+        if self.max_requests is not None and self.max_requests < 1:
+            raise InvalidInputError("max_requests", "must be at least 1", got=self.max_requests)
+
+
+class ChatEndpoint:
+    """Asks one model at one endpoint.
+
+    Args:
+        model: the model's name there.
+        api_key: the key; raises `MissingKeyError` where there is none, or one that no header can carry.
+        base_url: the endpoint; None: OpenAI's own.
+        max_completion_tokens: longest answer; the six knobs take about 60 tokens, a model that thinks first takes more.
+        patience: timeouts, repetitions and the cap.
+        sleep, now: the clock, for tests.
+
+    Raises `MissingExtraError` without the official client (extra `llm`).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        api_key: str | None,
+        base_url: str | None = None,
+        max_completion_tokens: int = 1024,
+        patience: Patience | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        if not 1 <= len(model) <= 200:
+            raise InvalidInputError("model", "must be a model's name of 1..200 characters", got=model)
+        if not 16 <= max_completion_tokens <= 1_000_000:
+            raise InvalidInputError("max_completion_tokens", "must be in 16..1000000", got=max_completion_tokens)
+        self.model = model
+        self.patience = Patience() if patience is None else patience
+        self.requests = 0
+        """HTTP requests sent so far."""
+        self.retries = 0
+        """Of these, repetitions."""
+        self.concessions: list[str] = []
+        """What the endpoint refused and is no longer asked for, in order."""
+        self._key = _checked_key(api_key)
+        self._client = _client(self._key, base_url, self.patience.timeout_s)
+        self._sleep, self._now = sleep, now
+        self._format = 0
+        self._temperature = True
+        self._limit_field = "max_completion_tokens"
+        self._limit = max_completion_tokens
+        self._settled = False
+
+    def __repr__(self) -> str:
+        return f"ChatEndpoint(model={self.model!r})"
+
+    @property
+    def response_format(self) -> str:
+        """How answers are constrained now: json_schema, json_object or text."""
+        return _FORMATS[self._format]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def redact(self, text: str) -> str:
+        """Return `text` without the key, or anything that looks like one."""
+        return _SECRET.sub("[redacted]", text.replace(self._key, "[redacted]"))
+
+    def ask(self, system: str, user: str, schema: Mapping[str, Any]) -> Answer:
+        """Return the model's answer to a question.
+
+        Raises `RequestFailedError` where this request got none, `EndpointError` where no request will, and
+        `RequestCapError` at the cap.
+        """
+        while True:
+            try:
+                answer = self._patiently(self._request(system, user, schema))
+            except _RefusedError as refusal:
+                if self._settled or not self._concede(refusal):
+                    raise EndpointError(str(refusal), status=refusal.status) from None
+            else:
+                self._settled = True
+                return answer
+
+    def _request(self, system: str, user: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
+            self._limit_field: self._limit,
+        }
+        if self._temperature:
+            request["temperature"] = 0
+        if self.response_format == "json_schema":
+            named = {"name": "serving_configuration", "strict": True, "schema": dict(schema)}
+            request["response_format"] = {"type": "json_schema", "json_schema": named}
+        elif self.response_format == "json_object":
+            request["response_format"] = {"type": "json_object"}
+        return request
+
+    def _concede(self, refusal: _RefusedError) -> bool:
+        """Give up what the endpoint refuses; False where there is nothing left to give up."""
+        if refusal.status not in _REFUSED_FORM:
+            return False
+        said = refusal.said.lower()
+        if self._temperature and "temperature" in said:
+            self._temperature = False
+            given_up = "temperature 0 (its own default instead)"
+        elif self._limit_field == "max_completion_tokens" and "max_completion_tokens" in said:
+            self._limit_field = "max_tokens"
+            given_up = "max_completion_tokens (max_tokens instead)"
+        elif self._format + 1 < len(_FORMATS):
+            given_up = f"{self.response_format} ({_FORMATS[self._format + 1]} instead)"
+            self._format += 1
+        else:
+            return False
+        self.concessions.append(f"{given_up}: {refusal}")
+        return True
+
+    def _patiently(self, request: Mapping[str, Any]) -> Answer:
+        """Send a request, again where that may help."""
+        for attempt in range(self.patience.retries + 1):
+            last = attempt == self.patience.retries
+            try:
+                return self._send(request)
+            except _OverloadedError as error:
+                wait = error.retry_after_s
+                wait = _FIRST_WAIT_S * 2**attempt if wait is None else wait
+                if last or wait > self.patience.longest_wait_s:
+                    raise RequestFailedError(f"http_{error.status}", str(error)) from None
+                self._sleep(wait)
+                self.retries += 1
+        raise AssertionError("the last attempt returns or raises")
+
+    def _send(self, request: Mapping[str, Any]) -> Answer:
+        import openai
+
+        cap = self.patience.max_requests
+        if cap is not None and self.requests >= cap:
+            raise RequestCapError(f"the cap of {cap} requests is reached")
+        self.requests += 1
+        try:
+            completion: object = self._client.chat.completions.create(**request)
+        except openai.APITimeoutError:
+            message = f"no answer within {self.patience.timeout_s:g} s"
+            raise RequestFailedError("timeout", message) from None
+        except openai.APIConnectionError as error:
+            message = self.redact(f"the connection failed ({type(error.__cause__ or error).__name__})")
+            raise RequestFailedError("connection", message) from None
+        except openai.APIStatusError as error:
+            raise self._judged(error) from None
+        except (openai.APIError, ValueError):  # a body that is no JSON, or not of the API's form
+            return Answer(None, None, None, None)
+        return _answer(completion)
+
+    def _judged(self, error: APIStatusError) -> Exception:
+        """What an HTTP error means: again later, or never this way."""
+        status = error.status_code
+        if status in {401, 403}:
+            # Endpoints quote the key, or its ends, in these.
+            return EndpointError(f"the endpoint answered {status}: the API key is not accepted", status=status)
+        said = self.redact(" ".join(error.message.split()))[:300]
+        message = f"the endpoint answered {status}: {said}"
+        if status == 429 or (status >= 500 and status != 501):
+            return _OverloadedError(status, message, self._retry_after_s(error.response.headers))
+        return _RefusedError(status, message, said)
+
+    def _retry_after_s(self, headers: Mapping[str, str]) -> float | None:
+        """Seconds that the endpoint asks to wait; None where it does not say, or not intelligibly."""
+        value = headers.get("retry-after")
+        if value is None:
+            return None
+        try:
+            return max(0.0, float(value))
+        except ValueError:
+            pass
+        try:
+            at = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return max(0.0, (at - self._now()).total_seconds())
+
+
+class _OverloadedError(Exception):
+    def __init__(self, status: int, message: str, retry_after_s: float | None) -> None:
+        self.status = status
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str, said: str) -> None:
+        self.status = status
+        self.said = said
+        super().__init__(message)
+
+
+def _checked_key(key: str | None) -> str:
+    key = (key or "").strip()
+    if not key:
+        raise MissingKeyError("the openai agent needs an API key: set OPENAI_API_KEY")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        # httpx would refuse the header, and quote it.
+        raise MissingKeyError("OPENAI_API_KEY: must be printable ASCII without spaces")
+    return key
+
+
+def _client(key: str, base_url: str | None, timeout_s: float) -> OpenAI:
+    try:
+        import openai
+    except ModuleNotFoundError as error:
+        if error.name != "openai":
+            raise
+        raise MissingExtraError("llm", "the openai agent") from None
+    # Repetitions are counted and bounded here, so the client makes none of its own.
+    return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout_s, max_retries=0)
+
+
+def _answer(completion: object) -> Answer:
+    """Read a completion that may lack anything: compatible endpoints are compatible by degrees."""
+    choices = getattr(completion, "choices", None) or []
+    message = getattr(choices[0], "message", None) if choices else None
+    text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
+    reason = getattr(choices[0], "finish_reason", None) if choices else None
+    return Answer(
+        text=text if isinstance(text, str) else None,
+        refusal=refusal if isinstance(refusal, str) and refusal else None,
+        finish_reason=reason if isinstance(reason, str) else None,
+        tokens=_tokens(getattr(completion, "usage", None)),
+    )
+
+
+def _tokens(usage: object) -> Tokens | None:
+    prompt, completion = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+    if not isinstance(prompt, int) or not isinstance(completion, int):
+        return None
+    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
+    return Tokens(prompt, min(prompt, cached) if isinstance(cached, int) else 0, completion)

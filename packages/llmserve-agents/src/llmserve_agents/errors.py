@@ -1,0 +1,48 @@
+"""What can go wrong with an agent, as a tree; a caller who wants one net catches `AgentError`.
+
+::
+
+    LLMServeError (llmserve_sim.errors)
+    └── AgentError
+        ├── MissingKeyError      no usable API key: set OPENAI_API_KEY
+        ├── MissingExtraError    an optional dependency is absent (also ImportError): install the named extra
+        ├── EndpointError        the model's endpoint refuses or fails for good: mend it, or choose another
+        └── RequestCapError      a run needs, or has used up, more requests than it may send
+
+No message holds a key.
+"""
+
+from __future__ import annotations
+
+from llmserve_sim.errors import LLMServeError
+
+__all__ = ["AgentError", "EndpointError", "MissingExtraError", "MissingKeyError", "RequestCapError"]
+
+
+class AgentError(LLMServeError):
+    """Root of the errors of llmserve-agents."""
+
+
+class MissingKeyError(AgentError):
+    """There is no API key, or one that no HTTP header can carry."""
+
+
+class MissingExtraError(AgentError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    def __init__(self, extra: str, wanted_by: str) -> None:
+        self.extra = extra
+        self.wanted_by = wanted_by
+        super().__init__(f"{wanted_by} needs the extra '{extra}': pip install 'llmserve-agents[{extra}]'")
+
+
+class EndpointError(AgentError):
+    """The endpoint refuses every form of the request, or has failed too often in a row. `status` is HTTP's, if any."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class RequestCapError(AgentError):
+    """A run would send more requests than its cap allows."""

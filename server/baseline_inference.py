@@ -1,0 +1,20 @@
+"""The documented baseline command; everything is in llmserve-agents.
+
+python -m server.baseline_inference --mode deterministic
+python -m server.baseline_inference --mode openai --runtime in-process --model gpt-4.1-mini
+"""
+
+from __future__ import annotations
+
+import sys
+
+from llmserve_agents.cli import baseline
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    return baseline()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
