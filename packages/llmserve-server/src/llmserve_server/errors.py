@@ -80,9 +80,8 @@ class ServiceError(Exception):
     def body(self) -> dict[str, Any]:
         """Return the JSON body of the refusal; ``detail`` is the message again, where FastAPI's clients look for it."""
         error = {"code": self.code, "message": self.message, "field": self.field, "bound": self.bound}
-        if self.retry_after_s is not None:
-            error["retry_after_s"] = self.retry_after_s  # type: ignore[assignment]
-        return {"error": error, "detail": self.message}
+        waiting = {} if self.retry_after_s is None else {"retry_after_s": self.retry_after_s}
+        return {"error": error | waiting, "detail": self.message}
 
 
 class MissingApiKey(ServiceError):

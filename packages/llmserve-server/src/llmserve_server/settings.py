@@ -89,6 +89,13 @@ class Settings(BaseSettings):
     retention_s: float = _seconds(
         7 * 86400, 3600, 10 * 365 * 86400, "An episode untouched for this long is removed from the store."
     )
+    max_stored_episodes: int = Field(
+        default=100_000,
+        ge=100,
+        le=1_000_000_000,
+        description="Most episodes in the store; beyond it the oldest go, those that their session left behind first.",
+        json_schema_extra={"unit": "episodes"},
+    )
     max_body_bytes: _Bytes = Field(default=_MIB, description="Largest HTTP body, the grader's aside.")
     max_log_bytes: _Bytes = Field(default=64 * _MIB, description="Largest body of POST /grader.")
     max_message_bytes: _Bytes = Field(default=_MIB, description="Largest WebSocket message.")
@@ -128,8 +135,13 @@ class Settings(BaseSettings):
         description="Base URL of the OpenAI-compatible endpoint; unset: OpenAI's own.",
         validation_alias=AliasChoices("OPENAI_BASE_URL"),
     )
-    real_provider: str = Field(default="openai", min_length=1, description="Real mode: whose API it is.")
-    real_model: str = Field(default="gpt-4.1-mini", min_length=1, description="Real mode: the model that is asked.")
+    real_provider: Literal["openai", "vllm", "other"] = Field(
+        default="openai",
+        description="Real mode: whose API it is; with vllm and other, max_tokens is the default limit field.",
+    )
+    real_model: str = Field(
+        default="gpt-4.1-mini", min_length=1, max_length=150, description="Real mode: the model that is asked."
+    )
     real_max_requests_per_step: int = Field(
         default=8,
         ge=1,
@@ -140,18 +152,63 @@ class Settings(BaseSettings):
     real_max_prompt_tokens: int = Field(
         default=256,
         ge=1,
-        le=1_000_000,
+        le=131_072,
         description="Real mode: longest prompt sent.",
         json_schema_extra={"unit": "tokens"},
     )
     real_max_completion_tokens: int = Field(
         default=64,
         ge=1,
-        le=1_000_000,
+        le=131_072,
         description="Real mode: longest completion asked for.",
         json_schema_extra={"unit": "tokens"},
     )
-    real_timeout_s: float = _seconds(60, 0.1, 3600, "Real mode: longest wait for one request.")
+    real_timeout_s: float = _seconds(30, 0.1, 3600, "Real mode: longest wait for one request, from sending to its end.")
+    real_time_scale: float = Field(
+        default=1.0,
+        ge=0.01,
+        le=100,
+        description="Real mode: wall seconds per simulated second of arrivals; below 1 the same requests come faster.",
+        json_schema_extra={"unit": "s/s"},
+    )
+    real_token_limit_field: Literal["max_completion_tokens", "max_tokens"] | None = Field(
+        default=None,
+        description="Real mode: the request field that limits the completion; unset: max_completion_tokens for the "
+        "provider openai, max_tokens for the others.",
+    )
+    real_include_usage: bool = Field(
+        default=True, description="Real mode: whether the endpoint is asked to count tokens (stream_options)."
+    )
+    real_extra_body: dict[str, Any] = Field(
+        default={},
+        description='Real mode: further fields of every request, such as {"ignore_eos": true} for vLLM.',
+    )
+    real_metrics_url: SecretStr | None = Field(
+        default=None,
+        min_length=8,
+        description="Real mode: URL of the endpoint's Prometheus page; unset: /metrics at the root of OPENAI_BASE_URL.",
+    )
+    real_usd_per_1m_prompt_tokens: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        description="Real mode: price of prompt tokens; with that of completion tokens it overrides the built-in table.",
+        json_schema_extra={"unit": "US dollars per million tokens"},
+    )
+    real_usd_per_1m_completion_tokens: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        description="Real mode: price of completion tokens.",
+        json_schema_extra={"unit": "US dollars per million tokens"},
+    )
+    real_usd_per_hour: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        description="Real mode: price of the endpoint by time, for a server of one's own.",
+        json_schema_extra={"unit": "US dollars per hour"},
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -175,6 +232,14 @@ class Settings(BaseSettings):
                     "must be a SQLAlchemy URL such as sqlite:////data/episodes.db or postgresql://user@host/name"
                 ) from None
         return value
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> Self:
+        if (self.real_usd_per_1m_prompt_tokens is None) != (self.real_usd_per_1m_completion_tokens is None):
+            raise ValueError(
+                f"{_PREFIX}REAL_USD_PER_1M_PROMPT_TOKENS and {_PREFIX}REAL_USD_PER_1M_COMPLETION_TOKENS: must be set together"
+            )
+        return self
 
     @model_validator(mode="after")
     def _kept_while_in_memory(self) -> Self:
@@ -238,6 +303,8 @@ def _bounds(spec: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(spec["enum"])
     if spec["type"] == "boolean":
         return "true or false"
+    if spec["type"] == "object":
+        return "a JSON object"
     if spec["type"] in {"integer", "number"}:
         kind = "an integer" if spec["type"] == "integer" else "a number"
         return f"{kind} in {_plain(spec['minimum'])}..{_plain(spec['maximum'])}"

@@ -1,13 +1,9 @@
-"""`EpisodeStore`: the episodes as rows, so that a session outlives the process that answered it. SQL and nothing else.
+"""`EpisodeStore`: episodes as rows, so that a session outlives the process that answered it.
 
-An episode is a row of `episodes` (who, which task, which seed, made by which simulator) and a row of `steps` per accepted
-action; what the simulator would answer again is not stored. SQLite (a file, or memory) and PostgreSQL are tested; other
-SQLAlchemy URLs are taken as they are.
-
-Several processes may share one store. Two constraints are the fence between them: a session's episodes are numbered, and
-an episode's steps are indexed, both without gaps and each number once. Who comes second learns that it is behind.
-A committed row survives the death of the process at once (SQLite runs in WAL mode with ``synchronous=NORMAL``: a
-power cut may cost the last moments, and never the file's consistency).
+What the simulator would answer again is not stored: a row per step holds the action, and the observation only where it
+cannot be replayed. SQLite (a file, or memory) and PostgreSQL are tested; other SQLAlchemy URLs are taken as they are.
+Several processes may share a store: who comes second with an episode or a step is told so, and nothing is overwritten.
+The module knows nothing of memory, locks or backends.
 """
 
 from __future__ import annotations
@@ -16,137 +12,68 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any, Self
 
 from sqlalchemy import (
     URL,
-    BigInteger,
-    Column,
-    Connection,
-    Engine,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
+    ColumnElement,
     bindparam,
-    create_engine,
     delete,
-    event,
     func,
     insert,
-    make_url,
+    literal,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
 
 from llmserve_server.backends.backend import StoredStep
+from llmserve_server.database import Database
 from llmserve_server.errors import StoreUnavailable
 from llmserve_server.settings import Settings, SettingsError
+from llmserve_server.tables import EPISODES, FORMAT, METADATA, STEPS, STORE, EpisodeRow
 from llmserve_sim.schema import ServeAction, ServeObservation
 
 __all__ = ["EpisodeRow", "EpisodeStore", "default_folder", "open_store"]
 
 _LOGGER = logging.getLogger(__name__)
-
-_FORMAT = 1
-"""Of the tables below; a store of another format is refused at the start."""
-_BUSY_TIMEOUT_MS = 10_000
-"""How long one process waits for another that writes to the same SQLite file."""
-_PRUNE_BATCH = 50
-"""Episodes removed in one transaction, so that steps of other sessions are not held up."""
-
-_METADATA = MetaData()
-_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows itself only where the type is INTEGER
-_STORE = Table("llmserve_store", _METADATA, Column("format", Integer, primary_key=True), Column("salt", String(64)))
-_EPISODES = Table(
-    "episodes",
-    _METADATA,
-    Column("key", _KEY, primary_key=True, autoincrement=True),
-    Column("session_id", String(64), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("episode_id", String(200), nullable=False),
-    Column("task_id", String(64), nullable=False),
-    Column("seed", BigInteger, nullable=False),
-    Column("mode", String(16), nullable=False),
-    Column("simulator_version", String(100), nullable=False),
-    Column("task_digest", String(64), nullable=False),
-    Column("peer", String(64)),
-    Column("created", Float(53), nullable=False),
-    Column("touched", Float(53), nullable=False),
-    UniqueConstraint("session_id", "number", name="episodes_fence"),
-    Index("episodes_by_id", "episode_id"),
-    Index("episodes_by_peer", "peer", "created"),
-    Index("episodes_by_age", "touched"),
-    sqlite_autoincrement=True,  # a key is never used again, so a process that is behind cannot write to another's episode
-)
-_STEPS = Table(
-    "steps",
-    _METADATA,
-    Column("episode", _KEY, ForeignKey("episodes.key", ondelete="CASCADE"), primary_key=True, autoincrement=False),
-    Column("idx", Integer, primary_key=True, autoincrement=False),
-    Column("action", Text, nullable=False),
-    Column("observation", Text),
-    sqlite_with_rowid=False,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeRow:
-    """One episode as stored. `key` is the store's own number, `number` counts the session's episodes from 1."""
-
-    key: int
-    session_id: str
-    number: int
-    episode_id: str
-    task_id: str
-    seed: int
-    mode: str
-    simulator_version: str
-    task_digest: str
-    peer: str | None
-    """Pseudonym of the caller's address, where the caller may call without a session id."""
-    created: float
-    """Seconds since 1970."""
-    touched: float
-    """Seconds since 1970; exact to a minute."""
+_PRUNE_BATCH = 20
+"""Episodes removed in one transaction, so that the steps of others wait for milliseconds only."""
+_ADVISORY_LOCK = 7_860_201
+"""Any number that nobody else uses in the same PostgreSQL database."""
 
 
 class EpisodeStore:
-    """The store at one URL; raises `SettingsError` where it cannot be opened. Thread-safe.
+    """The store at one SQLAlchemy URL; raises `SettingsError` where it cannot be opened. Thread-safe.
 
-    Every other method raises `StoreUnavailable` when the database does not do what it was asked; nothing was stored then.
+    Every method raises `StoreUnavailable` when the database does not do what it was asked.
     """
 
     def __init__(self, url: str | URL) -> None:
         try:
-            parsed = make_url(url)
-            if parsed.drivername in {"postgres", "postgresql"}:  # hosting platforms name no driver; psycopg is ours
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            self._sqlite = parsed.get_backend_name() == "sqlite"
-            self.persistent = not (self._sqlite and _in_memory(parsed))
-            """Whether episodes outlive the process."""
-            self._engine = _sqlite_engine(parsed) if self._sqlite else _server_engine(parsed)
-            self._lock = Lock()
-            self._single = self._engine.connect() if self._sqlite else None
-            self._salt = self._create()
-        except (SQLAlchemyError, ImportError, OSError) as error:
-            cause = getattr(error, "orig", None) or error
-            raise SettingsError(f"LLMSERVE_STORE_URL: must be a store that can be opened ({cause})") from None
-        self.name = parsed.render_as_string(hide_password=True)
+            self._database = Database(url)
+        except ImportError as error:
+            if error.name != "psycopg":
+                raise _cannot_open(error) from error
+            raise _cannot_open("PostgreSQL needs the extra: pip install 'llmserve-server[postgres]'") from error
+        except (SQLAlchemyError, OSError) as error:
+            raise _cannot_open(getattr(error, "orig", None) or error) from error
+        self.name = self._database.name
         """The URL without its password, for a log line."""
+        self.persistent = self._database.persistent
+        """Whether episodes outlive the process."""
+        try:
+            self._salt = self._create()
+        except StoreUnavailable as error:
+            self.close()
+            raise _cannot_open(getattr(error.__cause__, "orig", None) or error) from error
+        except BaseException:
+            self.close()
+            raise
         self._append_sql, self._append_values, self._append_order = self._compile_append()
 
     @classmethod
@@ -154,28 +81,27 @@ class EpisodeStore:
         """Return a store that ends with the process."""
         return cls("sqlite://")
 
-    def begin(self, row: EpisodeRow, actions: Sequence[tuple[str, str | None]] = ()) -> EpisodeRow | None:
-        """Store a new episode (`row.key` is ignored), with steps where it is a copy; return it with its key.
+    def begin(self, row: EpisodeRow, *, copied: EpisodeRow | None = None, count: int = 0) -> EpisodeRow | None:
+        """Store a new episode (`row.key` is ignored) and return it with its key; `copied` lends its first `count` steps.
 
         Returns None where the session has an episode of that number already: another process began it.
         """
-        values = {name: getattr(row, name) for name in EpisodeRow.__slots__ if name != "key"}
+        values = {column.name: getattr(row, column.name) for column in fields(row) if column.name != "key"}
         try:
-            with self._transaction() as connection:
-                key = connection.execute(insert(_EPISODES), values).inserted_primary_key[0]  # type: ignore[index]
-                if actions:
-                    connection.execute(
-                        insert(_STEPS),
-                        [
-                            {"episode": key, "idx": idx, "action": action, "observation": observation}
-                            for idx, (action, observation) in enumerate(actions)
-                        ],
+            with self._database.transaction() as connection:
+                key: int = connection.execute(insert(EPISODES).returning(EPISODES.c.key), values).scalar_one()
+                if copied is not None and count:
+                    steps = select(literal(key), STEPS.c.idx, STEPS.c.action, STEPS.c.observation).where(
+                        STEPS.c.episode == copied.key, STEPS.c.idx < count
                     )
+                    done = connection.execute(insert(STEPS).from_select(list(STEPS.c), steps))
+                    if done.rowcount != count:
+                        raise StoreUnavailable("the episode is being removed for its age: reset to start another")
         except IntegrityError:
             return None
         return replace(row, key=key)
 
-    def append(self, row: EpisodeRow, idx: int, action: str, observation: str | None) -> bool:
+    def append(self, row: EpisodeRow, idx: int, action: str, observation: str | None = None) -> bool:
         """Store a step of the session's current episode, as JSON; return whether it was the first of that index.
 
         False says that this process is behind: another one stored that step, or began a newer episode, or the episode is
@@ -191,167 +117,138 @@ class EpisodeStore:
         }
         parameters = values if self._append_order is None else tuple(values[name] for name in self._append_order)
         try:
-            with self._connection() as connection:
+            with self._database.connection() as connection:
                 return connection.exec_driver_sql(self._append_sql, parameters).rowcount == 1
         except IntegrityError:
             return False
 
     def current(self, session_id: str) -> tuple[EpisodeRow, int] | None:
         """Return the session's newest episode and how many steps it has; None where there is no such session."""
-        count = select(func.coalesce(func.max(_STEPS.c.idx) + 1, 0)).where(_STEPS.c.episode == _EPISODES.c.key)
-        query = (
-            select(_EPISODES, count.scalar_subquery())
-            .where(_EPISODES.c.session_id == session_id)
-            .order_by(_EPISODES.c.number.desc())
-            .limit(1)
-        )
-        with self._connection() as connection:
-            found = connection.execute(query).one_or_none()
+        count = select(func.coalesce(func.max(STEPS.c.idx) + 1, 0)).where(STEPS.c.episode == EPISODES.c.key)
+        query = select(EPISODES, count.scalar_subquery()).where(EPISODES.c.session_id == session_id)
+        with self._database.connection() as connection:
+            found = connection.execute(query.order_by(EPISODES.c.number.desc()).limit(1)).one_or_none()
         return None if found is None else (EpisodeRow(*found[:-1]), found[-1])
 
     def steps(self, row: EpisodeRow) -> list[StoredStep]:
         """Return an episode's steps in order."""
+        query = select(STEPS.c.action, STEPS.c.observation).where(STEPS.c.episode == row.key).order_by(STEPS.c.idx)
+        with self._database.connection() as connection:
+            found = connection.execute(query).all()
         return [
             StoredStep(
                 ServeAction.model_validate_json(action),
                 None if observation is None else ServeObservation.model_validate_json(observation),
             )
-            for action, observation in self.raw_steps(row)
+            for action, observation in found
         ]
 
-    def raw_steps(self, row: EpisodeRow) -> list[tuple[str, str | None]]:
-        """Return an episode's steps in order, as stored."""
-        query = select(_STEPS.c.action, _STEPS.c.observation).where(_STEPS.c.episode == row.key).order_by(_STEPS.c.idx)
-        with self._connection() as connection:
-            return [(action, observation) for action, observation in connection.execute(query)]
-
     def episodes(self, episode_id: str, session_id: str | None = None) -> list[EpisodeRow]:
-        """Return the episodes of that id, newest first; of one session where it is named. At most 100."""
-        query = select(_EPISODES).where(_EPISODES.c.episode_id == episode_id)
+        """Return the episodes of that id, newest first and at most 100; of one session where it is named."""
+        query = select(EPISODES).where(EPISODES.c.episode_id == episode_id)
         if session_id is not None:
-            query = query.where(_EPISODES.c.session_id == session_id)
-        with self._connection() as connection:
-            return [
-                EpisodeRow(*found) for found in connection.execute(query.order_by(_EPISODES.c.key.desc()).limit(100))
-            ]
+            query = query.where(EPISODES.c.session_id == session_id)
+        with self._database.connection() as connection:
+            return [EpisodeRow(*row) for row in connection.execute(query.order_by(EPISODES.c.key.desc()).limit(100))]
 
     def last_session(self, pseudonym: str) -> str | None:
-        """Return the session that the caller with that pseudonym reset last."""
-        query = select(_EPISODES.c.session_id).where(_EPISODES.c.peer == pseudonym)
-        with self._connection() as connection:
-            found = connection.execute(query.order_by(_EPISODES.c.created.desc(), _EPISODES.c.key.desc()).limit(1))
-            return found.scalar_one_or_none()
+        """Return the session that was reset last by the caller of that pseudonym."""
+        query = select(EPISODES.c.session_id).where(EPISODES.c.peer == pseudonym)
+        with self._database.connection() as connection:
+            return connection.scalar(query.order_by(EPISODES.c.key.desc()).limit(1))
 
-    def touch(self, keys: Sequence[int], now: float) -> None:
-        """Say that episodes are in use."""
-        with self._connection() as connection:
-            connection.execute(update(_EPISODES).where(_EPISODES.c.key.in_(keys)).values(touched=now))
+    def pseudonym(self, peer: str) -> str:
+        """Return what is stored in place of a caller's address, so that a copied table names nobody."""
+        return hashlib.blake2b(peer.encode(errors="replace"), key=self._salt, digest_size=16).hexdigest()
 
-    def prune(self, before: float) -> int:
-        """Remove the episodes that nobody touched since `before` (seconds since 1970), and return how many."""
-        removed = 0
-        old = select(_EPISODES.c.key).where(_EPISODES.c.touched < before).limit(_PRUNE_BATCH)
-        while True:
-            with self._transaction() as connection:
-                keys = list(connection.scalars(old.with_for_update(skip_locked=True)))
-                if keys:
-                    connection.execute(delete(_STEPS).where(_STEPS.c.episode.in_(keys)))
-                    connection.execute(delete(_EPISODES).where(_EPISODES.c.key.in_(keys)))
-            removed += len(keys)
-            if len(keys) < _PRUNE_BATCH:
-                return removed
+    def touch(self, row: EpisodeRow, now: float) -> None:
+        """Say that an episode is in use at `now`, in seconds since 1970."""
+        with self._database.connection() as connection:
+            connection.execute(update(EPISODES).where(EPISODES.c.key == row.key).values(touched=now))
+
+    def prune(self, before: float, keep: int) -> int:
+        """Remove the episodes that nobody used since `before` (seconds since 1970), and the oldest beyond `keep`.
+
+        Those that their session has left behind go first, then those that are their session's current one. Returns how
+        many were removed.
+        """
+        newer = EPISODES.alias()
+        superseded = select(newer.c.key).where(
+            newer.c.session_id == EPISODES.c.session_id, newer.c.number > EPISODES.c.number
+        )
+        removed = self._remove(EPISODES.c.touched < before, None)
+        surplus = self.counts()[0] - keep
+        for condition in (superseded.exists(), true()):
+            if surplus > 0:
+                gone = self._remove(condition, surplus)
+                removed, surplus = removed + gone, surplus - gone
+        return removed
 
     def counts(self) -> tuple[int, int]:
-        """Return how many episodes and steps are stored."""
-        with self._connection() as connection:
-            return tuple(connection.scalar(select(func.count()).select_from(t)) or 0 for t in (_EPISODES, _STEPS))  # type: ignore[return-value]
+        """Return how many episodes are stored, and how many sessions they belong to."""
+        query = select(func.count(), func.count(EPISODES.c.session_id.distinct())).select_from(EPISODES)
+        with self._database.connection() as connection:
+            episodes, sessions = connection.execute(query).one()
+        return episodes, sessions
 
     def close(self) -> None:
         """Let go of every connection; closing twice is allowed."""
-        with self._lock:
-            if self._single is not None:
-                self._single.close()
-            self._engine.dispose()
+        self._database.close()
 
-    def pseudonym(self, peer: str) -> str:
-        """Return what is stored in place of a caller's address, so that a copied store names nobody."""
-        return hashlib.blake2b(peer.encode(), key=self._salt, digest_size=16).hexdigest()
-
-    @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        """Lend a connection on which each statement is its own transaction."""
-        try:
-            if self._single is not None:
-                with self._lock:
-                    yield self._single
-            else:
-                with self._engine.connect() as connection:
-                    yield connection
-        except IntegrityError:
-            raise
-        except SQLAlchemyError as error:
-            raise StoreUnavailable(
-                "the episode store did not answer, and nothing was applied: try again", retry_after_s=1
-            ) from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """Lend a connection whose statements hold together or not at all."""
-        with self._connection() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if self._sqlite else "BEGIN")
-            try:
-                yield connection
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
-                raise
+    def _remove(self, condition: ColumnElement[bool], most: int | None) -> int:
+        """Remove the episodes of which `condition` holds, oldest first, and at most `most`; a few at a time."""
+        removed = 0
+        while most is None or removed < most:
+            batch = _PRUNE_BATCH if most is None else min(_PRUNE_BATCH, most - removed)
+            old = select(EPISODES.c.key).where(condition).order_by(EPISODES.c.touched).limit(batch)
+            with self._database.transaction() as connection:
+                keys = list(connection.scalars(old.with_for_update(skip_locked=True)))
+                if keys:
+                    connection.execute(delete(STEPS).where(STEPS.c.episode.in_(keys)))
+                    connection.execute(delete(EPISODES).where(EPISODES.c.key.in_(keys)))
+            removed += len(keys)
+            if len(keys) < batch:
+                break
+        return removed
 
     def _create(self) -> bytes:
-        """Make the tables where there are none, one process at a time; return the salt for callers' addresses."""
-        with self._transaction() as connection:
+        """Make the tables where there are none, one process at a time; return the salt of the callers' pseudonyms."""
+        with self._database.transaction() as connection:
             if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(7860201)"))
-            _METADATA.create_all(connection)
-            found = connection.execute(select(_STORE)).one_or_none()
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+            METADATA.create_all(connection)
+            found = connection.execute(select(STORE)).one_or_none()
             if found is None:
                 salt = secrets.token_hex(32)
-                connection.execute(insert(_STORE), {"format": _FORMAT, "salt": salt})
+                connection.execute(insert(STORE), {"format": FORMAT, "salt": salt})
                 return bytes.fromhex(salt)
-        if found.format != _FORMAT:
-            raise SettingsError(
-                f"LLMSERVE_STORE_URL: must be a store of format {_FORMAT}, and has format {found.format}"
-            )
+        if found.format != FORMAT:
+            raise _cannot_open(f"it has format {found.format}, and this version reads format {FORMAT}")
         return bytes.fromhex(found.salt)
 
     def _compile_append(self) -> tuple[str, dict[str, Any], tuple[str, ...] | None]:
         """Return the statement of `append` as the driver takes it, its values, and their order where they have no names.
 
-        It is compiled here once: with SQLAlchemy's own execution a step would wait three times as long for it.
+        It is compiled once, here: each step waits for this statement, and SQLAlchemy's own way to it takes twice the time.
         """
-        newest = select(_EPISODES.c.key).where(_EPISODES.c.session_id == bindparam("session"))
-        newest = newest.order_by(_EPISODES.c.number.desc()).limit(1)
-        columns = [_STEPS.c.episode, _STEPS.c.idx, _STEPS.c.action, _STEPS.c.observation]
-        row = select(*(bindparam(column.name, type_=column.type) for column in columns))
-        row = row.where(bindparam("current", type_=_KEY) == newest.scalar_subquery())
-        compiled = insert(_STEPS).from_select(columns, row).compile(dialect=self._engine.dialect)
-        order = tuple(compiled.positiontup) if compiled.positional else None  # type: ignore[attr-defined]
-        return str(compiled), dict(compiled.params), order
+        newest = select(EPISODES.c.key).where(EPISODES.c.session_id == bindparam("session"))
+        newest = newest.order_by(EPISODES.c.number.desc()).limit(1)
+        row = select(*(bindparam(column.name, type_=column.type) for column in STEPS.c))
+        row = row.where(bindparam("current", type_=EPISODES.c.key.type) == newest.scalar_subquery())
+        compiled = insert(STEPS).from_select(list(STEPS.c), row).compile(dialect=self._database.dialect)
+        order = getattr(compiled, "positiontup", None)
+        return str(compiled), dict(compiled.params), None if order is None else tuple(order)
 
 
 def default_folder() -> Path | None:
-    """Return the first writable folder for a store nobody configured, made if need be; None where there is none."""
+    """Return a writable folder for a store that nobody configured, made if need be; None where there is none."""
     state = os.environ.get("XDG_STATE_HOME")
-    for base in (Path(state) if state else None, Path("~/.local/state")):
-        if base is None:
-            continue
-        try:
-            folder = base.expanduser() / "llmserve"
-            folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, RuntimeError):  # RuntimeError: no home folder is known
-            continue
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    return None
+    try:
+        folder = (Path(state) if state else Path.home() / ".local" / "state") / "llmserve"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home folder
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def open_store(settings: Settings) -> EpisodeStore:
@@ -364,37 +261,9 @@ def open_store(settings: Settings) -> EpisodeStore:
     folder = default_folder()
     if folder is not None:
         return EpisodeStore(URL.create("sqlite", database=str(folder / "episodes.db")))
-    _LOGGER.warning(
-        "no folder is writable: episodes are kept in memory and end with this process; set LLMSERVE_STORE_URL"
-    )
+    _LOGGER.warning("no folder is writable: episodes live in memory and end with this process; set LLMSERVE_STORE_URL")
     return EpisodeStore.in_memory()
 
 
-def _in_memory(url: URL) -> bool:
-    return url.database in {None, "", ":memory:"} or "mode=memory" in str(url)
-
-
-def _sqlite_engine(url: URL) -> Engine:
-    """One connection, one thread at a time: SQLite writes one at a time anyway, and waiting for a lock beats polling."""
-    if not _in_memory(url) and url.database is not None and not url.database.startswith("file:"):
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(
-        url, poolclass=StaticPool, isolation_level="AUTOCOMMIT", connect_args={"check_same_thread": False}
-    )
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: object) -> None:
-        for pragma in (
-            f"busy_timeout={_BUSY_TIMEOUT_MS}",
-            "journal_mode=WAL",
-            "synchronous=NORMAL",
-            "wal_autocheckpoint=4000",  # pages of 4 KiB: a pause of milliseconds every few thousand steps
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    return engine
-
-
-def _server_engine(url: URL) -> Engine:
-    """A pool whose connections are tried before they are lent: the database may have been restarted meanwhile."""
-    return create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, pool_size=8, max_overflow=24)
+def _cannot_open(why: object) -> SettingsError:
+    return SettingsError(f"LLMSERVE_STORE_URL: must be a store that can be opened ({why})")

@@ -21,15 +21,16 @@ class SimulatedBackend:
 
     Args:
         engine: which scheduler runs; the numbers do not depend on it.
+        env: an environment to go on with; the next `reset` or `restore` makes its own.
 
     Task ids are looked up in the catalogue and nowhere else: a name from outside never opens a file.
     """
 
     replayable = True
 
-    def __init__(self, engine: EngineKind = "auto") -> None:
+    def __init__(self, engine: EngineKind = "auto", env: ServingEnv | None = None) -> None:
         self._engine: EngineKind = engine
-        self._env: ServingEnv | None = None
+        self._env = env
 
     def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
         """Start an episode; raises `UnknownTaskError` or `InvalidInputError` and leaves the one that runs alone."""
@@ -66,9 +67,7 @@ class SimulatedBackend:
 
     def fork(self) -> Self:
         """Return an independent episode that faces the same future."""
-        twin = type(self)(self._engine)
-        twin._env = self._running().fork()
-        return twin
+        return type(self)(self._engine, self._running().fork())
 
     def grade(self, log: EpisodeLog) -> GradeReport:
         """Replay `log` and say whether it is genuine and what it is worth."""

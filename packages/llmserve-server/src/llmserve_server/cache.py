@@ -1,0 +1,216 @@
+"""`SessionCache`: between the rows of the store and the places in memory. Memory only ever repeats what the store says.
+
+It lends a session's place to one thread at a time, rebuilds there what is not in memory, notices what another process that
+shares the store has done, and begins episodes. It knows nothing of what is done with a session while it is lent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from llmserve_server.backends import Backend, BackendFactory
+from llmserve_server.errors import Busy, ServiceError, UnknownSession, VersionChanged
+from llmserve_server.places import Place, Places, Transport
+from llmserve_server.settings import Settings
+from llmserve_server.store import EpisodeRow, EpisodeStore
+from llmserve_sim import __version__ as simulator_version
+from llmserve_sim.errors import LLMServeError
+from llmserve_sim.schema import ServeAction
+
+__all__ = ["ATTEMPTS", "SessionCache"]
+
+ATTEMPTS = 8
+"""How often a call is tried again because another process was faster."""
+_SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TOUCH_INTERVAL_S = 60.0
+"""How exact the store's notion of an episode's last use is."""
+
+
+class SessionCache:
+    """Places in memory, each with the session's current episode as the store has it; see `SessionRegistry` for arguments."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: EpisodeStore,
+        backend_factory: BackendFactory,
+        monotonic: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._mode = settings.mode
+        self._store = store
+        self._make_backend = backend_factory
+        self._monotonic = monotonic
+        self._wall_clock = wall_clock
+        self.places = Places(settings.max_concurrent_envs, settings.yield_after_s, monotonic)
+        self._counts: Counter[str] = Counter()
+        self._lock = Lock()
+
+    @contextmanager
+    def lend(self, session_id: str, *, load: bool = True, fresh: bool = False) -> Iterator[Place]:
+        """Lend a session's place to this thread; `load` brings its episode back, `fresh` up to date with other processes.
+
+        Where the caller's block fails with anything but a refusal, nobody knows where the backend stands, and the place is
+        dropped. Raises `UnknownSession`, `VersionChanged`, `AtCapacity`.
+        """
+        if type(session_id) is not str:
+            raise _unknown()
+        while True:
+            place = self.places.get(session_id) or self._bring_back(session_id)
+            with place.lock:
+                if place.gone:
+                    continue
+                place.used = self._monotonic()
+                try:
+                    if fresh or (load and place.backend is None):
+                        self.catch_up(place)
+                    self._touch(place)
+                    yield place
+                except ServiceError:
+                    raise
+                except BaseException:
+                    self.places.drop(place)
+                    raise
+                finally:
+                    if place.backend is None:
+                        self.places.drop(place)
+                return
+
+    @contextmanager
+    def lend_new(self, session_id: str, transport: Transport) -> Iterator[Place]:
+        """Lend a place to a session that begins; it stays if it has an episode afterwards. Raises `AtCapacity`."""
+        place = Place(session_id, transport=transport, used=self._monotonic())
+        with place.lock:
+            self.places.admit(place)
+            try:
+                yield place
+            finally:
+                if place.backend is None:
+                    self.places.drop(place)
+
+    def catch_up(self, place: Place) -> None:
+        """Bring a lent place to where the store is: it is not loaded yet, or another process has gone on."""
+        found = self._store.current(place.id)
+        if found is None:
+            self.places.drop(place)
+            raise _unknown()
+        row, count = found
+        if place.backend is None:
+            self.count("rebuilt")
+        elif place.row is not None and (row.key, count) == (place.row.key, place.count):
+            return
+        else:
+            self.count("fenced")
+        backend, last_action = self.rebuild(row)
+        _settle(place, row, backend, last_action)
+
+    def begin(
+        self,
+        place: Place,
+        backend: Backend,
+        address: str | None,
+        *,
+        forked: EpisodeRow | None = None,
+        last_action: ServeAction | None = None,
+    ) -> None:
+        """Store the episode that `backend` runs, make it the session's current one, and let the one before go.
+
+        `forked` is the episode whose steps it begins with, `last_action` the last of them. Raises `StoreUnavailable`, and
+        the one before then goes on.
+        """
+        state = backend.state()
+        number = 1 if place.row is None else place.row.number + 1
+        for _ in range(ATTEMPTS):
+            row = EpisodeRow(
+                key=0,
+                session_id=place.id,
+                number=number,
+                episode_id=state.episode_id,
+                task_id=state.task_id,
+                seed=state.seed,
+                mode=self._mode,
+                simulator_version=state.simulator_version,
+                task_digest=state.task_digest,
+                peer=address,
+                touched=self._wall_clock(),
+            )
+            stored = self._store.begin(row, copied=forked, count=state.step_count)
+            if stored is not None:
+                _settle(place, stored, backend, last_action)
+                self.count("episodes")
+                return
+            self.count("fenced")
+            found = self._store.current(place.id)
+            number = 1 if found is None else found[0].number + 1
+        raise Busy("other processes keep resetting this session: try again", retry_after_s=1)
+
+    def rebuild(self, row: EpisodeRow) -> tuple[Backend, ServeAction | None]:
+        """Return a backend that stands where the stored episode stands, and the episode's last action.
+
+        Raises `VersionChanged` where it would not be the same episode here.
+        """
+        for name, was, now in (
+            ("mode", row.mode, self._mode),
+            ("simulator version", row.simulator_version, simulator_version),
+        ):
+            if was != now:
+                raise VersionChanged(f"the episode was made in {name} {was}, and this is {now}: reset to start another")
+        steps = self._store.steps(row)
+        backend = self._make_backend()
+        try:
+            backend.restore(row.task_id, row.seed, row.episode_id, steps)
+            changed = backend.state().task_digest != row.task_digest
+        except LLMServeError:  # the task is gone, or refuses now what it took then
+            changed = True
+        except BaseException:
+            backend.close()
+            raise
+        if changed:
+            backend.close()
+            raise VersionChanged(f"the task {row.task_id} has been redefined since: reset to start another episode")
+        return backend, steps[-1].action if steps else None
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to a counter."""
+        with self._lock:
+            self._counts[name] += by
+
+    def counted(self, name: str) -> int:
+        """Return a counter."""
+        return self._counts[name]
+
+    def _bring_back(self, session_id: str) -> Place:
+        """Make a place for a session that the store knows; its episode is not loaded yet."""
+        known = _SESSION_ID.fullmatch(session_id) is not None
+        found = self._store.current(session_id) if known else None
+        if found is None:
+            raise _unknown()
+        place = Place(session_id, transport="http", used=self._monotonic(), row=found[0], touched=found[0].touched)
+        return self.places.admit(place)
+
+    def _touch(self, place: Place) -> None:
+        now = self._wall_clock()
+        if place.row is not None and now - place.touched >= _TOUCH_INTERVAL_S:
+            self._store.touch(place.row, now)
+            place.touched = now
+
+
+def _settle(place: Place, row: EpisodeRow, backend: Backend, last_action: ServeAction | None) -> None:
+    """Make `backend` the one that the session runs on."""
+    state = backend.state()
+    previous = place.backend
+    place.row, place.backend, place.touched = row, backend, row.touched
+    place.count, place.last_action, place.done = state.step_count, last_action, state.done
+    if previous is not None:
+        previous.close()
+
+
+def _unknown() -> UnknownSession:
+    return UnknownSession(
+        "there is no such session, or it is too old to be kept: reset without a session_id to start one",
+        field="session_id",
+    )

@@ -1,0 +1,89 @@
+"""The tables of the episode store, and what a row of them is. No connection and no query is made here.
+
+An episode is a row of `EPISODES` (whose, which task, which seed, made by which simulator) and a row of `STEPS` per accepted
+action. Two constraints are the fence between processes that share a store: a session's episodes are numbered, an episode's
+steps are indexed, and each number can be taken once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+__all__ = ["EPISODES", "FORMAT", "METADATA", "STEPS", "STORE", "EpisodeRow"]
+
+FORMAT = 1
+"""Of these tables; a store of another format is refused at the start."""
+
+METADATA = MetaData()
+_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where the type is INTEGER
+
+STORE = Table(
+    "llmserve_store",
+    METADATA,
+    Column("format", Integer, primary_key=True, autoincrement=False),
+    Column("salt", String(64), nullable=False),
+)
+EPISODES = Table(
+    "episodes",
+    METADATA,
+    Column("key", _KEY, primary_key=True, autoincrement=True),
+    Column("session_id", String(64), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("episode_id", String(200), nullable=False),
+    Column("task_id", String(64), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("mode", String(16), nullable=False),
+    Column("simulator_version", String(100), nullable=False),
+    Column("task_digest", String(64), nullable=False),
+    Column("peer", String(64)),
+    Column("touched", Float(53), nullable=False),
+    UniqueConstraint("session_id", "number", name="episodes_fence"),
+    Index("episodes_by_id", "episode_id"),
+    Index("episodes_by_peer", "peer", "key"),
+    Index("episodes_by_age", "touched"),
+    sqlite_autoincrement=True,  # a key is never used twice, so who is behind cannot write to another's episode
+)
+STEPS = Table(
+    "steps",
+    METADATA,
+    Column("episode", _KEY, ForeignKey("episodes.key"), primary_key=True, autoincrement=False),
+    Column("idx", Integer, primary_key=True, autoincrement=False),
+    Column("action", Text, nullable=False),
+    Column("observation", Text),
+    sqlite_with_rowid=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRow:
+    """One row of `EPISODES`, in its columns' order."""
+
+    key: int
+    """The store's own number of the episode; 0 before it is stored."""
+    session_id: str
+    number: int
+    """Counts the session's episodes from 1; the highest is the current one."""
+    episode_id: str
+    task_id: str
+    seed: int
+    mode: str
+    simulator_version: str
+    task_digest: str
+    peer: str | None
+    """Pseudonym of the caller's address, where the caller may come back without a session id."""
+    touched: float
+    """When it was last used, in seconds since 1970; exact to a minute."""
