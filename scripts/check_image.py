@@ -1,0 +1,151 @@
+"""Builds the image and proves that it does its part: no network, uid 1000, a fast first step, a clean stop.
+
+With Docker where an engine runs, else with the workplace's `verify_image.sh` (a build and a run without an engine; its path
+in `VERIFY_IMAGE`, else `../shared/tools/` beside the clone). Where there is neither it says so and ends with `NO_ENGINE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+IMAGE = "llmserve-env"
+NO_ENGINE = 75
+PORT = 7860
+FIRST_STEP_S = 10
+#: A uid that owns nothing in the image, has no home there, and may not write to the kernel's cache.
+FOREIGN_UID = 12345
+VISIT = (sys.executable, str(SCRIPTS / "endpoints.py"), "--first-step-within", str(FIRST_STEP_S))
+
+
+class ImageError(RuntimeError):
+    """The image does not do its part; the message says which."""
+
+
+def main() -> int:
+    """Find an engine and check with it, or (`--beside`) do what is done beside a running container."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--beside", action="store_true", help="check the container at BASE_URL, CONTAINER_PID (internal)"
+    )
+    parser.add_argument(
+        "--pytest", nargs="+", default=[], metavar="PATH", help="also run these tests, with BASE_URL set"
+    )
+    options = parser.parse_args()
+    try:
+        if options.beside:
+            beside(options.pytest)
+            return 0
+        script = Path(os.environ.get("VERIFY_IMAGE", ROOT.parent / "shared" / "tools" / "verify_image.sh"))
+        if _quiet("docker", "info"):
+            with_docker(options.pytest)
+        elif script.is_file() and os.geteuid() == 0 and shutil.which("apt-get"):
+            more = ["--pytest", *options.pytest] if options.pytest else []
+            mine = [sys.executable, __file__, "--beside", *more]
+            _run("bash", str(script), "-c", str(ROOT), "-n", "none", "-p", str(PORT), "--", *mine)
+        else:
+            print(
+                f"no Docker engine runs here, and {script} (as root, on Debian) is not to be had: the image is not checked"
+            )
+            return NO_ENGINE
+    except (ImageError, subprocess.CalledProcessError) as error:
+        print(f"FAILED: {error}")
+        return 1
+    return 0
+
+
+def with_docker(tests: Sequence[str]) -> None:
+    """Build with Docker; run once without a network, and once more with a port for `tests`."""
+    _run("docker", "build", "-t", IMAGE, str(ROOT))
+    _run("docker", "history", "--format", "{{.Size}}\t{{.CreatedBy}}", IMAGE)
+    name = f"{IMAGE}-check-{os.getpid()}"
+    _run("docker", "run", "--detach", "--name", name, "--network", "none", "--read-only", IMAGE)
+    try:
+        _healthy(name)
+        inside = ("docker", "exec", "--interactive", name, "python", "-")
+        visit = (*inside, f"http://127.0.0.1:{PORT}", "--first-step-within", str(FIRST_STEP_S))
+        _run(*visit, script=SCRIPTS / "endpoints.py")
+        foreign = ("docker", "exec", "--interactive", "--user", str(FOREIGN_UID), name, "entrypoint", "python", "-")
+        _run(*foreign, "--check", script=SCRIPTS / "precompile.py")
+        uid = _said("docker", "exec", name, "id", "-u")
+        if uid != "1000":
+            raise ImageError(f"it runs as uid {uid}, not 1000")
+        _run("docker", "stop", "--time", "30", name)
+        code = _said("docker", "inspect", "--format", "{{.State.ExitCode}}", name)
+        if code != "0":
+            raise ImageError(f"it ended with exit code {code} on SIGTERM, not 0")
+    finally:
+        _quiet("docker", "rm", "--force", name)
+    if tests:
+        _run("docker", "run", "--detach", "--name", name, "--publish", f"127.0.0.1::{PORT}", IMAGE)
+        try:
+            _healthy(name)
+            address = _said("docker", "port", name, str(PORT)).splitlines()[0]
+            _run(sys.executable, "-m", "pytest", *tests, env={"BASE_URL": f"http://{address}"})
+        finally:
+            _quiet("docker", "rm", "--force", name)
+
+
+def beside(tests: Sequence[str]) -> None:
+    """Check the container that `verify_image.sh` runs, from inside its network."""
+    _run(*VISIT)
+    pid = os.environ["CONTAINER_PID"]
+    variables = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8").rstrip("\0").split("\0")
+    kept = [variable for variable in variables if not variable.startswith("HOME=")]
+    enter = ("nsenter", "--target", pid, "--mount", f"--setuid={FOREIGN_UID}", f"--setgid={FOREIGN_UID}")
+    _run(
+        *enter,
+        "env",
+        "-i",
+        *kept,
+        "HOME=/nonexistent",
+        "entrypoint",
+        "python",
+        "-",
+        "--check",
+        script=SCRIPTS / "precompile.py",
+    )
+    if tests:
+        _run(sys.executable, "-m", "pytest", *tests)
+
+
+def _healthy(name: str) -> None:
+    """Wait until Docker's own HEALTHCHECK says that the container is well."""
+    for _ in range(120):
+        health = _said("docker", "inspect", "--format", "{{.State.Health.Status}}", name)
+        if health == "healthy":
+            return
+        if health == "unhealthy":
+            break
+        time.sleep(1)
+    raise ImageError(
+        f"its HEALTHCHECK says {health}; its log ends with:\n{_said('docker', 'logs', '--tail', '20', name)}"
+    )
+
+
+def _run(*command: str, script: Path | None = None, env: dict[str, str] | None = None) -> None:
+    """Run a command, with a script as its standard input where one is named; raises if it fails."""
+    print("+", " ".join(command), flush=True)
+    text = script.read_bytes() if script else None
+    subprocess.run(command, input=text, cwd=ROOT, env=os.environ | (env or {}), check=True)
+
+
+def _said(*command: str) -> str:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _quiet(*command: str) -> bool:
+    return bool(shutil.which(command[0])) and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

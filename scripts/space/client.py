@@ -1,0 +1,7 @@
+"""The client that OpenEnv's tools look for at the root of a Space; llmserve-client is where it is written."""
+
+from __future__ import annotations
+
+from llmserve_client import AsyncLLMServeEnv, LLMServeEnv
+
+__all__ = ["AsyncLLMServeEnv", "LLMServeEnv"]
