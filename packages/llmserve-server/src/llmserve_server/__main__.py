@@ -1,0 +1,58 @@
+"""``python -m llmserve_server`` (and the scripts `llmserve-server` and `server`): the server, stopped by SIGTERM with exit code 0."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+from pydantic import ValidationError
+
+from llmserve_server.__about__ import __version__
+from llmserve_server.app import create_app
+from llmserve_server.settings import Settings, SettingsError
+from llmserve_server.telemetry import configure_logging
+
+__all__ = ["main"]
+
+_GRACE_S = 10
+"""How long requests under way may take after SIGTERM; sockets are told to go (1012) at once."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; exits with 2 where a setting is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="llmserve-server",
+        description="Serve LLMServeEnv. Every setting is an environment variable LLMSERVE_*; these two have options too.",
+    )
+    parser.add_argument("--host", help="address to listen on (default: $HOST, else 0.0.0.0)")
+    parser.add_argument("--port", type=int, help="TCP port, 0 for a free one (default: $PORT, else 7860)")
+    parser.add_argument("--version", action="version", version=__version__)
+    options = parser.parse_args(arguments)
+    given = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
+    try:
+        settings = Settings(**given)
+        configure_logging(settings)
+        app = create_app(settings)
+    except (SettingsError, ValidationError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the command's own answer
+        raise SystemExit(2) from None
+    # uvicorn raises the signal again once it has stopped, for whoever started it; here that is nobody.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        ws_ping_interval=30.0,
+        ws_ping_timeout=60.0,
+    )
+
+
+if __name__ == "__main__":
+    main()

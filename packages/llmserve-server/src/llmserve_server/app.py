@@ -1,0 +1,186 @@
+"""`create_app`: the whole server as one FastAPI application. It puts the parts together and decides nothing else.
+
+Our routes come first, so that they answer `/reset`, `/step` and `/state`; then OpenEnv's own without the stateless three;
+then the page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from llmserve_sim.errors import LLMServeError
+from openenv.core.env_server.http_server import HTTPEnvServer
+from openenv.core.env_server.types import ConcurrencyConfig, ServerMode
+from starlette.exceptions import HTTPException
+
+from llmserve_server.backends import BackendFactory, SimulatedBackend
+from llmserve_server.backends.simulated import warm_up
+from llmserve_server.dispatch import Dispatcher
+from llmserve_server.environment import ServingEnvironment
+from llmserve_server.errors import InvalidField, ServiceError, of
+from llmserve_server.limits import Guard, SocketGuard
+from llmserve_server.metrics import CONTENT_TYPE, Metrics
+from llmserve_server.openapi import errors, openapi_of
+from llmserve_server.routes import router
+from llmserve_server.sessions import SessionRegistry
+from llmserve_server.settings import Settings, unknown_variables
+from llmserve_server.store import open_store
+from llmserve_server.telemetry import Observed
+from llmserve_server.wire import WireAction, WireObservation, WireState
+
+__all__ = ["API_VERSION", "create_app"]
+
+API_VERSION: Final = "1.0.0"
+"""Of the HTTP interface; OpenEnv's validator wants it to begin with 1."""
+_REAP_EVERY_S: Final = 60.0
+_log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the server with `settings` (from the environment where none are given).
+
+    Raises `SettingsError` naming each variable that is wrong.
+    """
+    settings = Settings() if settings is None else settings
+    registry = SessionRegistry(settings=settings, store=open_store(settings), backend_factory=_backends(settings))
+    metrics = Metrics(registry)
+    dispatcher = Dispatcher(registry, metrics, threads=_threads(settings))
+    app = FastAPI(
+        title="LLMServeEnv",
+        version=API_VERSION,
+        description="An OpenEnv environment for learning LLM inference serving policies.",
+        lifespan=partial(_lifespan, settings=settings, registry=registry, dispatcher=dispatcher),
+        redirect_slashes=False,
+    )
+    app.state.registry, app.state.settings = registry, settings
+    app.include_router(router(registry, dispatcher))
+    _openenv_server(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
+
+    @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())
+    def prometheus() -> Response:
+        """Return the metrics in Prometheus's text format."""
+        return Response(metrics.page(), media_type=CONTENT_TYPE)
+
+    _say_errors(app)
+    app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
+    app.add_middleware(SocketGuard, settings=settings)
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Observed, metrics=metrics)
+    if settings.web:
+        from llmserve_server import ui
+
+        ui.mount(app, registry, settings)
+    return app
+
+
+def _backends(settings: Settings) -> BackendFactory:
+    return partial(SimulatedBackend, settings.engine)
+
+
+def _threads(settings: Settings) -> int:
+    """A simulated call in a thread is busy, a real one waits."""
+    return 8 if settings.mode == "sim" else min(settings.max_concurrent_envs, 256)
+
+
+def _openenv_server(settings: Settings, registry: SessionRegistry, dispatcher: Dispatcher) -> HTTPEnvServer:
+    """Return OpenEnv's server around our environment; older releases take no name and no state class."""
+    known = inspect.signature(HTTPEnvServer).parameters
+    optional: dict[str, Any] = {"env_name": "llmserve_env", "state_cls": WireState}
+    return HTTPEnvServer(
+        partial(ServingEnvironment, registry, dispatcher),
+        WireAction,
+        WireObservation,
+        concurrency_config=ConcurrencyConfig(
+            max_concurrent_envs=settings.max_concurrent_envs, session_timeout=settings.idle_timeout_s
+        ),
+        **{name: value for name, value in optional.items() if name in known},
+    )
+
+
+@asynccontextmanager
+async def _lifespan(
+    app: FastAPI, *, settings: Settings, registry: SessionRegistry, dispatcher: Dispatcher
+) -> AsyncIterator[None]:
+    for variable in unknown_variables():
+        _log.warning("unknown_setting", variable=variable)
+    for start in app.router.on_startup:  # OpenEnv's; a lifespan of one's own is otherwise in their place
+        await start()
+    tasks = [asyncio.create_task(_keep_tidy(registry, dispatcher))]
+    if settings.mode == "sim":
+        tasks.append(asyncio.create_task(_warm_up(settings, dispatcher)))
+    _log.info("started", mode=settings.mode, max_concurrent_envs=settings.max_concurrent_envs)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for stop in app.router.on_shutdown:
+            await stop()
+        dispatcher.close()
+        await asyncio.to_thread(registry.shutdown)
+        _log.info("stopped")
+
+
+async def _warm_up(settings: Settings, dispatcher: Dispatcher) -> None:
+    """Compile the simulator beside the first requests, which run in threads until it is done."""
+    await dispatcher.run(warm_up, settings.engine)
+    dispatcher.warm = True
+
+
+async def _keep_tidy(registry: SessionRegistry, dispatcher: Dispatcher) -> None:
+    while True:
+        await asyncio.sleep(_REAP_EVERY_S)
+        try:
+            await dispatcher.run(registry.reap)
+        except ServiceError as error:
+            _log.warning("reap_failed", code=error.code)
+
+
+def _say_errors(app: FastAPI) -> None:
+    """Give every error the same body; a defect is logged with its trace and told without."""
+
+    def answer(error: ServiceError) -> Response:
+        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+        return JSONResponse(error.body(), status_code=error.status, headers=headers)
+
+    @app.exception_handler(ServiceError)
+    @app.exception_handler(LLMServeError)
+    async def refused(request: Request, error: Exception) -> Response:
+        """A refusal, ours or the simulator's."""
+        return answer(of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        """A body or parameter that FastAPI itself refused (OpenEnv's routes)."""
+        problem = error.errors()[0]
+        where = [str(part) for part in problem["loc"][1:]] or [str(problem["loc"][0])]
+        field, bound = ".".join(where), str(problem["msg"])
+        return answer(InvalidField(f"{field}: {bound}", field=field, bound=bound))
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> Response:
+        """No such route, no such method, or one of OpenEnv's own."""
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        body = ServiceError(str(error.detail), code=code).body()
+        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def defect(request: Request, error: Exception) -> Response:
+        """Something that must not happen."""
+        _log.error("request_failed", exc_info=error)
+        return answer(ServiceError("the server failed on this call; its log says why", code="internal_error"))
+
+
+def _metrics_responses() -> dict[int | str, dict[str, Any]]:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    return {200: {"description": "The metrics.", "content": text}, **errors()}

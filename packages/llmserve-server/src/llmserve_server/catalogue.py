@@ -1,0 +1,94 @@
+"""The catalogue as callers see it: `GET /tasks`, and OpenEnv's Task API, where a task is a (task, seed) pair in a split.
+
+The module knows nothing of sessions; what it says comes from the simulator's task files.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.schema import json_schema
+from llmserve_sim.tasks import Task
+from llmserve_sim.tasks.model import SeedRange
+from llmserve_sim.tasks.registry import list_tasks
+
+from llmserve_server.wire import TasksReply
+
+__all__ = ["DEFAULT_TASK", "SPLITS", "choose", "entries", "listing", "size", "tasks_reply"]
+
+DEFAULT_TASK: Final = "static_workload"
+SPLITS: Final = ("train", "validation", "test")
+"""What tasks are for; the seeds behind the score's references are nobody's to train on or to claim with."""
+_MOST_LISTED: Final = 1000
+"""Most entries in one answer: the training split has a million seeds per task."""
+
+
+@cache
+def tasks_reply() -> TasksReply:
+    """Return the catalogue and the action's schema."""
+    return TasksReply.model_construct(
+        tasks=[_described(task) for task in list_tasks()], action_schema=json_schema()["ServeAction"]
+    )
+
+
+def _described(task: Task) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "name": task.name,
+        "description": task.description,
+        "difficulty": task.difficulty,
+        "extended": task.extended,
+        "episode_length": task.windows,
+        "window_s": task.window_s,
+        "deployment": task.deployment,
+        "slo": task.slo.model_dump(mode="json"),
+        "splits": {name: {"start": seeds.start, "stop": seeds.stop} for name, seeds in task.seeds.items()},
+        "digest": task.digest,
+    }
+
+
+def size(split: object) -> int:
+    """Return how many (task, seed) pairs `split` has."""
+    return sum(len(seeds) for _, seeds in _ranges(split))
+
+
+def choose(split: object, index: object) -> tuple[str, int]:
+    """Return the task id and the seed at `index` of `split`: all seeds of the first task, then of the next.
+
+    Raises `InvalidInputError` for a split that does not exist and `IndexError` for an index beyond its end.
+    """
+    ranges = _ranges(split)
+    if type(index) is not int or index < 0:
+        raise IndexError(f"index: must be an integer in 0..{size(split) - 1}")
+    for task_id, seeds in ranges:
+        if index < len(seeds):
+            return task_id, seeds.start + index
+        index -= len(seeds)
+    raise IndexError(f"index: must be an integer in 0..{size(split) - 1}")
+
+
+def entries(split: object, start: int | None = None, stop: int | None = None) -> list[dict[str, Any]]:
+    """Return the specs of ``[start, stop)``, as Python slices count, at most a thousand of them.
+
+    Raises `InvalidInputError` where more is asked for by number; without bounds it is a preview.
+    """
+    chosen = range(size(split))[slice(start, stop)]
+    if len(chosen) > _MOST_LISTED:
+        if start is not None or stop is not None:
+            raise InvalidInputError("stop", f"must be at most {_MOST_LISTED} tasks after start, is {len(chosen)}")
+        chosen = chosen[:_MOST_LISTED]
+    return [listing(split, index) for index in chosen]
+
+
+def listing(split: object, index: int) -> dict[str, Any]:
+    """Return one spec: what `reset` takes to run it."""
+    task_id, seed = choose(split, index)
+    return {"id": f"{task_id}-{seed}", "split": split, "index": index, "task_id": task_id, "seed": seed}
+
+
+def _ranges(split: object) -> list[tuple[str, SeedRange]]:
+    if split not in SPLITS:
+        raise InvalidInputError("split", "must be one of " + ", ".join(SPLITS), got=split)
+    return [(task.id, dict(task.seeds.items())[split]) for task in list_tasks()]  # type: ignore[index]

@@ -1,0 +1,210 @@
+"""`ServingEnvironment`: a session of the registry as OpenEnv's `Environment`; OpenEnv makes one for every WebSocket.
+
+It holds the key of a session and nothing else: the episode lives in the registry, so it can be graded over HTTP while the
+socket is open, and resumed after it closed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NoReturn
+
+import structlog
+from llmserve_sim.errors import InvalidInputError, LLMServeError
+from llmserve_sim.schema import translate
+from openenv.core.env_server.interfaces import Environment
+from openenv.core.env_server.types import EnvironmentMetadata
+from pydantic import ValidationError
+
+from llmserve_server import catalogue
+from llmserve_server.__about__ import __version__
+from llmserve_server.dispatch import Dispatcher
+from llmserve_server.errors import EpisodeState, ServiceError
+from llmserve_server.sessions import Reply, SessionRegistry
+from llmserve_server.wire import (
+    ResetRequest,
+    WireAction,
+    WireObservation,
+    WireState,
+    refusal,
+    step_index_of,
+    to_wire,
+    to_wire_state,
+)
+
+__all__ = ["ServingEnvironment", "metadata", "reset_arguments"]
+
+_log = structlog.get_logger(__name__)
+
+
+class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
+    """One caller's session behind OpenEnv's interface.
+
+    `reset` takes what `POST /reset` takes: `task_id`, `seed`, `episode_id`, `session_id` with `resume`, or the Task API's
+    `split` and `index`; anything else is refused by name. `step` takes a `WireAction`. `close` lets go of the session,
+    which stays in the store and can be resumed by its id.
+    """
+
+    SUPPORTS_CONCURRENT_SESSIONS: bool = True
+    # Nothing here needs a thread of its own, and OpenEnv gives each socket one unless all share one.
+    REQUIRES_SINGLE_THREAD_EXECUTOR: bool = True
+    transport: ClassVar = "websocket"
+
+    def __init__(self, registry: SessionRegistry, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._session_id: str | None = None
+
+    def reset(
+        self, /, seed: int | None = None, episode_id: str | None = None, **options: Any
+    ) -> WireObservation:
+        """Start an episode and return its first observation."""
+        try:
+            arguments = self._reset_arguments(seed, episode_id, options)
+            return self._taken(self._registry.reset(**arguments))
+        except Exception as error:  # noqa: BLE001 - what OpenEnv catches, it shows to the caller
+            _refuse(error)
+
+    async def reset_async(
+        self, /, seed: int | None = None, episode_id: str | None = None, **options: Any
+    ) -> WireObservation:
+        """Do what `reset` does without making other sessions wait."""
+        try:
+            arguments = self._reset_arguments(seed, episode_id, options)
+            return self._taken(await self._dispatcher.run(self._registry.reset, **arguments))
+        except Exception as error:  # noqa: BLE001
+            _refuse(error)
+
+    def step(self, action: WireAction, timeout_s: float | None = None, **options: Any) -> WireObservation:
+        """Run one window under `action`."""
+        try:
+            reply = self._registry.step(self._session(), action.to_action(), step_index=step_index_of(action))
+            return to_wire(reply.observation)
+        except Exception as error:  # noqa: BLE001
+            _refuse(error)
+
+    async def step_async(self, action: WireAction, timeout_s: float | None = None, **options: Any) -> WireObservation:
+        """Do what `step` does without making other sessions wait."""
+        try:
+            reply = await self._dispatcher.step(self._session(), action.to_action(), step_index_of(action))
+            return to_wire(reply.observation)
+        except Exception as error:  # noqa: BLE001
+            _refuse(error)
+
+    @property
+    def state(self) -> WireState:
+        """Where the episode stands, with the id of its session."""
+        try:
+            session_id = self._session()
+            return to_wire_state(self._registry.state(session_id), session_id)
+        except Exception as error:  # noqa: BLE001
+            _refuse(error)
+
+    def get_metadata(self) -> EnvironmentMetadata:
+        """Return what this environment is."""
+        return metadata()
+
+    def list_splits(self) -> list[dict[str, str]]:
+        """Return the splits of OpenEnv's Task API."""
+        return [{"name": name, "type": name} for name in catalogue.SPLITS]
+
+    def num_tasks(self, split: str) -> int:
+        """Return how many tasks a split has; raises `InvalidField`."""
+        try:
+            return catalogue.size(split)
+        except LLMServeError as error:
+            raise refusal(error) from None
+
+    def list_tasks(self, split: str) -> list[dict[str, Any]]:
+        """Return the first thousand tasks of a split; `num_tasks` says how many there are."""
+        return self.get_task_range(split)
+
+    def get_task(self, split: str, index: int) -> dict[str, Any]:
+        """Return what `reset` takes to run one task; raises `InvalidField` and `IndexError`."""
+        try:
+            return catalogue.listing(split, index)
+        except LLMServeError as error:
+            raise refusal(error) from None
+
+    def get_task_range(self, split: str, start: int | None = None, stop: int | None = None) -> list[dict[str, Any]]:
+        """Return the tasks of ``[start, stop)``, at most a thousand."""
+        try:
+            return catalogue.entries(split, start, stop)
+        except LLMServeError as error:
+            raise refusal(error) from None
+
+    def close(self) -> None:
+        """Let go of the session; closing twice is allowed."""
+        session_id, self._session_id = self._session_id, None
+        if session_id is not None:
+            self._registry.close(session_id)
+
+    def _session(self) -> str:
+        if self._session_id is None:
+            raise EpisodeState("there is no episode: reset first")
+        return self._session_id
+
+    def _reset_arguments(self, seed: Any, episode_id: Any, options: dict[str, Any]) -> dict[str, Any]:
+        given = {"seed": seed, "episode_id": episode_id} | options
+        request = reset_arguments({name: value for name, value in given.items() if value is not None})
+        if request["session_id"] is None:
+            request["session_id"] = self._session_id
+        return request | {"transport": self.transport}
+
+    def _taken(self, reply: Reply) -> WireObservation:
+        if self._session_id not in {None, reply.session_id}:
+            self.close()
+        self._session_id = reply.session_id
+        return to_wire(reply.observation)
+
+
+def reset_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what the registry's `reset` takes for the fields of a `ResetRequest`.
+
+    Raises `InvalidInputError` naming the field; nothing is converted.
+    """
+    try:
+        request = ResetRequest.model_validate(given)
+    except ValidationError as error:
+        raise translate(error, ResetRequest) from None
+    task_id, seed = request.task_id, request.seed
+    if (request.split is None) != (request.index is None):
+        raise InvalidInputError("index" if request.index is None else "split", "is required beside the other")
+    if request.split is not None:
+        if task_id is not None or seed is not None:
+            raise InvalidInputError("split", "names the task and the seed itself: leave out task_id and seed")
+        try:
+            task_id, seed = catalogue.choose(request.split, request.index)
+        except IndexError as error:
+            raise InvalidInputError("index", str(error).removeprefix("index: ")) from None
+    return {
+        "task_id": task_id,
+        "seed": seed,
+        "episode_id": request.episode_id,
+        "session_id": request.session_id,
+        "resume": request.resume,
+    }
+
+
+def metadata() -> EnvironmentMetadata:
+    """Return what this environment is, for OpenEnv's pages and tools."""
+    return EnvironmentMetadata(
+        name="LLMServeEnv",
+        description="Learn LLM inference serving policies under latency, memory and cost constraints: six knobs a "
+        "window on a deterministic, CPU-simulated vLLM fleet.",
+        version=__version__,
+        author="The LLMServeEnv contributors",
+    )
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """Raise a typed refusal; a defect is logged here and told as no more than that."""
+    try:
+        raise refusal(error) from None
+    except ServiceError:
+        raise
+    except Exception:
+        _log.exception("call_failed")
+        raise refusal(
+            ServiceError("the server failed on this call; its log says why", code="internal_error")
+        ) from None

@@ -1,0 +1,251 @@
+"""The HTTP routes of ours, registered before OpenEnv's so that these answer: they hold a session between requests.
+
+Each reads its body itself (exact types, the field named where one is wrong), asks the registry, and sends bytes. What a
+route can answer is declared beside it, for OpenAPI. Nothing here knows how an episode runs or where it is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.schema import EpisodeLog, GradeReport, parse_action, translate
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from llmserve_server.catalogue import tasks_reply
+from llmserve_server.dispatch import Dispatcher
+from llmserve_server.environment import reset_arguments
+from llmserve_server.errors import UnknownSession
+from llmserve_server.openapi import body, errors, keys
+from llmserve_server.sessions import Reply, SessionRegistry
+from llmserve_server.wire import (
+    ForkRequest,
+    GradeRequest,
+    ResetRequest,
+    SessionReply,
+    StepRequest,
+    TasksReply,
+    WireState,
+    to_wire_state,
+)
+
+__all__ = ["COOKIE", "HEADER", "peer_of", "redirects", "router"]
+
+COOKIE: Final = "llmserve_session"
+HEADER: Final = "X-Session-Id"
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_STEP_FIELDS: Final = frozenset(StepRequest.model_fields)
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def router(registry: SessionRegistry, dispatcher: Dispatcher) -> APIRouter:
+    """Return the routes that hold sessions, over `registry`."""
+    routes = APIRouter(tags=["Environment Control"])
+
+    @routes.post(
+        "/reset",
+        summary="Start an episode",
+        responses={200: {"model": SessionReply}, **errors(404, 409, 413, 422, 429, 503)},
+        openapi_extra=body(ResetRequest, required=False) | keys(query=False),
+    )
+    async def reset(request: Request) -> Response:
+        """Start an episode in a new session, or in the one that is named; `resume` only comes back to it."""
+        content = _content(await request.body())
+        arguments = reset_arguments(content)
+        named, remembered = request.headers.get(HEADER), request.cookies.get(COOKIE)
+        if arguments["session_id"] is None and named is not None:
+            arguments["session_id"] = _key(named)
+        fresh = partial(registry.reset, **arguments, peer=peer_of(request), transport="http")
+        if arguments["session_id"] is None and remembered is not None and _KEY.fullmatch(remembered):
+            try:
+                reply = await dispatcher.run(fresh, session_id=remembered)
+            except UnknownSession:  # a cookie may be older than the store
+                reply = await dispatcher.run(fresh)
+        else:
+            reply = await dispatcher.run(fresh)
+        response = _reply(reply)
+        response.headers[HEADER] = reply.session_id
+        response.set_cookie(
+            COOKIE, reply.session_id, httponly=True, samesite="lax", secure=request.url.scheme == "https"
+        )
+        return response
+
+    @routes.post(
+        "/step",
+        summary="Run one window",
+        responses={200: {"model": SessionReply}, **errors(404, 409, 413, 422, 429, 503)},
+        openapi_extra=body(StepRequest) | keys(query=False),
+    )
+    async def step(request: Request) -> Response:
+        """Apply an action to the next window of the episode."""
+        content = _content(await request.body())
+        if not content.keys() <= _STEP_FIELDS or "action" not in content:
+            _checked(StepRequest, content)
+        step_index = content.get("step_index")
+        if step_index is not None and (type(step_index) is not int or not 0 <= step_index < 2**63):
+            raise InvalidInputError("step_index", "must be an integer from 0 on", got=step_index)
+        action = parse_action(content["action"])
+        session_id = await session_of(request, content.get("session_id"))
+        return _reply(await dispatcher.step(session_id, action, step_index))
+
+    async def session_of(request: Request, named: object = None, *, query: bool = False) -> str:
+        """The session that a request means: named, in the header, in the cookie, or its caller's last reset."""
+        key = _named(request, named, query=query)
+        return await dispatcher.run(registry.resolve, peer_of(request)) if key is None else key
+
+    @routes.get(
+        "/state",
+        summary="Where the episode stands",
+        responses={200: {"model": WireState}, **errors(404, 409, 422, 429, 503)},
+        openapi_extra=keys(),
+        tags=["State Management"],
+    )
+    async def state(request: Request) -> Response:
+        """Return the state of the session's current episode; `step_count` is exact."""
+        session_id = await session_of(request, query=True)
+        found = to_wire_state(await dispatcher.run(registry.state, session_id), session_id)
+        return _json(found.model_dump_json().encode())
+
+    @routes.get(
+        "/log",
+        summary="The episode as evidence",
+        responses={200: {"model": EpisodeLog}, **errors(404, 409, 422, 429, 503)},
+        openapi_extra=keys(),
+    )
+    async def log(request: Request) -> Response:
+        """Return the log of the session's current episode: what `POST /grader` takes, here or elsewhere."""
+        session_id = await session_of(request, query=True)
+        return _json(await dispatcher.run(lambda: registry.log(session_id).model_dump_json().encode()))
+
+    @routes.post(
+        "/fork",
+        summary="Go on from here twice",
+        responses={200: {"model": SessionReply}, **errors(404, 409, 413, 422, 429, 503)},
+        openapi_extra=body(ForkRequest, required=False) | keys(query=False),
+    )
+    async def fork(request: Request) -> Response:
+        """Return a new session in the same state that faces the same traffic; the first one is left alone."""
+        given = _checked(ForkRequest, _content(await request.body()))
+        session_id = await session_of(request, given.session_id)
+        return _reply(await dispatcher.run(registry.fork, session_id))
+
+    @routes.post(
+        "/grader",
+        summary="Grade an episode",
+        responses={200: {"model": GradeReport}, **errors(404, 409, 413, 422, 429, 503)},
+        openapi_extra=body(GradeRequest, required=False) | keys(query=False),
+        tags=["Grading"],
+    )
+    async def grader(request: Request) -> Response:
+        """Grade the session's current episode, one by its `episode_id`, or a given `episode_log`; the log is replayed."""
+        raw = await request.body()
+        given = await dispatcher.run(_grade_request, raw) if len(raw) > 10_000 else _grade_request(raw)
+        episode_id, episode_log = given.get("episode_id"), given.get("episode_log")
+        session_id: str | None = None
+        if episode_log is None:
+            named = given.get("session_id")
+            session_id = _named(request, named) if episode_id else await session_of(request, named)
+        report = await dispatcher.run(registry.grade, session_id, episode_id=episode_id, log=episode_log)
+        return _json(report.model_dump_json().encode())
+
+    catalogue = tasks_reply().model_dump_json().encode()
+
+    @routes.get(
+        "/tasks",
+        summary="The tasks",
+        responses={200: {"model": TasksReply}, **errors()},
+        tags=["Environment Info"],
+    )
+    async def tasks() -> Response:
+        """Return the catalogue of tasks with their targets and splits, and the schema of the action."""
+        return _json(catalogue)
+
+    return routes
+
+
+def redirects(app: FastAPI) -> None:
+    """Send visitors of ``/`` and ``/demo`` to the page."""
+
+    async def to_page(request: Request) -> Response:
+        """The page is at /web."""
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/web", status_code=307)
+
+    for path in ("/", "/demo"):
+        app.get(path, include_in_schema=False)(to_page)
+
+
+def peer_of(request: Request) -> str:
+    """Return what tells callers apart who name no session: a digest of address, forwarding and program."""
+    host = request.client.host if request.client else ""
+    parts = (host, request.headers.get("x-forwarded-for", ""), request.headers.get("user-agent", ""))
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _content(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body; an empty one is an empty object."""
+    if not raw.strip():
+        return {}
+    try:
+        content = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidInputError("body", f"must be one JSON document ({error})") from None
+    if not isinstance(content, dict):
+        raise InvalidInputError("body", "must be a JSON object")
+    return content
+
+
+def _checked(model: type[_Model], content: Mapping[str, Any]) -> _Model:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise translate(error, model) from None
+
+
+def _grade_request(raw: bytes) -> dict[str, Any]:
+    """Return the fields of a `GradeRequest`; the log in it stays as it is, for the grader to read once."""
+    content = _content(raw)
+    log = content.pop("episode_log", None)
+    given = _checked(GradeRequest, content)
+    if log is not None and given.episode_id is not None:
+        raise InvalidInputError("episode_log", "give it or episode_id, not both")
+    if log is not None and not isinstance(log, dict):
+        raise InvalidInputError("episode_log", "must be a JSON object with the fields of EpisodeLog")
+    return {"episode_id": given.episode_id, "session_id": given.session_id, "episode_log": log}
+
+
+def _named(request: Request, named: object, *, query: bool = False) -> str | None:
+    """The session that a request names, in its body, its query, its header or its cookie."""
+    if named is None and query:
+        unknown = request.query_params.keys() - {"session_id"}
+        if unknown:
+            raise InvalidInputError(sorted(unknown)[0], "unknown parameter; the parameter is session_id")
+        named = request.query_params.get("session_id")
+    if named is None:
+        named = request.headers.get(HEADER)
+    if named is None:
+        named = request.cookies.get(COOKIE)
+    return None if named is None else _key(named)
+
+
+def _key(named: object) -> str:
+    if not isinstance(named, str):
+        raise InvalidInputError("session_id", "must be a text", got=named)
+    if not _KEY.fullmatch(named):
+        raise UnknownSession("there is no such session: reset first", field="session_id")
+    return named
+
+
+def _reply(reply: Reply) -> Response:
+    content = SessionReply.of(reply.session_id, reply.observation)
+    return _json(content.__pydantic_serializer__.to_json(content))
+
+
+def _json(content: bytes) -> Response:
+    return Response(content, media_type="application/json")

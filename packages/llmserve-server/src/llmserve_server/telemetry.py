@@ -1,0 +1,167 @@
+"""What the server says about itself: log lines (structlog, JSON or console) and Prometheus metrics.
+
+Neither holds a secret: no query string, no session id, no body, no header but the request's id. The module knows the
+routes only by the patterns that FastAPI matched, and the sessions only by their counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import sys
+import time
+from typing import Any, Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmserve_server.metrics import Metrics
+from llmserve_server.settings import Settings
+
+__all__ = ["Observed", "configure_logging"]
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HEADER: Final = b"x-request-id"
+_log = structlog.get_logger("llmserve_server")
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send the process's log lines to standard error in one format; uvicorn's access lines give way to ours."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: Any = structlog.processors.JSONRenderer()
+    if settings.log_format == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(level, logging.INFO) if level == logging.DEBUG else level)
+    logging.getLogger("llmserve_server").setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers[:], logger.propagate = [], True
+    logging.getLogger("uvicorn.access").disabled = True  # it would print query strings; ours has the pattern
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class Observed:
+    """Gives each request an id, counts and times it, and logs it: steps and checks at debug, the rest at info."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._request(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = time.perf_counter()
+        request_id = _request_id(scope)
+        status = 500
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), (_HEADER, request_id)]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed_send)
+        finally:
+            took_s = time.perf_counter() - start
+            route = _route(scope)
+            self._metrics.request(scope["method"], route, status, took_s)
+            say = _log.debug if route in _QUIET and status < 500 else _log.info
+            say(
+                "request",
+                method=scope["method"],
+                route=route,
+                status=status,
+                duration_ms=round(took_s * 1000, 3),
+                request_id=request_id.decode(),
+            )
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = time.perf_counter()
+        metrics = self._metrics
+        sent = 0
+        code: int | None = None
+
+        async def observed_send(message: Message) -> None:
+            nonlocal sent, code
+            if message["type"] == "websocket.send":
+                sent += 1
+                text = message.get("text") or ""
+                metrics.message("error" if text.startswith(('{"type":"error"', '{"type": "error"')) else "ok")
+            elif message["type"] == "websocket.close":
+                code = message.get("code", 1000)
+            await send(message)
+
+        async def observed_receive() -> Message:
+            nonlocal code
+            message = await receive()
+            if message["type"] == "websocket.disconnect" and code is None:
+                code = message.get("code", 1005)
+            return message
+
+        metrics.sockets.inc()
+        try:
+            await self._app(scope, observed_receive, observed_send)
+        finally:
+            metrics.sockets.dec()
+            _log.info(
+                "socket",
+                route=_route(scope),
+                messages=sent,
+                code=code,
+                duration_ms=round((time.perf_counter() - start) * 1000, 3),
+                request_id=_request_id(scope).decode(),
+            )
+
+
+_QUIET: Final = frozenset({"/step", "/state", "/health", "/metrics"})
+
+
+def _route(scope: Scope) -> str:
+    """The pattern that was matched: never the path itself, which is the caller's text."""
+    route = scope.get("route")
+    path = getattr(route, "path", None)
+    if path is not None:
+        return str(path)
+    return "/web" if scope["path"].startswith("/web") else "unmatched"
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The caller's id where it is a plain one, else a new one; kept with the request."""
+    state: dict[str, Any] = scope.setdefault("state", {})
+    known = state.get("request_id")
+    if known is None:
+        given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
+        known = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
+        state["request_id"] = known
+    return bytes(known)
