@@ -19,9 +19,11 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from llmserve_client import _wire
 from llmserve_client._exceptions import (
     AnswerError,
+    AtCapacityError,
     ConnectError,
     ConnectionLostError,
     EpisodeStateError,
+    ServerFailureError,
     UnknownSessionError,
     WebSocketUnavailableError,
     refusal,
@@ -212,7 +214,7 @@ class Core:
             session = fields.get("session_id")
             if not isinstance(session, str):
                 # OpenEnv's answer to a reset has no room for the session's id; the state does.
-                session = _wire.session_of(_wire.read_socket((yield from self._exchange(_STATE)), "state"))
+                session = _wire.session_of((yield from self._exchange(_STATE, "state")))
             self._attached = True
         else:
             call = HttpCall("POST", "/reset", self.timeouts.answer_s, *_json_body(fields))
@@ -258,14 +260,12 @@ class Core:
                     yield from self._redial()
                 if attach and self.session_id is not None and not self._attached:
                     again = _wire.socket_reset({"session_id": self.session_id, "resume": True})
-                    _wire.read_socket((yield from self._exchange(again)), "observation")
+                    yield from self._exchange(again, "observation")
                     self._attached = True
-                answer = yield from self._exchange(text)
+                return (yield from self._exchange(text, expected))
             except ConnectionLostError as error:
                 if not (repeatable or error.unsent) or not (yield from self._pause(pauses)):
                     raise
-            else:
-                return _wire.read_socket(answer, expected)
 
     def _redial(self) -> Flow[None]:
         try:
@@ -273,14 +273,19 @@ class Core:
         except WebSocketUnavailableError as error:
             raise _handshake_refusal(error) from error
 
-    def _exchange(self, text: str) -> Flow[str]:
+    def _exchange(self, text: str, expected: str) -> Flow[dict[str, Any]]:
         try:
             answer: str = yield Exchange(text, self.timeouts.answer_s)
         except BaseException:
             # Whatever came between, Ctrl-C too: an answer may still be on its way, and must not meet another question.
             self._open = self._attached = False
             raise
-        return answer
+        try:
+            return _wire.read_socket(answer, expected)
+        except (AnswerError, AtCapacityError, ServerFailureError):
+            # OpenEnv closes a socket that it has no place for; whether this one is closed yet is a race not to run.
+            yield from self._hang_up()
+            raise
 
     def _get(self, path: str) -> Flow[Any]:
         return _wire.read_http((yield from self._ask(self._call("GET", path, None), repeatable=True)))

@@ -1,0 +1,258 @@
+"""What clients do when connections break: retry what may be retried, resume, apply no step twice, and give up in time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmserve_client import (
+    AnswerError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineError,
+    Retries,
+    ServerFailureError,
+    TransportError,
+    UnauthorizedError,
+    WebSocketUnavailableError,
+)
+from llmserve_client.testing import LocalServer
+from llmserve_sim.env import ServingEnv
+
+ACTION = {"batch_cap": 64}
+MISFORTUNES = ("lose_answer", "lose_request", "restart", "refuse_connections")
+
+
+def reference(steps: int) -> list[str]:
+    """The observations that an undisturbed episode has."""
+    env = ServingEnv("static_workload", engine="python")
+    return [env.reset(7).model_dump_json(), *(env.step(ACTION).model_dump_json() for _ in range(steps))]
+
+
+@pytest.mark.parametrize("misfortune", MISFORTUNES)
+def test_a_step_whose_connection_broke_is_applied_once(env: Any, server: LocalServer, misfortune: str) -> None:
+    seen = [env.reset("static_workload", 7)]
+    for _ in range(3):
+        getattr(server, misfortune)()
+        seen.append(env.step(ACTION).observation)
+    assert [item.model_dump_json() for item in seen] == reference(3)
+    assert env.state().step_count == 3
+
+
+@pytest.mark.parametrize("misfortune", MISFORTUNES)
+@pytest.mark.parametrize("verb", ["state", "tasks", "grade", "episode_log", "resume"])
+def test_reads_are_asked_for_again(env: Any, server: LocalServer, verb: str, misfortune: str) -> None:
+    env.reset("static_workload", 7)
+    before = getattr(env, verb)()
+    getattr(server, misfortune)()
+    assert getattr(env, verb)() == before
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=st.lists(st.sampled_from((None, None, *MISFORTUNES)), min_size=1, max_size=12), websocket=st.booleans())
+def test_any_run_of_misfortunes_leaves_the_episode_as_it_would_have_been(
+    plan: list[str | None], *, websocket: bool
+) -> None:
+    server = LocalServer(websocket=websocket)
+    with server.client() as env:
+        seen = [env.reset("static_workload", 7)]
+        for misfortune in plan:
+            if misfortune is not None:
+                getattr(server, misfortune)()
+            seen.append(env.step(ACTION).observation)
+        assert [item.model_dump_json() for item in seen] == reference(len(plan))
+        assert env.grade().verified
+
+
+def test_a_reset_whose_answer_was_lost_is_not_repeated(env: Any, server: LocalServer) -> None:
+    server.lose_answer()
+    with pytest.raises(ConnectionLostError):
+        env.reset("static_workload", 7)
+    assert sum(call in {"POST /reset", "ws reset"} for call in server.calls) == 1
+    assert env.reset("static_workload", 7).step_index == 0
+
+
+def test_a_reset_that_was_not_sent_is_sent(env: Any, server: LocalServer) -> None:
+    env.reset("static_workload", 7)
+    server.restart()
+    server.refuse_connections(2)
+    assert env.reset("static_workload", 7).step_index == 0
+
+
+def test_a_fork_whose_answer_was_lost_is_not_repeated(env: Any, server: LocalServer) -> None:
+    env.reset("static_workload", 7)
+    server.lose_answer()
+    with pytest.raises(ConnectionLostError):
+        env.fork()
+    assert server.calls.count("POST /fork") == 1
+
+
+def test_a_run_on_the_owners_key_is_asked_for_once(clients: Any) -> None:
+    server = LocalServer(baseline=dict)
+    env = clients.of(server)
+    server.lose_answer()
+    assert env.baseline() == {}
+    server.lose_answer()
+    with pytest.raises(ConnectionLostError):
+        env.baseline(use_openai=True)
+
+
+def test_a_step_that_took_too_long_may_be_repeated(env: Any, server: LocalServer) -> None:
+    env.reset("static_workload", 7)
+    server.stall()
+    with pytest.raises(DeadlineError) as late:
+        env.step(ACTION)
+    assert isinstance(late.value, TimeoutError)
+    assert env.step(ACTION).observation.model_dump_json() == reference(1)[-1]
+    assert env.state().step_count == 1
+
+
+def test_tries_are_bounded_and_their_pauses_double(clients: Any, server: LocalServer) -> None:
+    env = clients.of(server, retries=Retries(attempts=4, pause_s=1.0, pause_max_s=3.0))
+    server.refuse_connections(100)
+    with pytest.raises(ConnectError) as failed:
+        env.reset("static_workload", 7)
+    assert isinstance(failed.value, ConnectionError)
+    assert server.pauses == [1.0, 2.0, 3.0, 3.0]
+
+
+def test_a_connection_that_keeps_breaking_is_given_up(env: Any, server: LocalServer) -> None:
+    env.reset("static_workload", 7)
+    server.lose_request(100)
+    with pytest.raises(ConnectionLostError):
+        env.step(ACTION)
+    assert len(server.pauses) == Retries().attempts
+
+
+def test_no_retries_means_none(clients: Any, server: LocalServer) -> None:
+    env = clients.of(server, retries=Retries(attempts=0))
+    env.reset("static_workload", 7)
+    server.lose_answer()
+    with pytest.raises(TransportError):
+        env.step(ACTION)
+    assert server.pauses == []
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_proxy_without_its_server_is_asked_again(server: LocalServer, status: int) -> None:
+    with server.client(transport="http") as env:
+        env.reset("static_workload", 7)
+        server.fail(status, times=2)
+        assert env.step(ACTION).observation.step_index == 1
+        server.fail(status, times=100)
+        with pytest.raises(ServerFailureError) as failed:
+            env.state()
+        assert failed.value.status == status
+
+
+def test_a_broken_server_is_not_asked_again(server: LocalServer) -> None:
+    with server.client(transport="http") as env:
+        server.fail(500)
+        with pytest.raises(ServerFailureError):
+            env.reset("static_workload", 7)
+        assert server.pauses == []
+
+
+def test_a_cancelled_step_may_be_repeated(server: LocalServer) -> None:
+    async def play() -> str:
+        env = server.async_client(sleep=asyncio.sleep, retries=Retries(attempts=5, pause_s=30.0, pause_max_s=30.0))
+        async with env:
+            await env.reset("static_workload", 7)
+            server.lose_answer()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(env.step(ACTION), 0.05)
+            return (await env.step(ACTION)).observation.model_dump_json()
+
+    assert asyncio.run(play()) == reference(1)[-1]
+
+
+class _Interrupting:
+    """A transport's socket in which Ctrl-C is pressed while an answer is on its way."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self.pressed = False
+
+    def send(self, text: str) -> None:
+        self._socket.send(text)
+
+    def receive(self, timeout_s: float) -> str:
+        if self.pressed:
+            self.pressed = False
+            raise KeyboardInterrupt
+        return str(self._socket.receive(timeout_s))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_an_answer_that_comes_after_ctrl_c_meets_no_other_question(server: LocalServer) -> None:
+    sockets: list[_Interrupting] = []
+
+    def dial(*arguments: Any) -> _Interrupting:
+        sockets.append(_Interrupting(server.dial(*arguments)))
+        return sockets[-1]
+
+    with server.client(dial=dial) as env:
+        env.reset("static_workload", 7)
+        sockets[0].pressed = True
+        with pytest.raises(KeyboardInterrupt):
+            env.step(ACTION)
+        assert env.step(ACTION).observation.model_dump_json() == reference(1)[-1]
+        assert len(sockets) == 2
+
+
+def test_auto_takes_the_websocket_where_it_is_offered_and_says_so(server: LocalServer) -> None:
+    with server.client(transport="auto") as env:
+        assert env.transport is None
+        env.reset("static_workload", 7)
+        assert env.transport == "websocket"
+        assert "over websocket" in repr(env)
+
+
+def test_auto_takes_http_where_no_websocket_is_offered_and_asks_once() -> None:
+    server = LocalServer(websocket=False)
+    with server.client(transport="auto") as env:
+        env.reset("static_workload", 7)
+        env.step(ACTION)
+        assert env.transport == "http"
+        assert server.calls.count("GET /ws") == 1
+
+
+def test_auto_does_not_hide_a_server_that_is_down_or_wants_a_token() -> None:
+    server = LocalServer(token="sesame")  # noqa: S106 - a test's own
+    with server.client(token=None) as env, pytest.raises(UnauthorizedError):
+        env.reset()
+    server.refuse_connections(100)
+    with server.client() as env, pytest.raises(ConnectError):
+        env.reset()
+
+
+def test_websocket_where_none_is_offered_is_an_error() -> None:
+    with LocalServer(websocket=False).client(transport="websocket") as env:
+        with pytest.raises(WebSocketUnavailableError) as refused:
+            env.reset()
+        assert refused.value.status == 404
+
+
+@pytest.mark.parametrize(
+    "body", ["<html>", "[]", '{"observation": {}}', '{"observation": {"queue_depth": -1}}', "\xff"]
+)
+def test_an_answer_of_another_service_is_named_as_such(body: str) -> None:
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, text=body))
+    with LocalServer().client(transport="http", http_transport=transport) as env, pytest.raises(AnswerError):
+        env.reset()
+
+
+def test_a_moved_server_names_its_new_address() -> None:
+    transport = httpx.MockTransport(lambda _request: httpx.Response(301, headers={"Location": "https://there/"}))
+    with (
+        LocalServer().client(transport="http", http_transport=transport) as env,
+        pytest.raises(AnswerError, match="https://there/"),
+    ):
+        env.tasks()
