@@ -18,6 +18,7 @@
     ├── InvalidField       422 invalid_field        fix the field
     ├── AtCapacity         429 at_capacity          come back after `retry_after_s`
     ├── Busy               429 busy                 come back after `retry_after_s`
+    ├── ShuttingDown       503 shutting_down        take the step again once the server is back
     └── StoreUnavailable   503 store_unavailable    come back after `retry_after_s`
 
 This module knows nothing about HTTP but the status numbers, and nothing about how a body is sent.
@@ -39,6 +40,7 @@ __all__ = [
     "MissingApiKey",
     "NotForkable",
     "ServiceError",
+    "ShuttingDown",
     "StepConflict",
     "StoreUnavailable",
     "TooLarge",
@@ -187,6 +189,13 @@ class Busy(ServiceError):
 
     code = "busy"
     status = 429
+
+
+class ShuttingDown(ServiceError):
+    """The server stops: a step that takes its time was cut short, and does not count."""
+
+    code = "shutting_down"
+    status = 503
 
 
 class StoreUnavailable(ServiceError):

@@ -1,0 +1,370 @@
+"""`RealBackend`: an episode on a real OpenAI-compatible endpoint. One step sends one window's requests and measures them.
+
+The task lends its traffic, targets and reward; the endpoint does the serving. A window lasts its simulated time, scaled,
+and then until the last of its requests is done: nothing is in flight between steps, so the stored observations are the
+whole state of an episode, and one that is taken up again goes on exactly where it stood. A measured episode cannot be
+replayed, forked or verified. `RealBackends` holds what all sessions share: the connections and the loop they live on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import fsum
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from pydantic import ValidationError
+
+from llmserve_server.backends.backend import Backend, StoredStep
+from llmserve_server.backends.real.config import RealConfig
+from llmserve_server.backends.real.dispatch import Rules, WindowRecord, run_window
+from llmserve_server.backends.real.endpoint import Endpoint
+from llmserve_server.backends.real.measure import (
+    UNAPPLIED,
+    WindowReport,
+    measurement_of,
+    report_of,
+    terms_of,
+    unmeasured,
+)
+from llmserve_server.backends.real.orders import Order, Sample, Sampler
+from llmserve_server.backends.real.prices import tariff_of
+from llmserve_server.backends.real.vllm_metrics import MetricsPage, Reading, Usage, usage_between
+from llmserve_server.backends.real.worker import Worker
+from llmserve_server.errors import NotForkable, VersionChanged
+from llmserve_sim.__about__ import __version__
+from llmserve_sim.configuration import Configurator
+from llmserve_sim.errors import EpisodeStateError
+from llmserve_sim.grader import grade, score_of
+from llmserve_sim.metrics import Measurement
+from llmserve_sim.observation import to_measurement, to_observation
+from llmserve_sim.references import load_references
+from llmserve_sim.schema import (
+    EpisodeLog,
+    GradeReport,
+    ServeAction,
+    ServeObservation,
+    ServeState,
+    StepRecord,
+    parse_action,
+    schema_hash,
+)
+from llmserve_sim.tasks.registry import catalogue_task
+from llmserve_sim.workload.scenario import generate
+
+if TYPE_CHECKING:
+    from llmserve_server.settings import Settings
+    from llmserve_sim.reward import RewardTerms
+    from llmserve_sim.tasks import Task
+
+__all__ = ["RealBackend", "RealBackends"]
+
+_PREFIX: Final = "real:"
+_COMPONENTS: Final = ("throughput", "slo", "cost")
+"""What a report shows of a measured episode; memory and quality are not measured."""
+
+
+class RealBackends:
+    """Makes the backends of a process; they share one endpoint's connections.
+
+    Args:
+        config: the endpoint and its limits, or the settings that say so; raises `MissingApiKey` where OpenAI is meant
+            and there is no key.
+        worker: where requests run.
+        http_client: makes the transport underneath the official client, for tests.
+    """
+
+    def __init__(
+        self,
+        config: RealConfig | Settings,
+        *,
+        worker: Worker | None = None,
+        http_client: Callable[[], Any] | None = None,
+    ) -> None:
+        self.config = config if isinstance(config, RealConfig) else RealConfig.of(config)
+        self.worker = Worker() if worker is None else worker
+        self._http_client = http_client
+        self._endpoint: Endpoint | None = None
+        self._page: MetricsPage | None = None
+
+    def __call__(self) -> Backend:
+        """Return a backend for one session."""
+        return RealBackend(self)
+
+    def close(self) -> None:
+        """Cancel every request under way and close the connections; a step that waits raises `ShuttingDown`."""
+        self.worker.close(self._close)
+
+    async def serve(self, seed: int, orders: Sequence[Order], rules: Rules) -> tuple[WindowRecord, Usage]:
+        """Serve one window on the worker's loop; what the endpoint says of itself comes with it."""
+        endpoint, page = self._connected()
+        before = await _read(page)
+        at_end = asyncio.ensure_future(_read(page, after_s=rules.window_s))
+        try:
+            record = await run_window(orders, partial(endpoint.send, seed), rules)
+            return record, usage_between(before, await at_end, await _read(page))
+        finally:
+            at_end.cancel()
+
+    def _connected(self) -> tuple[Endpoint, MetricsPage | None]:
+        """Made on the loop that they live on."""
+        if self._endpoint is None:
+            client = None if self._http_client is None else self._http_client()
+            self._endpoint = Endpoint(self.config, http_client=client)
+            url = self.config.page_url
+            self._page = None if url is None else MetricsPage(url)
+        return self._endpoint, self._page
+
+    async def _close(self) -> None:
+        if self._endpoint is not None:
+            await self._endpoint.close()
+        if self._page is not None:
+            await self._page.close()
+
+
+class _Episode:
+    """One episode: the task's side of it, and what has been measured."""
+
+    def __init__(self, task_id: str, seed: int | None, episode_id: str, config: RealConfig) -> None:
+        self.id = episode_id
+        self.task: Task = catalogue_task(task_id)
+        self.seed = (
+            self.task.seeds.train.start + secrets.randbelow(len(self.task.seeds.train)) if seed is None else seed
+        )
+        self.sampler = Sampler(self.task, self.seed, generate(self.task, self.seed), config)
+        self.slo = Configurator.build(self.task, None).slo
+        self.steps: list[StepRecord] = []
+        self.reports: list[WindowReport] = []
+
+    @property
+    def done(self) -> bool:
+        return len(self.steps) >= self.task.windows
+
+
+class RealBackend:
+    """An episode on a real endpoint; see the module."""
+
+    replayable = False
+
+    def __init__(self, shared: RealBackends) -> None:
+        self._shared = shared
+        self._config = shared.config
+        self._tariff = tariff_of(shared.config)
+        self._episode: _Episode | None = None
+
+    def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
+        """Start an episode; nothing is sent yet. Raises `UnknownTaskError` or `InvalidInputError`."""
+        self._episode = _Episode(task_id, seed, episode_id, self._config)
+        return self.observation()
+
+    def restore(self, task_id: str, seed: int, episode_id: str, steps: Sequence[StoredStep]) -> None:
+        """Take an episode up again from its stored observations; nothing is sent.
+
+        Raises `VersionChanged` where an observation was not made by this backend.
+        """
+        episode = _Episode(task_id, seed, episode_id, self._config)
+        for step in steps:
+            if step.observation is None:
+                _refuse_foreign()
+            try:
+                report = WindowReport.model_validate(step.observation.metadata.get("real"))
+            except ValidationError:
+                _refuse_foreign()
+            episode.reports.append(report)
+            episode.steps.append(StepRecord(action=step.action, observation=step.observation))
+        self._episode = episode
+
+    def step(self, action: ServeAction) -> ServeObservation:
+        """Serve one window under `action`. Takes the window's time, and then until its last request is done.
+
+        Raises `EpisodeStateError` before `reset` and after the end, and `ShuttingDown` (nothing is kept) where the server
+        stops in between.
+        """
+        action = parse_action(action)
+        episode = self._running()
+        if episode.done:
+            raise EpisodeStateError(f"the episode ended after {len(episode.steps)} windows: reset first")
+        sample = episode.sampler.window(len(episode.steps))
+        record, usage = self._shared.worker.run(self._shared.serve(episode.seed, sample.orders, self._rules(action)))
+        observation, report = self._read(episode, action, sample, record, usage)
+        episode.steps.append(StepRecord.model_construct(action=action, observation=observation))
+        episode.reports.append(report)
+        return observation
+
+    def observation(self) -> ServeObservation:
+        """Return the last observation again."""
+        episode = self._running()
+        return episode.steps[-1].observation if episode.steps else self._initial(episode)
+
+    def state(self) -> ServeState:
+        """Return where the episode stands; requests that the endpoint failed count as rejected."""
+        episode = self._running()
+        reports = episode.reports
+        return ServeState(
+            episode_id=episode.id,
+            step_count=len(episode.steps),
+            task_id=episode.task.id,
+            task_digest=self._digest(episode.task),
+            seed=episode.seed,
+            simulator_version=__version__,
+            deployment=self._config.deployment,
+            episode_length=episode.task.windows,
+            window_s=episode.task.window_s,
+            done=episode.done,
+            total_reward=fsum(step.observation.reward for step in episode.steps),
+            last_action=episode.steps[-1].action if episode.steps else None,
+            arrived=sum(report.taken for report in reports),
+            queued=0,
+            running=0,
+            finished=sum(report.finished for report in reports),
+            abandoned=sum(report.abandoned for report in reports),
+            rejected=sum(report.failed for report in reports),
+        )
+
+    def log(self) -> EpisodeLog:
+        """Return what was measured so far; its deployment names provider and model, and no URL."""
+        episode = self._running()
+        return EpisodeLog(
+            simulator_version=__version__,
+            schema_hash=schema_hash(),
+            task_id=episode.task.id,
+            task_digest=self._digest(episode.task),
+            deployment=self._config.deployment,
+            seed=episode.seed,
+            episode_id=episode.id,
+            initial_observation=self._initial(episode),
+            steps=list(episode.steps),
+        )
+
+    def fork(self) -> NoReturn:
+        """Refuse: there is no second endpoint in the same state. Raises `NotForkable`."""
+        raise NotForkable(
+            "an episode on a real endpoint cannot be forked: set LLMSERVE_MODE=sim to try what would happen"
+        )
+
+    def grade(self, log: EpisodeLog) -> GradeReport:
+        """Score a measured log against the task's references, which are the simulator's; `verified` is null.
+
+        Nothing can prove a measured log, and the report says so. A log that the simulator made is graded by replay.
+        """
+        if log.deployment is None or not log.deployment.startswith(_PREFIX):
+            return grade(log)
+        task = catalogue_task(log.task_id)
+        rewards = [step.observation.reward for step in log.steps]
+        known = log.simulator_version == __version__ and log.task_digest == _digest(task, log.deployment)
+        references = load_references(task.id, task.digest) if known and rewards else None
+        reason = "measured on a real endpoint: it cannot be replayed, and the references are the simulator's"
+        if not known:
+            reason = "no score: made with another version of the simulator or of the task"
+        elif not rewards:
+            reason = "no score: the log has no steps"
+        elif references is None:
+            reason = "no score: there are no references for this task and version"
+        elif len(rewards) > task.windows:
+            reason, references = f"no score: it has {len(rewards)} steps, and an episode {task.windows}", None
+        score = None
+        if references is not None:
+            missing = task.windows - len(rewards)
+            score = score_of(fsum([*rewards, missing * references.random]) / task.windows, references)
+        return GradeReport(
+            task_id=log.task_id,
+            seed=log.seed,
+            split=task.seeds.split_of(log.seed),
+            score=score,
+            verified=None,
+            reason=reason,
+            complete=len(rewards) == task.windows,
+            steps=len(rewards),
+            episode_length=task.windows,
+            total_reward=fsum(rewards),
+            mean_reward=fmean(rewards) if rewards else 0.0,
+            components=_components(log),
+            references=references,
+            simulator_version=__version__,
+        )
+
+    def close(self) -> None:
+        """Drop the episode. The connections are the process's and stay."""
+        self._episode = None
+
+    def _running(self) -> _Episode:
+        if self._episode is None:
+            raise EpisodeStateError("there is no episode: reset first")
+        return self._episode
+
+    def _digest(self, task: Task) -> str:
+        return _digest(task, self._config.deployment)
+
+    def _rules(self, action: ServeAction) -> Rules:
+        task = self._running().task
+        return Rules(
+            batch_cap=action.batch_cap,
+            priority=action.priority_routing,
+            patience_s=task.patience_s,
+            window_s=task.window_s * self._config.time_scale,
+            max_pause_s=self._config.request_timeout_s,
+        )
+
+    def _initial(self, episode: _Episode) -> ServeObservation:
+        return self._observe(episode, Measurement(), None, Usage(), done=False)
+
+    def _read(
+        self, episode: _Episode, action: ServeAction, sample: Sample, record: WindowRecord, usage: Usage
+    ) -> tuple[ServeObservation, WindowReport]:
+        report = report_of(sample, record, episode.slo, self._tariff, self._config)
+        last = to_measurement(self.observation())
+        now = measurement_of(sample, record, report, usage, last, episode.task, action)
+        terms = terms_of([*episode.reports, report], episode.task)
+        done = len(episode.steps) + 1 >= episode.task.windows
+        observation = self._observe(episode, now, terms, usage, done=done)
+        observation.metadata["real"] = report.model_dump(mode="json")
+        return observation, report
+
+    def _observe(
+        self, episode: _Episode, now: Measurement, terms: RewardTerms | None, usage: Usage, *, done: bool
+    ) -> ServeObservation:
+        observation = to_observation(now, terms, task_id=episode.task.id, done=done)
+        missing = unmeasured(usage, priced=self._tariff is not None)
+        for group in ("reward_terms", "reward_shares"):
+            if group in observation.metadata:
+                shares = observation.metadata[group]
+                gone = {name.partition(".")[2] for name in missing if name.startswith("reward_")}
+                observation.metadata[group] = {name: value for name, value in shares.items() if name not in gone}
+        observation.metadata.update(
+            mode="real",
+            endpoint={"provider": self._config.provider, "model": self._config.model},
+            unapplied=list(UNAPPLIED),
+            unmeasured=missing,
+        )
+        return observation
+
+
+def _digest(task: Task, deployment: str) -> str:
+    return hashlib.sha256(f"{task.digest} {deployment}".encode()).hexdigest()
+
+
+def _components(log: EpisodeLog) -> dict[str, float]:
+    """Return the means of the shares that every step has as a number."""
+    shares = [step.observation.metadata.get("reward_shares") for step in log.steps]
+    found = {}
+    for name in _COMPONENTS:
+        values = [share.get(name) for share in shares if isinstance(share, dict)]
+        numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if numbers and len(numbers) == len(shares):
+            found[name] = fmean(numbers)
+    return found
+
+
+async def _read(page: MetricsPage | None, *, after_s: float = 0.0) -> Reading | None:
+    if page is None:
+        return None
+    await asyncio.sleep(after_s)
+    return await page.read()
+
+
+def _refuse_foreign() -> NoReturn:
+    raise VersionChanged("the stored steps were not measured by this server's real mode: start a new episode")

@@ -1,0 +1,206 @@
+"""Replays one window's requests against an endpoint in real time, and waits until every one of them is done.
+
+The rules are the simulator's. A request arrives at its due time and waits; at most `batch_cap` are under way at once, the
+next one is the oldest, of the priority class first where `priority` is on; one that has waited for `patience_s` without
+being sent gives up. When an endpoint answers 429 with a Retry-After, nothing is sent until that time has passed.
+
+The clock is the running event loop's (`loop.time()`): a test passes a loop with a clock of its own. Due times are kept
+however late the loop wakes up, so that waiting is never left out of a latency.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from llmserve_server.backends.real.answers import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmserve_server.backends.real.orders import Order
+
+__all__ = ["Fate", "Rules", "Send", "WindowRecord", "run_window"]
+
+_EARLY_S: Final = 1e-6
+"""An event this close is due: clocks and sums of floats are no finer, and a wait that short would not end."""
+
+
+class Send(Protocol):
+    """Sends one order and fills in its answer; raises nothing but `asyncio.CancelledError`."""
+
+    async def __call__(self, order: Order, answer: Answer, /) -> None:
+        """Return when the order is done, one way or another."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a window is served."""
+
+    batch_cap: int
+    priority: bool
+    patience_s: float
+    """0: nobody gives up."""
+    window_s: float
+    """Wall seconds."""
+    max_pause_s: float
+    """A Retry-After beyond this is cut to it, so that a window always ends."""
+
+
+@dataclass(slots=True)
+class Fate:
+    """What became of one order. Times are seconds after the window's start."""
+
+    order: Order
+    answer: Answer = field(default_factory=Answer)
+    sent_s: float | None = None
+    ended_s: float = 0.0
+    ttft_s: float | None = None
+    """From the arrival, and not from the sending, to the first piece of text; None: there was none."""
+
+    @property
+    def status(self) -> Literal["finished", "failed", "abandoned"]:
+        """How it ended."""
+        if self.sent_s is None:
+            return "abandoned"
+        return "finished" if self.answer.failure is None else "failed"
+
+
+@dataclass(slots=True)
+class WindowRecord:
+    """One window as it was served: every order's fate, and the levels at the window's end."""
+
+    fates: list[Fate]
+    started: float
+    """On the loop's clock."""
+    elapsed_s: float = 0.0
+    """Until the last request was done; at least the window."""
+    queue: tuple[int, int] = (0, 0)
+    """Waiting at the window's end, by class."""
+    running: int = 0
+    prefilling: int = 0
+    """Of those running, the ones without any text yet."""
+    oldest_wait_s: float = 0.0
+
+
+async def run_window(orders: Sequence[Order], send: Send, rules: Rules) -> WindowRecord:
+    """Serve `orders` (sorted by due time) and return when all are done and the window is over.
+
+    Cancelling it cancels every request under way.
+    """
+    window = _Window(orders, send, rules)
+    try:
+        await window.run()
+    finally:
+        await window.cancel()
+    return window.record
+
+
+class _Window:
+    def __init__(self, orders: Sequence[Order], send: Send, rules: Rules) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._send = send
+        self._rules = rules
+        self.record = WindowRecord([Fate(order) for order in orders], self._loop.time())
+        self._coming = deque(self.record.fates)
+        self._waiting: tuple[deque[Fate], deque[Fate]] = (deque(), deque())
+        self._running: dict[asyncio.Task[None], Fate] = {}
+        self._resume_s = 0.0
+        self._closed = False
+
+    async def run(self) -> None:
+        while True:
+            now = self._now() + _EARLY_S
+            self._arrive(now)
+            self._give_up(now)
+            if not self._closed and now >= self._rules.window_s:
+                self._close(now)
+            self._start(now)
+            wake_s = self._next_event()
+            if not self._running and wake_s is None:
+                break
+            await self._sleep(wake_s)
+        self.record.elapsed_s = max(self._now(), self._rules.window_s)
+
+    async def cancel(self) -> None:
+        tasks = list(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _now(self) -> float:
+        return self._loop.time() - self.record.started
+
+    def _arrive(self, now: float) -> None:
+        while self._coming and self._coming[0].order.due_s <= now:
+            fate = self._coming.popleft()
+            self._waiting[fate.order.priority].append(fate)
+
+    def _give_up(self, now: float) -> None:
+        if self._rules.patience_s <= 0.0:
+            return
+        for line in self._waiting:
+            while line and line[0].order.due_s + self._rules.patience_s <= now:
+                line[0].ended_s = line[0].order.due_s + self._rules.patience_s
+                line.popleft()
+
+    def _close(self, now: float) -> None:
+        """Take the levels at the window's end."""
+        self._closed = True
+        record = self.record
+        record.queue = (len(self._waiting[0]), len(self._waiting[1]))
+        record.running = len(self._running)
+        record.prefilling = sum(not fate.answer.times for fate in self._running.values())
+        record.oldest_wait_s = max((now - line[0].order.due_s for line in self._waiting if line), default=0.0)
+
+    def _start(self, now: float) -> None:
+        while now >= self._resume_s and len(self._running) < self._rules.batch_cap:
+            line = self._next_line()
+            if line is None:
+                return
+            fate = line.popleft()
+            fate.sent_s = now
+            task = self._loop.create_task(self._serve(fate))
+            self._running[task] = fate
+
+    def _next_line(self) -> deque[Fate] | None:
+        first, second = self._waiting
+        if first and second and not self._rules.priority:
+            return first if first[0].order.id < second[0].order.id else second
+        return first or second or None
+
+    async def _serve(self, fate: Fate) -> None:
+        await self._send(fate.order, fate.answer)
+        fate.ended_s = self._now()
+        if fate.answer.times:
+            fate.ttft_s = fate.answer.times[0] - self.record.started - fate.order.due_s
+        pause = fate.answer.retry_after_s
+        if pause is not None:
+            self._resume_s = max(self._resume_s, fate.ended_s + min(pause, self._rules.max_pause_s))
+
+    def _next_event(self) -> float | None:
+        """When something happens that no request brings about, seconds; None: nothing will."""
+        events = []
+        if self._coming:
+            events.append(self._coming[0].order.due_s)
+        if not self._closed:
+            events.append(self._rules.window_s)
+        lines = [line for line in self._waiting if line]
+        if lines and self._rules.patience_s > 0.0:
+            events.append(min(line[0].order.due_s for line in lines) + self._rules.patience_s)
+        if lines and self._resume_s > self._now():
+            events.append(self._resume_s)
+        return min(events, default=None)
+
+    async def _sleep(self, wake_s: float | None) -> None:
+        delay = None if wake_s is None else max(0.0, wake_s - self._now())
+        if not self._running:
+            await asyncio.sleep(delay or 0.0)
+            return
+        done, _ = await asyncio.wait(self._running, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            del self._running[task]
+            task.result()

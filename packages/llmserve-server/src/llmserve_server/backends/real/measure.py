@@ -1,0 +1,251 @@
+"""From the fates of a window's requests to what is observed and what it is worth, in the simulator's own terms.
+
+A `WindowReport` holds a window's counts; it travels in the observation's ``metadata.real``, so that an episode can be
+taken up again from its stored observations. Percentiles are nearest-rank. What nobody measured is 0 and named in
+``metadata.unmeasured``; a reward term without a measurement is left out of the reward, and named there too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from math import fsum
+from typing import TYPE_CHECKING, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from llmserve_sim.configuration import TIER_INDEX
+from llmserve_sim.engine.interface import PRIORITY, PS_PER_S, STANDARD, TENANTS, WindowStats
+from llmserve_sim.metrics import Measurement
+from llmserve_sim.reward import HISTORY_WINDOWS, RewardMeter, RewardTerms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmserve_server.backends.real.config import RealConfig
+    from llmserve_server.backends.real.dispatch import Fate, WindowRecord
+    from llmserve_server.backends.real.orders import Sample
+    from llmserve_server.backends.real.prices import Tariff
+    from llmserve_server.backends.real.vllm_metrics import Usage
+    from llmserve_sim.engine.interface import Slo
+    from llmserve_sim.schema import ServeAction
+    from llmserve_sim.tasks import Task
+
+__all__ = ["UNAPPLIED", "WindowReport", "measurement_of", "report_of", "terms_of", "unmeasured"]
+
+UNAPPLIED: Final = ("kv_budget_fraction", "prefill_decode_split", "quantization_tier", "speculation_depth")
+"""Knobs that no OpenAI-compatible endpoint can be told about."""
+_NEVER: Final = (
+    "gpu_memory_used_gb",
+    "reward_shares.quality",
+    "reward_terms.memory",
+    "window.cotenant_gb",
+    "window.forced_evictions",
+    "window.kv_pool_gb",
+    "window.memory_pressure",
+    "window.prefix_cache_share",
+    "window.stall_s",
+)
+_NO_LOSS: Final = (1.0,) * TENANTS
+"""Quality factors: the tier asked for is not applied, so nothing is lost to it."""
+_MS: Final = 1000.0
+
+
+class WindowReport(BaseModel):
+    """A window in counts; the fields' order is that of ``metadata.real``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arrivals: int
+    """Requests that the task has in this window."""
+    taken: int
+    """Those of them that were sent."""
+    share: float
+    """Share of the episode's requests that is meant to be sent."""
+    capped: bool
+    clipped_prompts: int
+    clipped_completions: int
+    time_scale: float
+    elapsed_s: float
+    """Wall seconds until the last request was done."""
+    finished: int
+    abandoned: int
+    failed: int
+    failures: dict[str, int]
+    """By kind, see `Failure`."""
+    due: tuple[int, int]
+    met: tuple[int, int]
+    """By class: priority, standard."""
+    prompt_tokens_asked: int
+    prompt_tokens_counted: int | None
+    """By the endpoint, over the requests for which it did; None: for none."""
+    offered_tokens: int
+    delivered_tokens: int
+    good_tokens: int
+    estimated_requests: int
+    """Requests whose output tokens the endpoint did not count: pieces of text were counted instead."""
+    cost_usd: float | None
+    price_source: str | None
+
+
+def report_of(
+    sample: Sample, record: WindowRecord, slo: Slo, tariff: Tariff | None, config: RealConfig
+) -> WindowReport:
+    """Return the counts of a window that has been served."""
+    fates = record.fates
+    met = [fate for fate in fates if _met(fate, slo)]
+    counted = [fate.answer.prompt_tokens for fate in fates if fate.answer.prompt_tokens is not None]
+    return WindowReport(
+        arrivals=sample.arrivals,
+        taken=len(sample.orders),
+        share=sample.share,
+        capped=sample.capped,
+        clipped_prompts=sample.clipped_prompts,
+        clipped_completions=sample.clipped_completions,
+        time_scale=config.time_scale,
+        elapsed_s=record.elapsed_s,
+        finished=sum(fate.status == "finished" for fate in fates),
+        abandoned=sum(fate.status == "abandoned" for fate in fates),
+        failed=sum(fate.status == "failed" for fate in fates),
+        failures=dict(sorted(Counter(fate.answer.failure.value for fate in fates if fate.answer.failure).items())),
+        due=_by_class(fates),
+        met=_by_class(met),
+        prompt_tokens_asked=sum(order.prompt_tokens for order in sample.orders),
+        prompt_tokens_counted=sum(counted) if counted else None,
+        offered_tokens=sum(_offered(fate) for fate in fates),
+        delivered_tokens=sum(fate.answer.tokens for fate in fates),
+        good_tokens=sum(fate.answer.tokens for fate in met),
+        estimated_requests=sum(fate.answer.estimated for fate in fates),
+        cost_usd=None if tariff is None else tariff.cost_usd(fates, record.elapsed_s),
+        price_source=None if tariff is None else tariff.source,
+    )
+
+
+def terms_of(reports: Sequence[WindowReport], task: Task) -> RewardTerms:
+    """Return the reward's terms for the last of `reports`; a term without a measurement is 0."""
+    recent = reports[-HISTORY_WINDOWS:]
+    costs = [report.cost_usd for report in recent if report.cost_usd is not None]
+    priced = len(costs) == len(recent)
+    meter = RewardMeter(task.reward, task.priority.weight, fsum(costs) / len(recent) if priced else 0.0)
+    terms = [meter.read(_stats(report), 0.0, _NO_LOSS) for report in recent][-1]
+    return replace(terms, memory=0.0) if priced else replace(terms, memory=0.0, cost=0.0)
+
+
+def measurement_of(
+    sample: Sample,
+    record: WindowRecord,
+    report: WindowReport,
+    usage: Usage,
+    last: Measurement,
+    task: Task,
+    action: ServeAction,
+) -> Measurement:
+    """Return the window as numbers; a percentile or ratio over nothing repeats `last`'s."""
+    window_s = task.window_s * report.time_scale
+    arrivals = len(sample.orders)
+    ttfts = [(fate.ttft_s, 1.0) for fate in record.fates if fate.ttft_s is not None]
+    itls = [gap for fate in record.fates for gap in fate.answer.itl_s()]
+    priority = sum(order.priority == PRIORITY for order in sample.orders)
+    delivered, step = report.delivered_tokens, last.step_index + 1
+    cost, drafted = report.cost_usd, usage.drafted
+    return Measurement(
+        queue_depth=sum(record.queue),
+        active_requests=record.running,
+        kv_cache_occupancy=usage.kv_cache_occupancy or 0.0,
+        mean_prompt_length=_ratio(report.prompt_tokens_asked, arrivals, last.mean_prompt_length),
+        p50_ttft_ms=_percentile_ms(ttfts, 0.50, last.p50_ttft_ms),
+        p99_ttft_ms=_percentile_ms(ttfts, 0.99, last.p99_ttft_ms),
+        p50_itl_ms=_percentile_ms(itls, 0.50, last.p50_itl_ms),
+        throughput_tps=delivered / report.elapsed_s,
+        slo_compliance_rate=_ratio(sum(report.met), sum(report.due), 1.0),
+        estimated_cost_per_1k=0.0 if cost is None else _ratio(cost * 1000.0, delivered, last.estimated_cost_per_1k),
+        request_arrival_rate=arrivals / window_s,
+        spec_acceptance_rate=_ratio(min(usage.accepted or 0, drafted), drafted, last.spec_acceptance_rate)
+        if drafted
+        else last.spec_acceptance_rate,
+        eviction_events=usage.evictions or 0,
+        step_index=step,
+        progress=step / task.windows,
+        queue_priority=record.queue[PRIORITY],
+        queue_standard=record.queue[STANDARD],
+        oldest_wait_s=record.oldest_wait_s,
+        prefilling_requests=record.prefilling,
+        priority_arrival_rate=priority / window_s,
+        slo_compliance_priority=_ratio(report.met[PRIORITY], report.due[PRIORITY], 1.0),
+        slo_compliance_standard=_ratio(report.met[STANDARD], report.due[STANDARD], 1.0),
+        due_requests=sum(report.due),
+        abandoned_requests=report.abandoned,
+        rejected_requests=report.failed,
+        goodput_tps=report.good_tokens / report.elapsed_s,
+        batch_cap=action.batch_cap,
+        kv_budget_fraction=action.kv_budget_fraction,
+        depth_share=action.speculation_depth / 8,
+        tier_fp16=1 * (TIER_INDEX[action.quantization_tier] == 0),
+        tier_int8=1 * (TIER_INDEX[action.quantization_tier] == 1),
+        tier_int4=1 * (TIER_INDEX[action.quantization_tier] == 2),
+        split=1 * action.prefill_decode_split,
+        priority=1 * action.priority_routing,
+    )
+
+
+def unmeasured(usage: Usage, *, priced: bool) -> list[str]:
+    """Return what has no measurement behind it, by dotted name; its value is 0, or the last one that was measured."""
+    names = list(_NEVER)
+    if usage.kv_cache_occupancy is None:
+        names.append("kv_cache_occupancy")
+    if usage.evictions is None:
+        names.append("eviction_events")
+    if usage.drafted is None or usage.accepted is None:
+        names.append("spec_acceptance_rate")
+    if not priced:
+        names += ["estimated_cost_per_1k", "reward_terms.cost"]
+    return sorted(names)
+
+
+def _met(fate: Fate, slo: Slo) -> bool:
+    """Whether a request met its targets: those of the simulator, on what was asked for and what was measured."""
+    if fate.status != "finished" or fate.ttft_s is None:
+        return False
+    answer, order = fate.answer, fate.order
+    if round(fate.ttft_s * PS_PER_S) > slo.ttft_ps[order.priority] + order.prompt_tokens * slo.ttft_ps_per_prompt_token:
+        return False
+    return round(answer.tpot_s * PS_PER_S) <= slo.tpot_ps[order.priority]
+
+
+def _offered(fate: Fate) -> int:
+    """Output tokens that a request wanted: what it got if it was answered to its end, else what it asked for."""
+    return fate.answer.tokens if fate.status == "finished" else fate.order.completion_tokens
+
+
+def _by_class(fates: Sequence[Fate]) -> tuple[int, int]:
+    priority = sum(fate.order.priority == PRIORITY for fate in fates)
+    return priority, len(fates) - priority
+
+
+def _stats(report: WindowReport) -> WindowStats:
+    return WindowStats(
+        offered_tokens=report.offered_tokens,
+        delivered_tokens=report.delivered_tokens,
+        # All of one tenant: no tenant's tokens are worth less than another's where no tier is applied.
+        good_tokens=[report.good_tokens, 0, 0, 0],
+        due=list(report.due),
+        met=list(report.met),
+    )
+
+
+def _ratio(part: float, whole: float, otherwise: float) -> float:
+    return part / whole if whole else otherwise
+
+
+def _percentile_ms(samples: Sequence[tuple[float, float]], share: float, otherwise: float) -> float:
+    """Nearest rank of (seconds, weight) pairs, in milliseconds."""
+    if not samples:
+        return otherwise
+    ordered = sorted(samples)
+    rank = share * fsum(weight for _, weight in ordered)
+    seen = 0.0
+    for seconds, weight in ordered:
+        seen += weight
+        if seen >= rank - 1e-9:
+            return seconds * _MS
+    return ordered[-1][0] * _MS
