@@ -200,7 +200,7 @@ def _check_cap(plan: _Plan, cap: int | None) -> None:
 
 def _remote(base_url: str | None, token: str | None) -> Remote:
     assert base_url is not None
-    return Remote(base_url, **({} if token is None else {"token": token}))
+    return Remote.at(base_url, token=token)
 
 
 def _episode(

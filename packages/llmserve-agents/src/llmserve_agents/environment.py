@@ -5,7 +5,7 @@ An agent that runs on one runs on the other, action for action. The module knows
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
 from llmserve_client import LLMServeEnv
@@ -70,10 +70,15 @@ class InProcess:
 
 
 class Remote:
-    """A running server, through its client. `options` are those of `LLMServeEnv.from_url`."""
+    """A running server, through a client of it."""
 
-    def __init__(self, base_url: str, **options: Any) -> None:
-        self._env: Final = LLMServeEnv.from_url(base_url, **options)
+    def __init__(self, client: LLMServeEnv) -> None:
+        self._env = client
+
+    @classmethod
+    def at(cls, base_url: str, **options: Any) -> Self:
+        """Return the server at an address; options are those of `LLMServeEnv.from_url`. Asks no network yet."""
+        return cls(LLMServeEnv.from_url(base_url, **options))
 
     def reset(self, task_id: str, seed: int) -> ServeObservation:
         """Start an episode and return its first observation."""

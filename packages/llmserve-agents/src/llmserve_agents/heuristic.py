@@ -43,13 +43,13 @@ class Thresholds:
     """Below this median inter-token latency, in ms, a larger batch can be afforded."""
     itl_slow_ms: float = 18.0
     """Above it, the batch is too large."""
-    slo_slips: float = 0.95
+    slo_slips: float = 0.9
     """A compliance below this with no queue to blame is a slip of decoding speed."""
     preemptions_high: int = 0
     """More preemptions than this in a window mean more sequences than the blocks can hold."""
 
     # vLLM: memory.
-    kv_start: float = 0.4
+    kv_start: float = 0.6
     """KV budget of the first window, before anything is known of the GPUs."""
     memory_share: float = 0.9
     """Share of usable memory that weights, KV pool and the neighbour may fill together (the tasks' cap)."""
@@ -57,7 +57,7 @@ class Thresholds:
     """Kept free below that, GB per GPU: the neighbour moves between two windows."""
     kv_reserve: float = 3.0
     """The pool is not lowered below this multiple of the blocks in use: preempting costs more than pressure."""
-    kv_step: float = 0.1
+    kv_step: float = 0.15
     """A budget within this of the present one is not worth the stall of a resize."""
     kv_nudge: float = 0.1
     """Step of the budget where the backend does not report the neighbour's memory."""
