@@ -191,6 +191,16 @@ class SessionRegistry:
                     return reply
         raise Busy("other processes keep stepping this session: try again", retry_after_s=1)
 
+    def is_prompt(self, session_id: str) -> bool:
+        """Whether a step waits for nothing but itself: the session is in memory and nobody is in it. True for a moment only."""
+        place = self._places.get(session_id)
+        return place is not None and place.backend is not None and not place.lock.locked()
+
+    def is_busy(self, session_id: str) -> bool:
+        """Whether somebody is in the session. True for a moment only."""
+        place = self._places.get(session_id)
+        return place is not None and place.lock.locked()
+
     def observation(self, session_id: str) -> Reply:
         """Return the last observation again."""
         with self._cache.lend(session_id, fresh=True) as place:
