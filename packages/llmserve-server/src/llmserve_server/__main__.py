@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import uvicorn
-from pydantic import ValidationError
 
 from llmserve_server.__about__ import __version__
 from llmserve_server.app import create_app
+from llmserve_server.errors import ServiceError
 from llmserve_server.settings import Settings, SettingsError
 from llmserve_server.telemetry import configure_logging
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = Settings(**given)
         configure_logging(settings)
         app = create_app(settings)
-    except (SettingsError, ValidationError) as error:
+    except (SettingsError, ServiceError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command's own answer
         raise SystemExit(2) from None
     # uvicorn raises the signal again once it has stopped, for whoever started it; here that is nobody.
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,
+        ws_per_message_deflate=False,  # a message has 1.5 KB: compressing it costs more time than it saves
         ws_ping_interval=30.0,
         ws_ping_timeout=60.0,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -17,13 +17,14 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from llmserve_sim.errors import LLMServeError
 from openenv.core.env_server.http_server import HTTPEnvServer
 from openenv.core.env_server.types import ConcurrencyConfig, ServerMode
 from starlette.exceptions import HTTPException
 
 from llmserve_server.backends import BackendFactory, SimulatedBackend
+from llmserve_server.backends.openai_compatible import RealBackends
 from llmserve_server.backends.simulated import warm_up
+from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.environment import ServingEnvironment
 from llmserve_server.errors import InvalidField, ServiceError, of
@@ -36,6 +37,8 @@ from llmserve_server.settings import Settings, unknown_variables
 from llmserve_server.store import open_store
 from llmserve_server.telemetry import Observed
 from llmserve_server.wire import WireAction, WireObservation, WireState
+from llmserve_sim.engine import compiled
+from llmserve_sim.errors import LLMServeError
 
 __all__ = ["API_VERSION", "create_app"]
 
@@ -48,21 +51,25 @@ _log = structlog.get_logger(__name__)
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the server with `settings` (from the environment where none are given).
 
-    Raises `SettingsError` naming each variable that is wrong.
+    Raises `SettingsError` naming each variable that is wrong, and `MissingApiKey` in real mode without a key.
     """
     settings = Settings() if settings is None else settings
-    registry = SessionRegistry(settings=settings, store=open_store(settings), backend_factory=_backends(settings))
+    real = RealBackends(settings) if settings.mode == "real" else None
+    backends: BackendFactory = partial(SimulatedBackend, settings.engine) if real is None else real
+    registry = SessionRegistry(settings=settings, store=open_store(settings), backend_factory=backends)
     metrics = Metrics(registry)
     dispatcher = Dispatcher(registry, metrics, threads=_threads(settings))
+    baselines = BaselineRunner(settings)
+    closing = [baselines.close] if real is None else [baselines.close, real.close]
     app = FastAPI(
         title="LLMServeEnv",
         version=API_VERSION,
         description="An OpenEnv environment for learning LLM inference serving policies.",
-        lifespan=partial(_lifespan, settings=settings, registry=registry, dispatcher=dispatcher),
+        lifespan=partial(_lifespan, settings=settings, registry=registry, dispatcher=dispatcher, closing=closing),
         redirect_slashes=False,
     )
     app.state.registry, app.state.settings = registry, settings
-    app.include_router(router(registry, dispatcher))
+    app.include_router(router(registry, dispatcher, baselines))
     _openenv_server(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
 
     @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())
@@ -80,10 +87,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
         ui.mount(app, registry, settings)
     return app
-
-
-def _backends(settings: Settings) -> BackendFactory:
-    return partial(SimulatedBackend, settings.engine)
 
 
 def _threads(settings: Settings) -> int:
@@ -108,7 +111,12 @@ def _openenv_server(settings: Settings, registry: SessionRegistry, dispatcher: D
 
 @asynccontextmanager
 async def _lifespan(
-    app: FastAPI, *, settings: Settings, registry: SessionRegistry, dispatcher: Dispatcher
+    app: FastAPI,
+    *,
+    settings: Settings,
+    registry: SessionRegistry,
+    dispatcher: Dispatcher,
+    closing: Sequence[Callable[[], None]],
 ) -> AsyncIterator[None]:
     for variable in unknown_variables():
         _log.warning("unknown_setting", variable=variable)
@@ -126,6 +134,8 @@ async def _lifespan(
         await asyncio.gather(*tasks, return_exceptions=True)
         for stop in app.router.on_shutdown:
             await stop()
+        for close in closing:
+            await asyncio.to_thread(close)
         dispatcher.close()
         await asyncio.to_thread(registry.shutdown)
         _log.info("stopped")
@@ -134,7 +144,8 @@ async def _lifespan(
 async def _warm_up(settings: Settings, dispatcher: Dispatcher) -> None:
     """Compile the simulator beside the first requests, which run in threads until it is done."""
     await dispatcher.run(warm_up, settings.engine)
-    dispatcher.warm = True
+    is_local = settings.store_url is None or settings.store_url.get_secret_value().startswith("sqlite")
+    dispatcher.short_steps = is_local and settings.engine in {"auto", "numba"} and compiled.available()
 
 
 async def _keep_tidy(registry: SessionRegistry, dispatcher: Dispatcher) -> None:
@@ -153,32 +164,37 @@ def _say_errors(app: FastAPI) -> None:
         headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
         return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
-    @app.exception_handler(ServiceError)
-    @app.exception_handler(LLMServeError)
-    async def refused(request: Request, error: Exception) -> Response:
+    async def refused(_: Request, error: Exception) -> Response:
         """A refusal, ours or the simulator's."""
         return answer(of(error))
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
+    async def invalid(_: Request, error: Exception) -> Response:
         """A body or parameter that FastAPI itself refused (OpenEnv's routes)."""
+        assert isinstance(error, RequestValidationError)
         problem = error.errors()[0]
         where = [str(part) for part in problem["loc"][1:]] or [str(problem["loc"][0])]
         field, bound = ".".join(where), str(problem["msg"])
         return answer(InvalidField(f"{field}: {bound}", field=field, bound=bound))
 
-    @app.exception_handler(HTTPException)
-    async def plain(request: Request, error: HTTPException) -> Response:
+    async def plain(_: Request, error: Exception) -> Response:
         """No such route, no such method, or one of OpenEnv's own."""
+        assert isinstance(error, HTTPException)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         body = ServiceError(str(error.detail), code=code).body()
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
-    @app.exception_handler(Exception)
-    async def defect(request: Request, error: Exception) -> Response:
+    async def defect(_: Request, error: Exception) -> Response:
         """Something that must not happen."""
         _log.error("request_failed", exc_info=error)
         return answer(ServiceError("the server failed on this call; its log says why", code="internal_error"))
+
+    app.exception_handlers |= {
+        ServiceError: refused,
+        LLMServeError: refused,
+        RequestValidationError: invalid,
+        HTTPException: plain,
+        Exception: defect,
+    }
 
 
 def _metrics_responses() -> dict[int | str, dict[str, Any]]:

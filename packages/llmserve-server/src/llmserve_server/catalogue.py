@@ -8,13 +8,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
+from llmserve_server.wire import TasksReply
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import json_schema
 from llmserve_sim.tasks import Task
 from llmserve_sim.tasks.model import SeedRange
 from llmserve_sim.tasks.registry import list_tasks
-
-from llmserve_server.wire import TasksReply
 
 __all__ = ["DEFAULT_TASK", "SPLITS", "choose", "entries", "listing", "size", "tasks_reply"]
 
@@ -91,4 +90,4 @@ def listing(split: object, index: int) -> dict[str, Any]:
 def _ranges(split: object) -> list[tuple[str, SeedRange]]:
     if split not in SPLITS:
         raise InvalidInputError("split", "must be one of " + ", ".join(SPLITS), got=split)
-    return [(task.id, dict(task.seeds.items())[split]) for task in list_tasks()]  # type: ignore[index]
+    return [(task.id, dict(task.seeds.items())[split]) for task in list_tasks()]

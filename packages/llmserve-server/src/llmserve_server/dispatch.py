@@ -13,10 +13,9 @@ from functools import partial
 from time import perf_counter
 from typing import ParamSpec, TypeVar
 
-from llmserve_sim.schema import ServeAction
-
 from llmserve_server.metrics import Metrics
 from llmserve_server.sessions import Reply, SessionRegistry
+from llmserve_sim.schema import ServeAction
 
 __all__ = ["Dispatcher"]
 
@@ -35,11 +34,10 @@ class Dispatcher:
 
     def __init__(self, registry: SessionRegistry, metrics: Metrics, *, threads: int) -> None:
         self._registry = registry
-        self._is_prompt: Callable[[str], bool] = getattr(registry, "is_prompt", lambda _: False)
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="llmserve")
-        self.warm = False
-        """Whether the simulator is compiled: before, even a step is long."""
+        self.short_steps = False
+        """Whether a step takes well under a millisecond: the simulator is compiled and the store is in this machine."""
 
     async def run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run `call` in a thread."""
@@ -50,7 +48,7 @@ class Dispatcher:
         """Step a session, here and now if nothing can make it wait."""
         registry = self._registry
         start = perf_counter()
-        if self.warm and self._is_prompt(session_id):
+        if self.short_steps and registry.is_prompt(session_id):
             reply = registry.step(session_id, action, step_index=step_index)
         else:
             reply = await self.run(registry.step, session_id, action, step_index=step_index)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, NoReturn
 
 import structlog
-from llmserve_sim.errors import InvalidInputError, LLMServeError
-from llmserve_sim.schema import translate
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import EnvironmentMetadata
 from pydantic import ValidationError
@@ -18,7 +16,7 @@ from pydantic import ValidationError
 from llmserve_server import catalogue
 from llmserve_server.__about__ import __version__
 from llmserve_server.dispatch import Dispatcher
-from llmserve_server.errors import EpisodeState, ServiceError
+from llmserve_server.errors import Busy, EpisodeState, ServiceError
 from llmserve_server.sessions import Reply, SessionRegistry
 from llmserve_server.wire import (
     ResetRequest,
@@ -30,6 +28,8 @@ from llmserve_server.wire import (
     to_wire,
     to_wire_state,
 )
+from llmserve_sim.errors import InvalidInputError, LLMServeError
+from llmserve_sim.schema import translate
 
 __all__ = ["ServingEnvironment", "metadata", "reset_arguments"]
 
@@ -55,9 +55,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         self._dispatcher = dispatcher
         self._session_id: str | None = None
 
-    def reset(
-        self, /, seed: int | None = None, episode_id: str | None = None, **options: Any
-    ) -> WireObservation:
+    def reset(self, /, seed: int | None = None, episode_id: str | None = None, **options: Any) -> WireObservation:
         """Start an episode and return its first observation."""
         try:
             arguments = self._reset_arguments(seed, episode_id, options)
@@ -95,7 +93,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
     def state(self) -> WireState:
         """Where the episode stands, with the id of its session."""
         try:
-            session_id = self._session()
+            session_id = self._free_session()
             return to_wire_state(self._registry.state(session_id), session_id)
         except Exception as error:  # noqa: BLE001
             _refuse(error)
@@ -143,6 +141,13 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         if self._session_id is None:
             raise EpisodeState("there is no episode: reset first")
         return self._session_id
+
+    def _free_session(self) -> str:
+        """The session, for a call in the event loop, where nobody may wait."""
+        session_id = self._session()
+        if self._registry.is_busy(session_id):
+            raise Busy("a step of this session is under way: ask again when it is done", retry_after_s=1)
+        return session_id
 
     def _reset_arguments(self, seed: Any, episode_id: Any, options: dict[str, Any]) -> dict[str, Any]:
         given = {"seed": seed, "episode_id": episode_id} | options
@@ -199,12 +204,7 @@ def metadata() -> EnvironmentMetadata:
 
 def _refuse(error: Exception) -> NoReturn:
     """Raise a typed refusal; a defect is logged here and told as no more than that."""
-    try:
-        raise refusal(error) from None
-    except ServiceError:
-        raise
-    except Exception:
-        _log.exception("call_failed")
-        raise refusal(
-            ServiceError("the server failed on this call; its log says why", code="internal_error")
-        ) from None
+    if not isinstance(error, ServiceError | LLMServeError):
+        _log.error("call_failed", exc_info=error)
+        error = ServiceError("the server failed on this call; its log says why", code="internal_error")
+    raise refusal(error) from None

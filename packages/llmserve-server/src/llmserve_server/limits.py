@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pydantic_core import from_json
@@ -21,8 +21,8 @@ from llmserve_server.wire import last_refusal
 
 __all__ = ["Guard", "SocketGuard", "frame_problem", "is_open", "refuse"]
 
-_OPEN: Final = ("/health", "/web", "/", "/demo")
-"""Paths that no token guards: the health check, the page, and the redirects to the page."""
+_OPEN: Final = ("/health", "/web", "/", "/demo", "/favicon.ico")
+"""Paths that no token guards: the health check, the page with its icon, and the redirects to the page."""
 _SOCKETS: Final = ("/ws", "/mcp")
 _MOST_BRACKETS: Final = 64
 """A frame with more opening brackets, or with anything else that is rare in a message, is looked at closely."""
@@ -50,6 +50,7 @@ class Guard:
         self._bound = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or socket."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -143,6 +144,7 @@ class SocketGuard:
         self._bound = settings.max_message_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one socket; anything else passes."""
         if scope["type"] != "websocket" or scope["path"] not in _SOCKETS:
             await self._app(scope, receive, send)
             return
@@ -207,16 +209,18 @@ def _rpc_frame(code: str, error: ServiceError) -> str:
     return json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": number, "message": error.message}})
 
 
-_FROM_OPENENV: Final[dict[str, Callable[[dict[str, Any]], ServiceError]]] = {
-    "INVALID_JSON": lambda data: _not_json(),
-    "UNKNOWN_TYPE": lambda data: InvalidField(
-        "type: must be one of reset, step, state, close, mcp", field="type", bound="reset, step, state, close, mcp"
-    ),
-    "VALIDATION_ERROR": lambda data: _from_pydantic(data.get("errors") or [{}]),
-    "CAPACITY_REACHED": lambda data: AtCapacity(
-        f"all {data.get('max_sessions')} sockets are taken: try again later", retry_after_s=_RETRY_S
-    ),
-}
+def _from_openenv(code: str, data: dict[str, Any]) -> ServiceError:
+    """Return the typed refusal behind what OpenEnv refused by itself."""
+    if code == "INVALID_JSON":
+        return _not_json()
+    if code == "UNKNOWN_TYPE":
+        bound = "one of reset, step, state, close, mcp"
+        return InvalidField(f"type: must be {bound}", field="type", bound=bound)
+    if code == "VALIDATION_ERROR":
+        return _from_pydantic(data.get("errors") or [{}])
+    if code == "CAPACITY_REACHED":
+        return AtCapacity(f"all {data.get('max_sessions')} sockets are taken: try again later", retry_after_s=_RETRY_S)
+    return ServiceError("the server failed on this message; its log says why", code="internal_error")
 
 
 def _from_pydantic(problems: list[dict[str, Any]]) -> InvalidField:
@@ -229,12 +233,7 @@ def _completed(text: str, refused: list[ServiceError]) -> str:
     """Return one of OpenEnv's error frames with the typed refusal in it, and with nothing that only Python says."""
     data = json.loads(text)["data"]
     code = str(data.get("code"))
-    if refused:
-        error = refused.pop()
-        if error.status in {InvalidField.status, TooLarge.status}:
-            code = "VALIDATION_ERROR"
-    elif code in _FROM_OPENENV:
-        error = _FROM_OPENENV[code](data)
-    else:
-        error = ServiceError("the server failed on this message; its log says why", code="internal_error")
+    error = refused.pop() if refused else _from_openenv(code, data)
+    if error.status in {InvalidField.status, TooLarge.status} and code == "EXECUTION_ERROR":
+        code = "VALIDATION_ERROR"
     return _error_frame(code, error)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from llmserve_sim.schema import ServeObservation
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from llmserve_server.sessions import SessionRegistry
+from llmserve_sim.schema import ServeObservation
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -41,15 +41,13 @@ class Metrics:
         self._messages = Counter(
             "llmserve:websocket_messages", "WebSocket messages sent.", ["outcome"], registry=self._page
         )
+        self.sent = {outcome: self._messages.labels(outcome).inc for outcome in ("ok", "error")}
+        """Take in one message sent over a socket."""
         self._page.register(_Sessions(registry))
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Take in one answered request."""
         self._requests.labels(method, route, str(status)).observe(seconds)
-
-    def message(self, outcome: str) -> None:
-        """Take in one message sent over a socket."""
-        self._messages.labels(outcome).inc()
 
     def step(self, observation: ServeObservation, seconds: float) -> None:
         """Take in one step."""

@@ -27,6 +27,7 @@ _MEANING: Final = {
     429: "Every place is taken, or the resource is busy: see `Retry-After`.",
     500: "The server failed; its log says why.",
     501: "Not offered by this environment.",
+    502: "The model's endpoint refused or failed.",
     503: "The episode store is unavailable: see `Retry-After`.",
 }
 _REF: Final = "#/components/schemas/{model}"

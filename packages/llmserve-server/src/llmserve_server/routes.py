@@ -10,15 +10,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import RedirectResponse
-from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.schema import EpisodeLog, GradeReport, parse_action, translate
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from llmserve_agents.report import BaselineReport
+from llmserve_server.baseline import BaselineRunner
 from llmserve_server.catalogue import tasks_reply
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.environment import reset_arguments
@@ -35,8 +34,10 @@ from llmserve_server.wire import (
     WireState,
     to_wire_state,
 )
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.schema import EpisodeLog, GradeReport, parse_action, translate
 
-__all__ = ["COOKIE", "HEADER", "peer_of", "redirects", "router"]
+__all__ = ["COOKIE", "HEADER", "peer_of", "router"]
 
 COOKIE: Final = "llmserve_session"
 HEADER: Final = "X-Session-Id"
@@ -45,8 +46,8 @@ _STEP_FIELDS: Final = frozenset(StepRequest.model_fields)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def router(registry: SessionRegistry, dispatcher: Dispatcher) -> APIRouter:
-    """Return the routes that hold sessions, over `registry`."""
+def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: BaselineRunner) -> APIRouter:
+    """Return the routes that are ours, over `registry` and `baselines`."""
     routes = APIRouter(tags=["Environment Control"])
 
     @routes.post(
@@ -167,18 +168,26 @@ def router(registry: SessionRegistry, dispatcher: Dispatcher) -> APIRouter:
         """Return the catalogue of tasks with their targets and splits, and the schema of the action."""
         return _json(catalogue)
 
+    @routes.get(
+        "/baseline",
+        summary="What the reference agents score",
+        responses={200: {"model": BaselineReport}, **errors(400, 404, 422, 429, 502)},
+        tags=["Grading"],
+    )
+    async def baseline(
+        *,
+        use_openai: Annotated[bool, Query(description="Ask a language model; it spends the server's key.")] = False,
+        task_id: Annotated[
+            str | None, Query(max_length=200, description="One task; else the validators' three.")
+        ] = None,
+        seed: Annotated[int | None, Query(ge=0, lt=2**63, description="One seed; else the first test seeds.")] = None,
+        model: Annotated[str | None, Query(max_length=200, description="The language model that is asked.")] = None,
+    ) -> Response:
+        """Run a baseline suite in this process and return its report."""
+        report = await baselines.run(use_openai=use_openai, task_id=task_id, seed=seed, model=model)
+        return _json(report.model_dump_json().encode())
+
     return routes
-
-
-def redirects(app: FastAPI) -> None:
-    """Send visitors of ``/`` and ``/demo`` to the page."""
-
-    async def to_page(request: Request) -> Response:
-        """The page is at /web."""
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/web", status_code=307)
-
-    for path in ("/", "/demo"):
-        app.get(path, include_in_schema=False)(to_page)
 
 
 def peer_of(request: Request) -> str:
@@ -225,7 +234,7 @@ def _named(request: Request, named: object, *, query: bool = False) -> str | Non
     if named is None and query:
         unknown = request.query_params.keys() - {"session_id"}
         if unknown:
-            raise InvalidInputError(sorted(unknown)[0], "unknown parameter; the parameter is session_id")
+            raise InvalidInputError(min(unknown), "unknown parameter; the parameter is session_id")
         named = request.query_params.get("session_id")
     if named is None:
         named = request.headers.get(HEADER)

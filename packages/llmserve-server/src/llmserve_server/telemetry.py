@@ -21,6 +21,7 @@ from llmserve_server.settings import Settings
 
 __all__ = ["Observed", "configure_logging"]
 
+_ERROR_FRAME: Final = ('{"type":"error"', '{"type": "error"')
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADER: Final = b"x-request-id"
 _log = structlog.get_logger("llmserve_server")
@@ -71,6 +72,7 @@ class Observed:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or socket."""
         if scope["type"] == "http":
             await self._request(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -108,7 +110,7 @@ class Observed:
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
-        metrics = self._metrics
+        count_ok, count_error = self._metrics.sent["ok"], self._metrics.sent["error"]
         sent = 0
         code: int | None = None
 
@@ -117,7 +119,7 @@ class Observed:
             if message["type"] == "websocket.send":
                 sent += 1
                 text = message.get("text") or ""
-                metrics.message("error" if text.startswith(('{"type":"error"', '{"type": "error"')) else "ok")
+                (count_error if text.startswith(_ERROR_FRAME) else count_ok)()
             elif message["type"] == "websocket.close":
                 code = message.get("code", 1000)
             await send(message)
@@ -129,11 +131,11 @@ class Observed:
                 code = message.get("code", 1005)
             return message
 
-        metrics.sockets.inc()
+        self._metrics.sockets.inc()
         try:
             await self._app(scope, observed_receive, observed_send)
         finally:
-            metrics.sockets.dec()
+            self._metrics.sockets.dec()
             _log.info(
                 "socket",
                 route=_route(scope),
