@@ -199,3 +199,24 @@ def conformance(session: nox.Session) -> None:
     _install(session, "sim", "[fast,gym]")
     session.install(*GROUPS["test"])
     _pytest(session, "tests/conformance")
+
+
+@nox.session(python="3.11", tags=["evidence"], default=False)
+def real(session: nox.Session) -> None:
+    """A whole episode in real mode, killed half way, against `transformers serve` with a tiny model made on the spot."""
+    _install(session, "server")
+    arguments = ["--transformers-python", _transformers(session), "--out", str(ARTIFACTS / "real"), *session.posargs]
+    session.run("python", "scripts/real_mode.py", *arguments, env=_environment())
+
+
+def _transformers(session: nox.Session) -> str:
+    """Make an environment that can serve a model on the CPU, once, and return its interpreter."""
+    folder = Path(session.virtualenv.location).with_name("transformers-serving")
+    python = str(folder / "bin" / "python")
+    if not (folder / "complete").exists():
+        session.run("python", "-m", "venv", "--clear", str(folder))
+        # pip, and torch first: asked for by another package, torch would come as a CUDA build of several gigabytes.
+        session.run(python, "-m", "pip", "install", "--quiet", "torch==2.13.0", external=True)
+        session.run(python, "-m", "pip", "install", "--quiet", "transformers[serving]", external=True)
+        (folder / "complete").touch()
+    return python

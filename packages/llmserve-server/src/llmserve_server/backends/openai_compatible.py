@@ -64,6 +64,10 @@ if TYPE_CHECKING:
 __all__ = ["RealBackend", "RealBackends"]
 
 _PREFIX: Final = "real:"
+_MEASURED: Final = (
+    "measured on a real endpoint: it cannot be replayed, it had a sample of the task's requests, its reward lacks the terms "
+    "that nobody measured, and the references are the simulator's"
+)
 _COMPONENTS: Final = ("throughput", "slo", "cost")
 """What a report shows of a measured episode; memory and quality are not measured."""
 
@@ -257,7 +261,7 @@ class RealBackend:
         rewards = [step.observation.reward for step in log.steps]
         known = log.simulator_version == __version__ and log.task_digest == _digest(task, log.deployment)
         references = load_references(task.id, task.digest) if known and rewards else None
-        reason = "measured on a real endpoint: it cannot be replayed, and the references are the simulator's"
+        reason = _MEASURED
         if not known:
             reason = "no score: made with another version of the simulator or of the task"
         elif not rewards:
