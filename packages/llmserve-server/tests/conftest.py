@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from llmserve_server.backends import SimulatedBackend
+from llmserve_server.database import Database
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.settings import Settings
 from llmserve_server.store import EpisodeStore
@@ -32,12 +36,30 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def open_store(tmp_path: Path) -> Iterator[Callable[[], EpisodeStore]]:
-    """Open the test's store file once more, as another process would."""
+def store_url(tmp_path: Path) -> Iterator[str]:
+    """The URL of a store of the test's own: a SQLite file, or a schema where LLMSERVE_TEST_POSTGRES_URL names a database."""
+    server = os.environ.get("LLMSERVE_TEST_POSTGRES_URL")
+    if server is None:
+        yield f"sqlite:///{tmp_path / 'episodes.db'}"
+        return
+    schema = f"test_{uuid.uuid4().hex}"
+    database = Database(server)
+    with database.connection() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    url = make_url(server).update_query_dict({"options": f"-csearch_path={schema}"})
+    yield url.render_as_string(hide_password=False)
+    with database.connection() as connection:
+        connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+    database.close()
+
+
+@pytest.fixture
+def open_store(store_url: str) -> Iterator[Callable[[], EpisodeStore]]:
+    """Open the test's store once more, as another process would."""
     opened: list[EpisodeStore] = []
 
     def open_again() -> EpisodeStore:
-        opened.append(EpisodeStore(f"sqlite:///{tmp_path / 'episodes.db'}"))
+        opened.append(EpisodeStore(store_url))
         return opened[-1]
 
     yield open_again

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -426,9 +425,9 @@ class _Full(EpisodeStore):
         return super().append(*args, **options)
 
 
-def test_a_step_that_cannot_be_stored_is_not_applied(make_registry: MakeRegistry, tmp_path: Path) -> None:
+def test_a_step_that_cannot_be_stored_is_not_applied(make_registry: MakeRegistry, store_url: str) -> None:
     registry = make_registry()
-    full = _Full(f"sqlite:///{tmp_path / 'episodes.db'}")
+    full = _Full(store_url)
     registry._store = full
     session = registry.reset(seed=5).session_id
     first = registry.step(session, {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -163,11 +162,9 @@ def test_pruning_by_number_takes_what_sessions_left_behind_first(open_store: Ope
     assert found[0].number == 3
 
 
-def test_a_store_of_another_format_is_refused_at_the_start(open_store: OpenStore, tmp_path: Path) -> None:
-    open_store().close()
-    with sqlite3.connect(tmp_path / "episodes.db") as connection:
-        connection.execute("UPDATE llmserve_store SET format = 99")
-    connection.close()
+def test_a_store_of_another_format_is_refused_at_the_start(open_store: OpenStore) -> None:
+    with open_store()._database.connection() as connection:
+        connection.exec_driver_sql("UPDATE llmserve_store SET format = 99")
     with pytest.raises(SettingsError, match=r"LLMSERVE_STORE_URL: .*it has format 99"):
         open_store()
 

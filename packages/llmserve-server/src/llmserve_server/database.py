@@ -47,6 +47,7 @@ class Database:
         self.persistent = not (self.sqlite and _in_memory(parsed))
         """Whether what is stored outlives the process."""
         self._turn = Lock()
+        self._closed = False
         self._engine = _sqlite(parsed) if self.sqlite else _pooled(parsed)
         self._single: Connection | None = None
         try:
@@ -70,6 +71,8 @@ class Database:
 
         Raises `IntegrityError` as it is, for it says who was first, and every other failure as `StoreUnavailable`.
         """
+        if self._closed:
+            raise StoreUnavailable("the episode store is closed: the server is stopping", retry_after_s=1)
         try:
             if self._single is not None:
                 with self._turn:
@@ -99,6 +102,7 @@ class Database:
 
     def close(self) -> None:
         """Let go of every connection; closing twice is allowed."""
+        self._closed = True
         with self._turn:
             if self._single is not None:
                 self._single.close()

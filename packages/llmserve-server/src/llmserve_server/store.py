@@ -94,8 +94,9 @@ class EpisodeStore:
                     steps = select(literal(key), STEPS.c.idx, STEPS.c.action, STEPS.c.observation).where(
                         STEPS.c.episode == copied.key, STEPS.c.idx < count
                     )
-                    done = connection.execute(insert(STEPS).from_select(list(STEPS.c), steps))
-                    if done.rowcount != count:
+                    connection.execute(insert(STEPS).from_select(list(STEPS.c), steps))
+                    copies = select(func.count()).select_from(STEPS).where(STEPS.c.episode == key)
+                    if connection.scalar(copies) != count:
                         raise StoreUnavailable("the episode is being removed for its age: reset to start another")
         except IntegrityError:
             return None
