@@ -6,14 +6,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.histogram import BINS
-from llmserve_sim.engine.interface import TENANTS
+from llmserve_sim.engine.interface import FP, TENANTS
 from llmserve_sim.engine.kernel.histograms import percentiles
 from llmserve_sim.engine.kernel.iterations import advance, cut, settle, stream
 from llmserve_sim.engine.kernel.linked import queue_pop, queue_push
-from llmserve_sim.engine.kernel.requests import abandon, blocks_free, blocks_used, next_line, preempt, purge, victim
+from llmserve_sim.engine.kernel.requests import (
+    abandon,
+    blocks_free,
+    blocks_used,
+    next_line,
+    preempt,
+    purge,
+    record,
+    victim,
+)
 from llmserve_sim.engine.layout import (
     CLASS_SHIFT,
     ENDS,
+    G_CLOCK,
+    G_COUNT,
     G_HIGH,
     GROUP_SIZE,
     H_ARRIVALS,
@@ -54,11 +65,11 @@ from llmserve_sim.engine.layout import (
     L_NOW,
     L_PIECE,
     L_POOL,
+    L_RATED,
     L_READY,
     L_RESUMED,
     L_RUNNING,
     L_SPARE,
-    L_STALE,
     L_STEPS,
     L_UNTIL,
     L_WAITING,
@@ -72,14 +83,6 @@ from llmserve_sim.engine.layout import (
     PLAN_SIZE,
     PLAN_SPLIT,
     PLAN_TIER,
-    R_FIRST,
-    R_ID,
-    R_LAST,
-    R_PREEMPTIONS,
-    R_REPLICA,
-    R_SCHEDULED,
-    R_STATUS,
-    RECORD_SIZE,
     REJECTED,
     S_ARRIVAL,
     S_CLASS,
@@ -108,6 +111,8 @@ from llmserve_sim.engine.layout import (
     W_ARRIVALS,
     W_ARRIVALS_PRIORITY,
     W_CACHED,
+    W_DELIVERED,
+    W_DRAFT,
     W_DUE,
     W_FINISHED,
     W_FIRST_TOKENS,
@@ -204,19 +209,12 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
     for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
         if a[ln + L_GIVE_UP] <= now:
             purge(a, rec, ln, now)
-    if prompt + 1 > a[H_MAX_LEN] or a[H_UNFINISHED] >= a[H_MAX_UNFINISHED]:
+    longest = a[H_MAX_LEN] - prompt
+    if longest < 1 or a[H_UNFINISHED] >= a[H_MAX_UNFINISHED]:
         a[W_REJECTED] += 1
         a[W_DUE + c] += 1
         if a[H_RECORDING] != 0:
-            r = a[H_RECORDS] * RECORD_SIZE
-            a[H_RECORDS] += 1
-            rec[r + R_ID] = i
-            rec[r + R_STATUS] = REJECTED
-            rec[r + R_SCHEDULED] = -1
-            rec[r + R_FIRST] = -1
-            rec[r + R_LAST] = now
-            rec[r + R_PREEMPTIONS] = 0
-            rec[r + R_REPLICA] = -1
+            record(a, rec, i, REJECTED, -1, -1, now, 0, -1)
         return
     s = a[H_FREE]
     a[H_FREE] = a[s + S_NEXT]
@@ -224,7 +222,7 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
     a[s + S_ID] = i
     a[s + S_ARRIVAL] = now
     a[s + S_PROMPT] = prompt
-    a[s + S_OUTPUT] = min(output, a[H_MAX_LEN] - prompt)
+    a[s + S_OUTPUT] = min(longest, output)
     a[s + S_CLASS] = c
     a[s + S_TENANT] = t
     a[s + S_PRODUCED] = 0
@@ -343,7 +341,7 @@ def begin(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
     first = a[H_TABLE] + TB_PIECES
     for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
         purge(a, rec, ln, now)
-        a[ln + L_STALE] = 1
+        a[ln + L_RATED] = -1
         if a[PLAN_TIER] != tier or a[H_STARTED] == 0:
             a[ln + L_PIECE] = tb[first]
         for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
@@ -378,8 +376,19 @@ def clear_stats(a: Row) -> None:
     a[H_RECORDS] = 0
 
 
+def clocked_tokens(a: Row) -> int:
+    """The sum over the groups of count times clock, in whole tokens: what `join_decode` says of deliveries."""
+    tokens = 0
+    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
+        for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
+            tokens += a[g + G_COUNT] * (a[g + G_CLOCK] >> 8)
+    return tokens
+
+
 def close_window(a: Row, rec: Row) -> None:
     """Take the levels at the window's end, and the sums."""
+    a[W_DELIVERED] += clocked_tokens(a)
+    a[W_DRAFT] *= FP
     end = a[H_NOW]
     oldest = end
     for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
@@ -416,6 +425,7 @@ def close_window(a: Row, rec: Row) -> None:
 def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     """Run one window under the plan at `plan[at:]`."""
     clear_stats(a)
+    a[W_DELIVERED] = -clocked_tokens(a)
     begin(a, tb, rec, plan, at)
     end = a[PLAN_END]
     i = a[H_NEXT]

@@ -41,30 +41,57 @@ def hist_add(a: Row, h: int, index: int, weight: int) -> None:
     a[h + 2 + index] += weight
 
 
+def add_gap(a: Row, rate: int, gap: int, weight: int) -> None:
+    """Add a gap that is spread over the tokens of a step at `rate` to the ITL histogram."""
+    index = gap * FP // rate >> UNIT_BITS  # `bin_of` and `hist_add` without the calls
+    if index >= LINEAR:
+        octave = frexp(index)[1] - 6
+        index = octave * PER_OCTAVE + (index >> octave)
+        if index >= BINS:
+            index = BINS - 1
+    if index < a[HIST_ITL]:
+        a[HIST_ITL] = index
+    if index > a[HIST_ITL + 1]:
+        a[HIST_ITL + 1] = index
+    a[HIST_ITL + 2 + index] += weight
+
+
 def add_gaps(a: Row, g: int, first: int, rise: int, count: int, weight: int) -> None:
     """Add the gaps `first + i·rise`, i < count, each spread over the tokens of a step of group `g`, to the ITL histogram.
 
-    The group remembers the bin used last, with the gaps that fall into it.
+    The group then remembers the bin used last, with the gaps that fall into it.
     """
     last = first + (count - 1) * rise
-    if a[g + G_LOW] <= first and last < a[g + G_HIGH]:
-        a[a[g + G_BIN]] += count * weight
-        return
     rate = a[g + G_RATE]
-    index = bin_of(first * FP // rate)
-    high = edge_of(index + 1) // FP * rate  # a gap of so much, or more, belongs into a higher bin
-    if last >= high:
-        done = 0
-        while last >= high and index < BINS - 1:
-            below = (high - first + rise - 1) // rise
-            hist_add(a, HIST_ITL, index, (below - done) * weight)
-            done = below
-            index += 1
-            high = edge_of(index + 1) // FP * rate
-        count -= done
-    hist_add(a, HIST_ITL, index, count * weight)
+    index = first * FP // rate >> UNIT_BITS  # `bin_of` and `edge_of` in one, without the calls
+    shift = UNIT_BITS
+    if index >= LINEAR:
+        octave = frexp(index)[1] - 6
+        shift += octave
+        index >>= octave
+        low = (index << shift) // FP * rate
+        high = (index + 1 << shift) // FP * rate  # a gap of so much, or more, belongs into a higher bin
+        index += octave * PER_OCTAVE
+        if index >= BINS:
+            index = BINS - 1
+    else:
+        low = (index << shift) // FP * rate
+        high = (index + 1 << shift) // FP * rate
+    while last >= high and index < BINS - 1:
+        below = (high - first + rise - 1) // rise
+        hist_add(a, HIST_ITL, index, below * weight)
+        count -= below
+        first += below * rise
+        index += 1
+        low = high
+        high = edge_of(index + 1) // FP * rate
+    if index < a[HIST_ITL]:
+        a[HIST_ITL] = index
+    if index > a[HIST_ITL + 1]:
+        a[HIST_ITL + 1] = index
+    a[HIST_ITL + 2 + index] += count * weight
     a[g + G_BIN] = HIST_ITL + 2 + index
-    a[g + G_LOW] = edge_of(index) // FP * rate
+    a[g + G_LOW] = low
     a[g + G_HIGH] = high
 
 

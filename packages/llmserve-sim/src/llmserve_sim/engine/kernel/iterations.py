@@ -6,16 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import BLOCK_TOKENS, DEPTHS, FP
-from llmserve_sim.engine.kernel.costs import (
-    base_ps,
-    decode_piece,
-    mixed_ps,
-    prefill_ps,
-    prefill_units,
-    pure_ps,
-    steps_within,
-)
-from llmserve_sim.engine.kernel.histograms import add_gaps, bin_of, hist_add
+from llmserve_sim.engine.kernel.costs import decode_piece, mixed_ps, prefill_units, steps_within
+from llmserve_sim.engine.kernel.histograms import add_gap, add_gaps, bin_of, hist_add
 from llmserve_sim.engine.kernel.linked import queue_clear, queue_pop, queue_push, ring_drop, ring_push
 from llmserve_sim.engine.kernel.requests import (
     blocks_for,
@@ -65,18 +57,20 @@ from llmserve_sim.engine.layout import (
     L_PIECE,
     L_POOL,
     L_PREFILLS,
+    L_RATED,
     L_READY,
     L_RISE,
     L_RUNNING,
     L_SPARE,
-    L_STALE,
     L_START,
     L_STEPS,
     L_UNTIL,
     L_WAITING,
     NEVER,
+    PIECE_EDGE,
     PIECE_SIZE,
     PIECE_SLOPE,
+    PIECE_VALUE,
     PLAN_CAP,
     PLAN_DEPTH,
     PLAN_HALF,
@@ -100,6 +94,12 @@ from llmserve_sim.engine.layout import (
     S_TENANT,
     SLOT_BITS,
     TB_BUDGET,
+    TB_CPU_SEQ,
+    TB_DEC_T0,
+    TB_DRAFT_STEP,
+    TB_GEMM,
+    TB_HEAD,
+    TB_SPEC_SEQ,
     W_ACCEPTED,
     W_BUSY,
     W_DELIVERED,
@@ -115,56 +115,18 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def deliver(a: Row, rec: Row, ln: int, steps: int, now: int) -> None:
-    """Let the decoding sequences have the tokens of the first `steps` iterations in flight; finish who is done at `now`."""
-    depth = a[ln + L_DEPTH]
-    growth = a[ln + L_GROWTH]
-    first = a[ln + L_FIRST]
-    gap = a[ln + L_START] - a[ln + L_LAST_END] + first
-    longest = first + (steps - 1) * a[ln + L_RISE]
-    if longest < gap:
-        longest = gap
-    n = a[ln + L_DECODING]
-    a[ln + L_CONTEXT] += steps * growth
-    if depth == 0:
-        sample_itl(a, ln, a[ln + L_GROUPS], gap, steps, n * FP)
-    else:
-        a[W_DRAFT] += steps * n * depth * FP
-        a[W_ACCEPTED] += steps * (growth - n * FP)
-    if a[ln + L_JOINERS] != 0:
-        welcome_joiners(a, ln, gap, now)
-    delivered = 0
-    for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
-        count = a[g + G_COUNT]
-        if count > 0:
-            gain = steps * a[g + G_RATE]
-            if depth > 0:
-                if a[g + G_LOW] <= first and longest < a[g + G_HIGH]:
-                    a[a[g + G_BIN]] += count * gain
-                else:
-                    sample_itl(a, ln, g, gap, steps, count * a[g + G_RATE])
-            clock = a[g + G_CLOCK]
-            after = clock + gain
-            a[g + G_CLOCK] = after
-            after >>= 8
-            delivered += count * (after - (clock >> 8))
-            if a[a[g + G_HEAP] + 1] >> SLOT_BITS <= after:
-                finish_due(a, rec, ln, g, now)
-    a[W_DELIVERED] += delivered
-
-
 def sample_itl(a: Row, ln: int, g: int, gap: int, steps: int, weight: int) -> None:
     """Record the gaps of sequences at the rate of group `g`: `gap`, then those of the iterations after the first."""
-    if steps == 1:
-        hist_add(a, HIST_ITL, bin_of(gap * FP // a[g + G_RATE]), weight)
-        return
     first = a[ln + L_FIRST]
     rise = a[ln + L_RISE]
-    if gap == first:
+    if gap != first:
+        add_gap(a, a[g + G_RATE], gap, weight)
+        steps -= 1
+        first += rise
+    if a[g + G_LOW] <= first and first + (steps - 1) * rise < a[g + G_HIGH]:
+        a[a[g + G_BIN]] += steps * weight
+    elif steps > 0:
         add_gaps(a, g, first, rise, steps, weight)
-    else:
-        hist_add(a, HIST_ITL, bin_of(gap * FP // a[g + G_RATE]), weight)
-        add_gaps(a, g, first + rise, rise, steps - 1, weight)
 
 
 def welcome_joiners(a: Row, ln: int, gap: int, now: int) -> None:
@@ -224,17 +186,52 @@ def end_prefill(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
         join_decode(a, ln, s)
 
 
-def complete(a: Row, rec: Row, ln: int, steps: int) -> None:
-    """End the first `steps` iterations of the leap in flight; the rest of it, if any, is forgotten."""
-    span = steps * a[ln + L_FIRST] + a[ln + L_RISE] * (steps * (steps - 1) >> 1)
-    now = a[ln + L_START] + span
-    if a[ln + L_DECODING] > 0:
-        deliver(a, rec, ln, steps, now)
+def complete(a: Row, rec: Row, ln: int, steps: int, now: int) -> None:
+    """End the first `steps` iterations of the leap in flight, which takes until `now`; the rest, if any, is forgotten."""
+    begun = a[ln + L_START]
+    n = a[ln + L_DECODING]
+    if n > 0:
+        depth = a[ln + L_DEPTH]
+        first = a[ln + L_FIRST]
+        rise = a[ln + L_RISE]
+        gap = begun - a[ln + L_LAST_END] + first
+        longest = first + (steps - 1) * rise
+        if longest < gap:
+            longest = gap
+        growth = a[ln + L_GROWTH]
+        a[ln + L_CONTEXT] += steps * growth
+        groups = a[ln + L_GROUPS]
+        if depth == 0 and steps == 1:
+            add_gap(a, FP, gap, n * FP)
+        elif depth == 0:
+            sample_itl(a, ln, groups, gap, steps, n * FP)
+        else:
+            a[W_DRAFT] += steps * n * depth
+            a[W_ACCEPTED] += steps * (growth - n * FP)
+        if a[ln + L_JOINERS] != 0:
+            welcome_joiners(a, ln, gap, now)
+        for g in range(groups, a[ln + L_GROUPS_END], GROUP_SIZE):
+            count = a[g + G_COUNT]
+            if count > 0:
+                rate = a[g + G_RATE]
+                if depth > 0:
+                    if a[g + G_LOW] <= first and longest < a[g + G_HIGH]:
+                        a[a[g + G_BIN]] += count * steps * rate
+                    elif steps == 1:
+                        add_gap(a, rate, gap, count * rate)
+                    elif gap == first:
+                        add_gaps(a, g, first, rise, steps, count * rate)
+                    else:
+                        sample_itl(a, ln, g, gap, steps, count * rate)
+                clock = a[g + G_CLOCK] + steps * rate
+                a[g + G_CLOCK] = clock
+                if a[a[g + G_HEAP] + 1] >> SLOT_BITS <= clock >> 8:
+                    finish_due(a, rec, ln, g, now)
     a[ln + L_UNTIL] = -1
     a[ln + L_NOW] = now
     a[ln + L_LAST_END] = now
     a[W_ITERATIONS] += steps
-    a[W_BUSY] += span
+    a[W_BUSY] += now - begun
     s = a[ln + L_PREFILLS]
     if s != 0:
         queue_clear(a, ln + L_PREFILLS, S_CHAIN)
@@ -255,9 +252,9 @@ def set_depth(a: Row, ln: int, budget: int) -> int:
     depth = a[PLAN_DEPTH]
     if n * (depth + 1) > budget:
         depth = budget // n - 1
-    if depth != a[ln + L_DEPTH] or a[ln + L_STALE] != 0:
-        a[ln + L_DEPTH] = depth
-        a[ln + L_STALE] = 0
+    a[ln + L_DEPTH] = depth
+    if depth != a[ln + L_RATED]:
+        a[ln + L_RATED] = depth
         growth = 0
         rates = PLAN_RATES + depth
         for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
@@ -269,26 +266,25 @@ def set_depth(a: Row, ln: int, budget: int) -> int:
     return depth
 
 
-def leap_steps(a: Row, tb: Row, ln: int, now: int, deadline: int) -> int:
-    """How many pure decode iterations, the first of them in flight from `now`, pass until something must be decided.
+def leap_steps(a: Row, ln: int, n: int, left: int, growth: int, span: int, free: int) -> int:
+    """How many pure decode iterations of n sequences pass until something must be decided.
 
-    That is a finish, a bend of the cost table, blocks running out, or `deadline`: the time at which the head of the
-    line, which waits for blocks, gives up (NEVER if nothing changes by waiting).
+    That is a finish, a bend of the cost table after `left` more context, of which an iteration adds `growth`, blocks
+    running out, of which `free` are left after the first iteration, or `span`: the time until the head of the line,
+    which waits for blocks, gives up (NEVER if nothing changes by waiting).
     """
-    n = a[ln + L_DECODING]
-    growth = a[ln + L_GROWTH]
-    steps = (n * tb[a[ln + L_PIECE] + PIECE_SIZE] - 1 - a[ln + L_CONTEXT]) // growth + 1
+    steps = (left - 1) // growth + 1
     for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
         if a[g + G_COUNT] > 0:
             rate = a[g + G_RATE]
-            left = ((a[a[g + G_HEAP] + 1] >> SLOT_BITS) * FP - a[g + G_CLOCK] + rate - 1) // rate
-            if left < steps:
-                steps = left
-    if deadline != NEVER:  # the last iteration is the last to start before the deadline
-        steps = min(steps, steps_within(a[ln + L_FIRST], a[ln + L_RISE], deadline - 1 - now, steps) + 1)
+            coming = ((a[a[g + G_HEAP] + 1] >> SLOT_BITS) * FP - a[g + G_CLOCK] + rate - 1) // rate
+            if coming < steps:
+                steps = coming
+    if span != NEVER:  # the last iteration is the last to start before the deadline
+        steps = min(steps, steps_within(a[ln + L_FIRST], a[ln + L_RISE], span - 1, steps) + 1)
     if steps > 1:
         # a sequence takes a block for every 16 tokens, and perhaps one more at either end
-        spare = a[ln + L_SPARE] - (steps * growth // (BLOCK_TOKENS * FP) + 2 * n)
+        spare = free - (steps * growth // (BLOCK_TOKENS * FP) + 2 * n)
         if spare < 0:
             spare = a[ln + L_POOL] - blocks_used(a, ln, steps)
             if spare < 0:
@@ -326,8 +322,8 @@ def settle(a: Row, rec: Row, ln: int, now: int) -> None:
     rise = a[ln + L_RISE]
     done = steps_within(first, rise, now - begun, a[ln + L_STEPS])
     if done > 0:
-        complete(a, rec, ln, done)
-        begun = a[ln + L_NOW]
+        begun += done * first + rise * (done * (done - 1) >> 1)
+        complete(a, rec, ln, done, begun)
         if begun == now:
             return
     a[ln + L_START] = begun
@@ -337,8 +333,11 @@ def settle(a: Row, rec: Row, ln: int, now: int) -> None:
     a[ln + L_UNTIL] = begun + first + done * rise
 
 
-def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
-    """Schedule what starts at `now`: one iteration with prefill chunks, a leap of pure decodes, or nothing."""
+def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
+    """Schedule what starts at `now`: one iteration with prefill chunks, a leap of pure decodes, or nothing.
+
+    Returns its end; or −1, the end of nothing.
+    """
     if a[ln + L_GIVE_UP] <= now:
         purge(a, rec, ln, now)
     t0 = a[H_TABLE]
@@ -346,7 +345,7 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
     n = a[ln + L_DECODING]
     depth = a[PLAN_DEPTH]
     tokens = n * (depth + 1)
-    if depth != a[ln + L_DEPTH] or tokens > budget or a[ln + L_STALE] != 0:
+    if depth != a[ln + L_RATED] or tokens > budget:
         depth = set_depth(a, ln, budget)
         tokens = n * (depth + 1)
     waiting = a[ln + L_WAITING] + a[ln + L_WAITING + 1]
@@ -384,7 +383,7 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
             chunks = 1
             if c + q == a[s + S_TARGET]:
                 ends = 1
-    deadline = NEVER
+    span = NEVER
     while waiting > 0 and left > 0 and room > 0:
         line = next_line(a, ln)
         s = a[line]
@@ -410,7 +409,7 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
             blocks = blocks_for(target)
             if blocks > free:
                 if a[s + S_FIRST] < 0 and a[H_PATIENCE] > 0:
-                    deadline = a[s + S_ARRIVAL] + a[H_PATIENCE]
+                    span = a[s + S_ARRIVAL] + a[H_PATIENCE] - now
                 break
             c = 0
             if a[PLAN_HIT] > 0:
@@ -446,40 +445,56 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> None:
         a[ln + L_RUNNING] += 1
         ring_push(a, ln + L_ACTIVE + c * ENDS, s)
     if chunks == 0 and n == 0:
-        return
+        return -1
     a[ln + L_SPARE] = free
-    time = base_ps(tb, t0, n, depth, budget - left, n * (depth + 1) + ends, n + chunks)
+    a[ln + L_START] = now
     steps = 1
     rise = 0
+    growth = 0
+    slope = 0
+    bend = 0
+    x = 0
+    attention = 0
+    tokens = n * (depth + 1)
+    time = tb[t0 + TB_CPU_SEQ] * (n + chunks)
     if n > 0:
         x = a[ln + L_CONTEXT]
-        piece = decode_piece(tb, n, x, a[ln + L_PIECE])
-        a[ln + L_PIECE] = piece
-        if chunks == 0:
-            time += pure_ps(tb, t0, n, x, piece)
-            rise = tb[piece + PIECE_SLOPE] * a[ln + L_GROWTH]
-        else:
-            time += mixed_ps(tb, t0, n, x, piece)
-    if chunks > 0:
-        time += prefill_ps(tb, t0, units, longest)
-    a[ln + L_START] = now
-    a[ln + L_FIRST] = time
+        piece = a[ln + L_PIECE]
+        above = x - n * tb[piece + PIECE_EDGE]
+        bend = n * tb[piece + PIECE_SIZE] - x
+        if above < 0 or bend <= 0:
+            piece = decode_piece(tb, n, x, piece)
+            a[ln + L_PIECE] = piece
+            above = x - n * tb[piece + PIECE_EDGE]
+            bend = n * tb[piece + PIECE_SIZE] - x
+        slope = tb[piece + PIECE_SLOPE]
+        attention = n * tb[piece + PIECE_VALUE] + slope * above
+        growth = a[ln + L_GROWTH]
+        if depth > 0:
+            time += depth * tb[t0 + TB_DRAFT_STEP] + n * tb[t0 + TB_SPEC_SEQ]
+    if chunks == 0:
+        rise = slope * growth
+        time += tb[tb[t0 + TB_GEMM] + tokens] + tb[tb[t0 + TB_HEAD] + tokens] + tb[t0 + TB_DEC_T0] + attention
+    else:
+        time += tb[tb[t0 + TB_GEMM] + budget - left] + tb[tb[t0 + TB_HEAD] + tokens + ends]
+        time += mixed_ps(tb, t0, units, longest, n, x, attention)
     a[ln + L_RISE] = rise
+    a[ln + L_FIRST] = time
     until = now + time
     if chunks == 0 and single == 0:
-        steps = leap_steps(a, tb, ln, now, deadline)
+        steps = leap_steps(a, ln, n, bend, growth, span, free)
         until = now + steps * time + rise * (steps * (steps - 1) >> 1)
     a[ln + L_STEPS] = steps
     a[ln + L_UNTIL] = until
+    return until
 
 
 def advance(a: Row, tb: Row, rec: Row, ln: int, te: int) -> None:
     """Run one replica up to the next event outside it, at `te`; a leap that goes on beyond `te` stays in flight."""
-    while True:
-        if a[ln + L_UNTIL] >= 0:
-            if a[ln + L_UNTIL] > te:
-                return
-            complete(a, rec, ln, a[ln + L_STEPS])
+    until = a[ln + L_UNTIL]
+    while until <= te:
+        if until >= 0:
+            complete(a, rec, ln, a[ln + L_STEPS], until)
         if a[ln + L_RUNNING] == 0 and a[ln + L_WAITING] == 0 and a[ln + L_WAITING + 1] == 0:
             return
         now = a[ln + L_NOW]
@@ -487,6 +502,6 @@ def advance(a: Row, tb: Row, rec: Row, ln: int, te: int) -> None:
             now = a[ln + L_READY]
         if now >= te:
             return
-        start(a, tb, rec, ln, now)
-        if a[ln + L_UNTIL] < 0:
+        until = start(a, tb, rec, ln, now)
+        if until < 0:
             return

@@ -105,17 +105,24 @@ def blocks_used(a: Row, ln: int, steps: int) -> int:
     return used
 
 
-def record(a: Row, rec: Row, s: int, status: int, end: int, replica: int) -> None:
-    """Write down how slot `s` ended."""
+def record(
+    a: Row, rec: Row, request: int, status: int, scheduled: int, first: int, end: int, preemptions: int, replica: int
+) -> None:
+    """Write down how a request ended."""
     r = a[H_RECORDS] * RECORD_SIZE
     a[H_RECORDS] += 1
-    rec[r + R_ID] = a[s + S_ID]
+    rec[r + R_ID] = request
     rec[r + R_STATUS] = status
-    rec[r + R_SCHEDULED] = a[s + S_SCHEDULED]
-    rec[r + R_FIRST] = a[s + S_FIRST]
+    rec[r + R_SCHEDULED] = scheduled
+    rec[r + R_FIRST] = first
     rec[r + R_LAST] = end
-    rec[r + R_PREEMPTIONS] = a[s + S_PREEMPTIONS]
+    rec[r + R_PREEMPTIONS] = preemptions
     rec[r + R_REPLICA] = replica
+
+
+def record_slot(a: Row, rec: Row, s: int, status: int, end: int, replica: int) -> None:
+    """Write down how the request in slot `s` ended."""
+    record(a, rec, a[s + S_ID], status, a[s + S_SCHEDULED], a[s + S_FIRST], end, a[s + S_PREEMPTIONS], replica)
 
 
 def free_slot(a: Row, s: int) -> None:
@@ -130,7 +137,7 @@ def abandon(a: Row, rec: Row, ln: int, s: int) -> None:
     a[W_ABANDONED] += 1
     a[W_DUE + a[s + S_CLASS]] += 1
     if a[H_RECORDING] != 0:
-        record(a, rec, s, ABANDONED, a[s + S_ARRIVAL] + a[H_PATIENCE], a[ln + L_INDEX])
+        record_slot(a, rec, s, ABANDONED, a[s + S_ARRIVAL] + a[H_PATIENCE], a[ln + L_INDEX])
     free_slot(a, s)
 
 
@@ -151,15 +158,21 @@ def purge(a: Row, rec: Row, ln: int, now: int) -> None:
 
 
 def join_decode(a: Row, ln: int, s: int) -> None:
-    """Let slot `s` decode from its replica's next iteration on."""
+    """Let slot `s` decode from its replica's next iteration on.
+
+    What a group delivers is what its count times its clock (in whole tokens) rises by, joins and leaves apart; so the
+    window's sum is corrected here and in `leave_decode`, and nowhere in between.
+    """
     g = a[ln + L_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
     size = a[g + G_COUNT] + 1
     a[g + G_COUNT] = size
     if size == 1:
         a[g + G_CLOCK] = 0
     clock = a[g + G_CLOCK]
+    whole = clock >> 8
+    a[W_DELIVERED] -= whole
     prompt = a[s + S_PROMPT]
-    base = prompt + a[s + S_PRODUCED] - (clock >> 8)
+    base = prompt + a[s + S_PRODUCED] - whole
     a[s + S_BASE] = base
     a[ln + L_DECODING] += 1
     a[ln + L_CONTEXT] += FP * base + clock
@@ -173,6 +186,8 @@ def leave_decode(a: Row, ln: int, g: int, s: int, place: int) -> int:
     """Take slot `s` out of its group, in whose heap it stands at `place`; returns its context."""
     base = a[s + S_BASE]
     clock = a[g + G_CLOCK]
+    whole = clock >> 8
+    a[W_DELIVERED] += whole
     heap_remove(a, a[g + G_HEAP], a[g + G_COUNT], place)
     a[g + G_COUNT] -= 1
     a[ln + L_DECODING] -= 1
@@ -180,7 +195,7 @@ def leave_decode(a: Row, ln: int, g: int, s: int, place: int) -> int:
     a[ln + L_GROWTH] -= a[g + G_RATE]
     a[ln + L_BLOCKS] -= base + 14 >> 4
     a[a[g + G_PHASE] + (base + 14 & 15)] -= 1
-    return base + (clock >> 8)
+    return base + whole
 
 
 def finish(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
@@ -196,7 +211,7 @@ def finish(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
             a[W_MET + c] += 1
             a[W_GOOD + a[s + S_TENANT]] += output
     if a[H_RECORDING] != 0:
-        record(a, rec, s, FINISHED, now, a[ln + L_INDEX])
+        record_slot(a, rec, s, FINISHED, now, a[ln + L_INDEX])
     free_slot(a, s)
 
 
