@@ -48,11 +48,13 @@ class Check:
 
 def command(arguments: Sequence[str], *, remedy: str, timeout_s: float = 3600) -> Outcome:
     """Run a command at the root; a failure shows its last lines and then `remedy`."""
-    if shutil.which(arguments[0]) is None:
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    program = shutil.which(arguments[0], path=folders)
+    if program is None:
         return Outcome("FAILED", f"there is no `{arguments[0]}` on the PATH. {remedy}")
     try:
         done = subprocess.run(
-            arguments, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            [program, *arguments[1:]], cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
         return Outcome("FAILED", f"it did not end within {timeout_s:g} s. {remedy}")

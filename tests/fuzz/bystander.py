@@ -30,7 +30,7 @@ class Bystander(threading.Thread):
         self._headers = headers
         self._findings = findings
         self._over_socket = over_socket
-        self._stop = threading.Event()
+        self._told = threading.Event()
         self.steps = 0
         self.name = "WebSocket bystander" if over_socket else "HTTP bystander"
 
@@ -63,7 +63,7 @@ class Bystander(threading.Thread):
 
     def finish(self) -> None:
         """Stop after the step that is under way."""
-        self._stop.set()
+        self._told.set()
         self.join(120)
         if self.is_alive():
             self._findings.add(f"the {self.name} hangs")
@@ -72,7 +72,7 @@ class Bystander(threading.Thread):
         env = ServingEnv(TASK)
         seed = 100
         done = True
-        while not self._stop.wait(0.05):
+        while not self._told.wait(0.05):
             if done:
                 seed += 1
                 truth = env.reset(seed=seed)

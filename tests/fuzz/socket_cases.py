@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from tests.fuzz.findings import Findings
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 Frame = str | bytes
@@ -77,8 +78,7 @@ class SocketFuzz:
         name = f"{path}#{self._random.randrange(4)}"
         socket = self._sockets.get(name)
         if socket is None:
-            socket = connect(self._url + path, additional_headers=self._headers, max_size=2**24, compression=None)
-            self._sockets[name] = socket
+            socket = self._sockets[name] = self._open(path)
         sent = f"{path} {frame[:600]!r}"
         self.sent += 1
         try:
@@ -94,6 +94,18 @@ class SocketFuzz:
                 self._findings.add(f"the socket was closed ({error}) over {sent}")
         else:
             self._judge(answer, sent)
+
+    def _open(self, path: str) -> ClientConnection:
+        """Open a socket; a house that is full for the moment (the HTTP cases' sessions) is tried again."""
+        for _ in range(60):
+            try:
+                return connect(self._url + path, additional_headers=self._headers, max_size=2**24, compression=None)
+            except InvalidStatus as error:
+                answer = f"{error.response.status_code} {(error.response.body or b'').decode(errors='replace')}"
+                if error.response.status_code != 429:
+                    break
+                time.sleep(1)
+        raise RuntimeError(f"no socket at {path}: {answer}")
 
     def _judge(self, answer: str, sent: str) -> None:
         try:
@@ -119,7 +131,7 @@ class SocketFuzz:
                     "reset", self._some({"task_id": "static_workload", "seed": self._random.randrange(2**63)})
                 ),
             ),
-            (3, lambda: _text("state", {})),
+            (4, lambda: json.dumps({"type": "state"})),
             (20, lambda: _text("step", self._spoiled(ACTION))),
             (20, lambda: _text("reset", self._spoiled(RESET))),
             (6, lambda: _text(self._random.choice(("step", "reset", "state", "mcp", "", "STEP")), self._odd())),
@@ -128,7 +140,7 @@ class SocketFuzz:
             (5, lambda: _cut(_text("step", ACTION), self._random)),
             (2, lambda: self._random.randbytes(self._random.randrange(200))),
             (2, self._rpc_in_socket),
-            (1, lambda: _text("close", {})),
+            (1, lambda: json.dumps({"type": "close"})),
         )
         make = self._random.choices([maker for _, maker in makers], [weight for weight, _ in makers])[0]
         return make()
