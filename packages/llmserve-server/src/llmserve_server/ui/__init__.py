@@ -1,0 +1,32 @@
+"""The page at /web: OpenEnv's Gradio interface with our tab first, one episode per visitor.
+
+Start reading in `desk.py` (what a visitor can do) and `layout.py` (what is on the page). Gradio takes seconds to import, so
+nothing here is imported before `mount` is called.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from llmserve_server.sessions import SessionRegistry
+    from llmserve_server.settings import Settings
+
+__all__ = ["mount"]
+
+
+def mount(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
+    """Serve the page on `app` unless the settings turn it off: ``/web``, and the redirects ``/`` and ``/demo`` to it.
+
+    To be called when the app's other routes and its lifespan are in place: Gradio joins its own to that lifespan.
+    """
+    if not settings.web:
+        return
+    # Gradio asks its makers' servers for the newest version and tells them what is built, unless this says no.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from llmserve_server.ui.mount import serve
+
+    serve(app, registry, settings)
