@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parent.resolve()
 PACKAGES = ("sim", "client", "agents", "server")
 SOURCES = [ROOT / "packages" / f"llmserve-{name}" / "src" for name in PACKAGES]
 PYTHONS = ("3.11", "3.12", "3.13")
+OPENENVS = ("openenv>=0.10", "openenv-core==0.3.0")
 DATA = Path(os.environ.get("LLMSERVE_DATA", ROOT.parent / "shared" / "data"))
 ARTIFACTS = Path(os.environ.get("LLMSERVE_ARTIFACTS", ROOT / "artifacts"))
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
@@ -53,14 +55,52 @@ nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = False
 
 
+def _requirements(package: str, extras: str = "") -> list[str]:
+    """What a package's pyproject.toml asks for, the extras' requirements included: ``[cli,fast]``."""
+    project = nox.project.load_toml(ROOT / "packages" / f"llmserve-{package}" / "pyproject.toml")["project"]
+    optional = project.get("optional-dependencies", {})
+    names = filter(None, extras.strip("[]").split(","))
+    return [*project["dependencies"], *(wanted for name in names for wanted in optional[name])]
+
+
+def _split(package: str, extras: str = "") -> tuple[dict[str, str], list[str]]:
+    """The siblings that a package stands on with their extras, itself included, and what others publish for them."""
+    siblings, foreign = {package: extras}, []
+    for wanted in _requirements(package, extras):
+        found = re.fullmatch(r"llmserve-(\w+)(\[.*\])?", wanted)
+        if found is None:
+            foreign.append(wanted)
+            continue
+        below, theirs = _split(found[1], found[2] or "")
+        siblings |= {name: below[name] or siblings.get(name, "") for name in below}
+        foreign += theirs
+    return siblings, foreign
+
+
 def _install(session: nox.Session, package: str, extras: str = "") -> None:
-    """Install one package from its folder; a reused environment gets the present source."""
-    folder = f"./packages/llmserve-{package}{extras}"
+    """Install one package with its siblings from their folders; a reused environment gets the present source."""
+    siblings, _ = _split(package, extras)
+    session.install(*_reinstalled(session, siblings))
+    if session.venv_backend != "uv":
+        session.install("--force-reinstall", "--no-deps", *_reinstalled(session, siblings))
+
+
+def _reinstalled(session: nox.Session, siblings: dict[str, str]) -> list[str]:
+    """Arguments that install the siblings from their folders, in their present state."""
+    anew = [option for name in siblings for option in ("--reinstall-package", f"llmserve-{name}")]
+    folders = [f"./packages/llmserve-{name}{extras}" for name, extras in siblings.items()]
+    return [*(anew if session.venv_backend == "uv" else ["--upgrade"]), *folders]
+
+
+def _compose(session: nox.Session) -> None:
+    """Install the four packages together, as the image does; a reused environment gets the present source."""
+    folders = [f"./packages/llmserve-{name}" for name in ("sim[cli,fast,gym]", "client", "agents[cli,llm]", "server")]
     if session.venv_backend == "uv":
-        session.install("--reinstall-package", f"llmserve-{package}", folder)
+        again = [argument for name in PACKAGES for argument in ("--reinstall-package", f"llmserve-{name}")]
+        session.install(*again, *folders)
     else:
-        session.install(folder)
-        session.install("--force-reinstall", "--no-deps", folder)
+        session.install(*folders)
+        session.install("--force-reinstall", "--no-deps", *folders)
 
 
 def _environment() -> dict[str, str]:
@@ -146,6 +186,29 @@ def docs(session: nox.Session) -> None:
     session.run("python", str(ROOT / "scripts" / "check_docs.py"))
 
 
+@nox.session(default=False)
+def serve(session: nox.Session) -> None:
+    """Serve the composed environment on $PORT (7860) until Ctrl-C: `nox -s serve -- --port 8000`."""
+    _install(session, "server")
+    session.run("python", "-m", "server.app", *session.posargs)
+
+
+@nox.session(tags=["evidence"])
+@nox.parametrize("openenv", OPENENVS, ids=("openenv", "openenv-core"))
+def validate(session: nox.Session, openenv: str) -> None:
+    """OpenEnv's validators, graders and clients accept the environment, under its present name and under its old one."""
+    options = []
+    if openenv.startswith("openenv-core"):
+        # Both distributions own the import name, so the packages go in without what they ask for, and that without OpenEnv.
+        siblings, foreign = _split("server")
+        session.install(openenv, "uv", *(wanted for wanted in foreign if not wanted.startswith("openenv")))
+        session.install("--no-deps", *_reinstalled(session, siblings))
+        options = ["--lock"]
+    else:
+        _install(session, "server")
+    session.run("python", "scripts/check_openenv.py", *options, *session.posargs, env={"LLMSERVE_WEB": "false"})
+
+
 @nox.session(tags=["evidence"])
 def fidelity(session: nox.Session) -> None:
     """The simulator reproduces the measured runs within the stated errors (needs the recorded data)."""
@@ -220,3 +283,53 @@ def _transformers(session: nox.Session) -> str:
         session.run(python, "-m", "pip", "install", "--quiet", "transformers[serving]", external=True)
         (folder / "complete").touch()
     return python
+
+
+@nox.session(tags=["tests"])
+def scripts(session: nox.Session) -> None:
+    """The submission's helper, the Space's staging and the two Dockerfiles do and say what they should."""
+    _compose(session)
+    session.install(*GROUPS["test"])
+    session.run("pytest", *(session.posargs or ["tests/scripts", "tests/image", "tests/space"]), env=_environment())
+
+
+@nox.session(tags=["space"])
+def space(session: nox.Session) -> None:
+    """The directory that `openenv push` uploads as a Space is staged, and holds nothing that a Space would not take."""
+    session.install("pyyaml")
+    arguments = session.posargs or ["--out", str(ARTIFACTS / "space"), "--replace"]
+    session.run("python", "scripts/stage_space.py", *arguments)
+
+
+@nox.session(tags=["space"], default=False)
+def image(session: nox.Session) -> None:
+    """The image builds and does its part with no network: endpoints, page, uid, a fast first step, a clean stop."""
+    if subprocess.run([sys.executable, "scripts/check_image.py", "--engine"], cwd=ROOT, check=False).returncode:
+        session.skip("no Docker engine runs here, and verify_image.sh is not to be had")
+    session.install("httpx", "websockets", *GROUPS["test"], *GROUPS.get("browser", []))
+    browser = ["--pytest", "tests/browser"] if any((ROOT / "tests" / "browser").glob("test_*.py")) else []
+    session.run("python", "scripts/check_image.py", *(session.posargs or browser), env=_environment())
+
+
+@nox.session(tags=["evidence"], default=False)
+def load(session: nox.Session) -> None:
+    """One session steps nearly as fast as an echo server's, 256 go on for minutes, and one too many is turned away."""
+    _compose(session)
+    session.install("matplotlib")
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    session.run(
+        "python", "-m", "benchmarks.load", "--out", str(ARTIFACTS), *session.posargs, env=_service_environment()
+    )
+
+
+@nox.session(tags=["evidence"], default=False)
+def fuzz(session: nox.Session) -> None:
+    """Bad input by the ten thousand brings no 5xx, no hang, no lost session and no leak (`-- --cases N --seed N`)."""
+    _compose(session)
+    session.install(*GROUPS["fuzz"])
+    session.run("python", "-m", "tests.fuzz", *session.posargs, env=_service_environment())
+
+
+def _service_environment() -> dict[str, str]:
+    """What programs that start the server need: the repository's own scripts and folders to import from."""
+    return _environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), str(ROOT)])}

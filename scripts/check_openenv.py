@@ -38,7 +38,9 @@ EXECUTION = """  execution:
 def main() -> int:
     """Run every check that this OpenEnv has and return 0, or raise at the first that fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lock", action="store_true", help="make a uv.lock in the export (0.3.0's validator wants one)")
+    parser.add_argument(
+        "--lock", action="store_true", help="make a uv.lock in the export (0.3.0's validator wants one)"
+    )
     options = parser.parse_args()
     with TemporaryDirectory(prefix="llmserve-validate-") as folder:
         tree = Path(folder) / "llmserve_env"
