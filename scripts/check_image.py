@@ -33,6 +33,7 @@ class ImageError(RuntimeError):
 def main() -> int:
     """Find an engine and check with it, or (`--beside`) do what is done beside a running container."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--engine", action="store_true", help="only say which engine it would be")
     parser.add_argument(
         "--beside", action="store_true", help="check the container at BASE_URL, CONTAINER_PID (internal)"
     )
@@ -40,22 +41,24 @@ def main() -> int:
         "--pytest", nargs="+", default=[], metavar="PATH", help="also run these tests, with BASE_URL set"
     )
     options = parser.parse_args()
+    script = Path(os.environ.get("VERIFY_IMAGE", ROOT.parent / "shared" / "tools" / "verify_image.sh"))
+    docker = _quiet("docker", "info")
+    if not docker and not (script.is_file() and os.geteuid() == 0 and shutil.which("apt-get")):
+        print(
+            "no Docker engine runs here, and verify_image.sh (as root, on Debian) is not to be had: nothing is checked"
+        )
+        return NO_ENGINE
     try:
-        if options.beside:
+        if options.engine:
+            print("Docker" if docker else script.name)
+        elif options.beside:
             beside(options.pytest)
-            return 0
-        script = Path(os.environ.get("VERIFY_IMAGE", ROOT.parent / "shared" / "tools" / "verify_image.sh"))
-        if _quiet("docker", "info"):
+        elif docker:
             with_docker(options.pytest)
-        elif script.is_file() and os.geteuid() == 0 and shutil.which("apt-get"):
+        else:
             more = ["--pytest", *options.pytest] if options.pytest else []
             mine = [sys.executable, __file__, "--beside", *more]
             _run("bash", str(script), "-c", str(ROOT), "-n", "none", "-p", str(PORT), "--", *mine)
-        else:
-            print(
-                f"no Docker engine runs here, and {script} (as root, on Debian) is not to be had: the image is not checked"
-            )
-            return NO_ENGINE
     except (ImageError, subprocess.CalledProcessError) as error:
         print(f"FAILED: {error}")
         return 1

@@ -14,19 +14,19 @@ from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
 
 
-class EchoAction(Action):
+class EchoAction(Action):  # type: ignore[misc]
     """A message."""
 
     message: str
 
 
-class EchoObservation(Observation):
+class EchoObservation(Observation):  # type: ignore[misc]
     """The same message."""
 
     message: str
 
 
-class EchoEnvironment(Environment[EchoAction, EchoObservation, State]):
+class EchoEnvironment(Environment[EchoAction, EchoObservation, State]):  # type: ignore[misc]
     """Says back what it is told, and counts."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True

@@ -15,13 +15,15 @@ def _instructions(text: str) -> str:
     return text[text.index("\nFROM ") :]
 
 
-def test_the_mirror_has_the_instructions_of_the_canonical_dockerfile():
+def test_the_mirror_has_the_instructions_of_the_canonical_dockerfile() -> None:
     mirror = (ROOT / "server" / "Dockerfile").read_text(encoding="utf-8")
     assert _instructions(mirror) == _instructions(CANONICAL)
 
 
-def test_everything_that_the_dockerfile_copies_is_in_the_repository_and_in_the_build_context():
-    rules = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] not in {"#", ""}]
+def test_everything_that_the_dockerfile_copies_is_in_the_repository_and_in_the_build_context() -> None:
+    rules = [
+        line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] not in {"#", ""}
+    ]
     for source in context_sources(CANONICAL):
         assert (ROOT / source).exists(), source
         parents = [source, *(str(parent) for parent in Path(source).parents if str(parent) != ".")]
@@ -32,7 +34,7 @@ def test_everything_that_the_dockerfile_copies_is_in_the_repository_and_in_the_b
         assert kept, f"{source} is left out by .dockerignore"
 
 
-def test_the_image_runs_as_a_numbered_user_with_a_health_check_that_needs_no_tool():
+def test_the_image_runs_as_a_numbered_user_with_a_health_check_that_needs_no_tool() -> None:
     final = CANONICAL[CANONICAL.rindex("\nFROM ") :]
     assert "\nUSER 1000\n" in final
     check = next(line for line in final.splitlines() if line.startswith("HEALTHCHECK "))
@@ -40,7 +42,7 @@ def test_the_image_runs_as_a_numbered_user_with_a_health_check_that_needs_no_too
     assert "curl" not in check
 
 
-def test_no_instruction_names_a_package_index_or_a_registry():
+def test_no_instruction_names_a_package_index_or_a_registry() -> None:
     for line in CANONICAL.splitlines():
         assert "index-url" not in line
         assert not line.startswith("FROM ") or line.split()[1] == "python:3.11-slim"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pytest
+
 import endpoints
 import local_server
 import pre_submission_check as helper
-import pytest
 
 
-def _options(*arguments: str):
+def _options(*arguments: str) -> argparse.Namespace:
     return helper.arguments().parse_args(arguments)
 
 
@@ -21,7 +23,7 @@ def _named(name: str, *arguments: str) -> helper.Check:
     return next(check for check in helper.checks(_options(*arguments)) if check.name == name)
 
 
-def test_the_documented_flags_are_understood():
+def test_the_documented_flags_are_understood() -> None:
     options = _options(
         *("--skip-docker", "--space-url", "https://name.hf.space"),
         *("--run-openai-baseline", "--baseline-runtime", "in-process", "--model", "gpt-4.1-mini"),
@@ -32,34 +34,36 @@ def test_the_documented_flags_are_understood():
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"), [("docker", ["--skip-docker"]), ("space", []), ("openai", [])], ids=["docker", "space", "openai"]
+    ("name", "arguments"),
+    [("docker", ["--skip-docker"]), ("space", []), ("openai", [])],
+    ids=["docker", "space", "openai"],
 )
-def test_what_was_not_asked_for_is_skipped_and_named(name: str, arguments: list[str]):
+def test_what_was_not_asked_for_is_skipped_and_named(name: str, arguments: list[str]) -> None:
     outcome = _named(name, *arguments).run()
     assert outcome.result == "skipped"
     assert outcome.detail
 
 
-def test_the_openai_baseline_without_a_key_fails_and_says_which_variable(monkeypatch: pytest.MonkeyPatch):
+def test_the_openai_baseline_without_a_key_fails_and_says_which_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     outcome = _named("openai", "--run-openai-baseline").run()
     assert outcome.result == "FAILED"
     assert "OPENAI_API_KEY" in outcome.detail
 
 
-def test_a_command_that_fails_shows_its_last_words_and_what_to_do():
+def test_a_command_that_fails_shows_its_last_words_and_what_to_do() -> None:
     outcome = helper.command(["python", "-c", "raise SystemExit('the reason')"], remedy="Do this.")
     assert outcome.result == "FAILED"
     assert outcome.detail.endswith("the reason\nDo this.")
 
 
-def test_a_command_that_is_not_there_or_does_not_end_fails():
+def test_a_command_that_is_not_there_or_does_not_end_fails() -> None:
     assert "no `no-such-command`" in helper.command(["no-such-command"], remedy="").detail
     slow = helper.command(["python", "-c", "import time; time.sleep(60)"], remedy="", timeout_s=0.5)
     assert "did not end" in slow.detail
 
 
-def test_one_failure_does_not_stop_the_others_and_makes_the_exit_code(capsys: pytest.CaptureFixture[str]):
+def test_one_failure_does_not_stop_the_others_and_makes_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     checks = [
         helper.Check("first", "it works", lambda: helper.Outcome("FAILED", "Mend it.")),
         helper.Check("second", "it works", lambda: helper.Outcome("skipped", "not asked for")),
@@ -74,7 +78,7 @@ def test_one_failure_does_not_stop_the_others_and_makes_the_exit_code(capsys: py
     assert helper.run(checks[1:]) == 0
 
 
-def test_the_checks_have_names_of_their_own():
+def test_the_checks_have_names_of_their_own() -> None:
     names = [check.name for check in helper.checks(_options())]
     assert len(names) == len(set(names)) == 7
 
@@ -89,7 +93,8 @@ def babbler() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(b'{"hello": "world"}')
 
-        do_POST = do_GET
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -103,20 +108,20 @@ def babbler() -> Iterator[str]:
     thread.join()
 
 
-def test_a_server_that_answers_nonsense_or_nothing_has_a_problem_at_every_endpoint(babbler: str):
+def test_a_server_that_answers_nonsense_or_nothing_has_a_problem_at_every_endpoint(babbler: str) -> None:
     for url in (babbler, f"http://127.0.0.1:{local_server.free_port()}"):
         findings = endpoints.check(url)
         assert len(findings) == 12
         assert all(finding.problem for finding in findings)
 
 
-def test_a_server_that_does_not_come_up_is_an_error_with_its_last_words(tmp_path: Path):
+def test_a_server_that_does_not_come_up_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     command = ("-c", "raise SystemExit('no, thank you')")
     with pytest.raises(RuntimeError, match="no, thank you"), local_server.running(tmp_path, command):
         pass
 
 
-def test_this_projects_server_does_its_part_at_every_endpoint(tmp_path: Path):
+def test_this_projects_server_does_its_part_at_every_endpoint(tmp_path: Path) -> None:
     with local_server.running(tmp_path) as server:
         assert [finding for finding in endpoints.check(server.url) if finding.problem] == []
     assert server.process.returncode == 0

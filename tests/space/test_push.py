@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from stage_space import stage
 
 push = pytest.importorskip("openenv.cli.commands.push", reason="OpenEnv is not installed: pip install openenv")
@@ -41,13 +42,13 @@ def pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return hub
 
 
-def test_push_creates_a_docker_space_named_by_the_manifest(pushed: Hub):
+def test_push_creates_a_docker_space_named_by_the_manifest(pushed: Hub) -> None:
     assert pushed.created["repo_type"] == "space"
     assert pushed.created["space_sdk"] == "docker"
     assert str(pushed.created["repo_id"]).startswith("someone/")
 
 
-def test_push_uploads_every_staged_file_but_hidden_ones(pushed: Hub):
+def test_push_uploads_every_staged_file_but_hidden_ones(pushed: Hub) -> None:
     staged = pushed.kept.parent / "staged"
     expected = {path.relative_to(staged) for path in staged.rglob("*") if path.is_file()}
     found = {path.relative_to(pushed.kept) for path in pushed.kept.rglob("*") if path.is_file()}
@@ -55,7 +56,7 @@ def test_push_uploads_every_staged_file_but_hidden_ones(pushed: Hub):
     assert found <= expected
 
 
-def test_push_leaves_the_readme_as_it_is_and_the_dockerfile_valid(pushed: Hub):
+def test_push_leaves_the_readme_as_it_is_and_the_dockerfile_valid(pushed: Hub) -> None:
     staged = pushed.kept.parent / "staged"
     assert (pushed.kept / "README.md").read_bytes() == (staged / "README.md").read_bytes()
     before = (staged / "Dockerfile").read_text(encoding="utf-8").splitlines()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from stage_space import MAX_FILE_BYTES, ROOT, context_sources, look_over, stage
 
 
@@ -15,18 +17,18 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_staged_space_holds_all_that_the_dockerfile_copies(staged: Path):
+def test_the_staged_space_holds_all_that_the_dockerfile_copies(staged: Path) -> None:
     for source in context_sources((ROOT / "Dockerfile").read_text(encoding="utf-8")):
         assert (staged / source).exists(), source
 
 
-def test_the_staged_space_holds_no_test_no_cache_and_no_symlink(staged: Path):
+def test_the_staged_space_holds_no_test_no_cache_and_no_symlink(staged: Path) -> None:
     names = {part for path in staged.rglob("*") for part in path.relative_to(staged).parts}
     assert not names & {"tests", "__pycache__", ".git", "uv.lock"}
     assert not [path for path in staged.rglob("*") if path.is_symlink()]
 
 
-def test_a_folder_that_holds_something_is_not_staged_into(staged: Path):
+def test_a_folder_that_holds_something_is_not_staged_into(staged: Path) -> None:
     with pytest.raises(FileExistsError, match="--replace"):
         stage(staged)
 
@@ -44,7 +46,7 @@ def test_a_folder_that_holds_something_is_not_staged_into(staged: Path):
     ],
     ids=["symlink", "lock", "size", "missing", "no-front-matter", "other-title", "other-port"],
 )
-def test_what_a_space_would_not_take_is_named(tmp_path: Path, spoil, says: str):
+def test_what_a_space_would_not_take_is_named(tmp_path: Path, spoil: Callable[[Path], object], says: str) -> None:
     folder = tmp_path / "staged"
     stage(folder)
     spoil(folder)
