@@ -20,6 +20,7 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 PACKAGES = ("sim", "client", "agents", "server")
+TESTED_WITH = {"sim": "[cli,fast,gym]", "agents": "[cli,fast,llm]"}
 SOURCES = [ROOT / "packages" / f"llmserve-{name}" / "src" for name in PACKAGES]
 PYTHONS = ("3.11", "3.12", "3.13")
 OPENENVS = ("openenv>=0.10", "openenv-core==0.3.0")
@@ -117,7 +118,7 @@ def _pytest(session: nox.Session, *arguments: str, package: str = "sim") -> None
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def tests(session: nox.Session, package: str) -> None:
     """The package passes its own tests with only itself and its extras installed."""
-    _install(session, package, "[cli,fast,gym]" if package == "sim" else "")
+    _install(session, package, TESTED_WITH.get(package, ""))
     session.install(*GROUPS["test"])
     _pytest(session, "tests", package=package)
 
