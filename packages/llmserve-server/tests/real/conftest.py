@@ -247,7 +247,7 @@ def config() -> Callable[..., RealConfig]:
     """A configuration for tests: windows of a twentieth of a second, and whatever else is given."""
 
     def make(url: str = "http://127.0.0.1:9/v1", **values: Any) -> RealConfig:
-        fields = {"time_scale": 0.01, "request_timeout_s": 5.0, "max_prompt_tokens": 16, "max_completion_tokens": 4}
+        fields = {"time_scale": 0.01, "request_timeout_s": 30.0, "max_prompt_tokens": 16, "max_completion_tokens": 4}
         return RealConfig(
             **{
                 "provider": "other",

@@ -92,7 +92,8 @@ def test_what_an_endpoint_does_wrong_has_a_name(
     """And the text that came before is kept."""
     reply, failure, pieces = _cases(say)[name]
     endpoint.script = reply
-    answer = ask(config(endpoint.url, request_timeout_s=0.4 if failure is Failure.TIMEOUT else 10.0))
+    limit_s = 30.0 if failure is not Failure.TIMEOUT else 2.0 if pieces else 0.4
+    answer = ask(config(endpoint.url, request_timeout_s=limit_s))
     assert (answer.failure, len(answer.times)) == (failure, pieces)
     assert len(endpoint.requests) == 1
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from openai import (
     APIConnectionError,
-    APIError,
     APIStatusError,
     APITimeoutError,
     AsyncOpenAI,
@@ -21,12 +21,14 @@ from openai import (
     PermissionDeniedError,
     RateLimitError,
 )
-from openai.types.chat import ChatCompletionChunk
 
 from llmserve_server.backends.real.answers import Failure
+from llmserve_server.backends.real.chunks import EventError, Events, MalformedError, take
 from llmserve_server.backends.real.prompts import prompt_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from llmserve_server.backends.real.answers import Answer
     from llmserve_server.backends.real.config import RealConfig
     from llmserve_server.backends.real.orders import Order
@@ -34,13 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["Endpoint"]
 
 _LOG = logging.getLogger(__name__)
-_TEXT: Final = ("content", "reasoning_content", "reasoning", "refusal")
-"""Where a delta may carry text: visible output, and the reasoning of models that show it (vLLM's names)."""
-_MAX_COUNT: Final = 10**9
-"""Token counts beyond this are no counts."""
+_DRAIN_S: Final = 0.1
+"""What a stream gets for closing after its last event, so that its connection can be used again."""
 
 
-class _MalformedError(Exception):
+class _BrokenError(Exception):
     pass
 
 
@@ -64,9 +64,11 @@ class Endpoint:
             api_key=config.api_key.get_secret_value(),
             base_url=None if config.base_url is None else config.base_url.get_secret_value(),
             max_retries=0,
-            timeout=config.request_timeout_s,
+            timeout=None,  # one limit for a whole answer is kept here
             http_client=http_client,
         )
+        # The client imports its resources when they are first used, which would show in the first latency.
+        _ = self._client.chat.completions.with_streaming_response
 
     async def send(self, seed: int, order: Order, answer: Answer) -> None:
         """Send one order of an episode and fill in `answer`, completely or up to its failure."""
@@ -105,57 +107,44 @@ class Endpoint:
             arguments["stream_options"] = {"include_usage": True}
         if self._config.extra_body:
             arguments["extra_body"] = self._config.extra_body
-        stream = await self._client.chat.completions.create(
-            model=self._config.model, messages=[{"role": "user", "content": prompt}], stream=True, **arguments
-        )
-        clock = asyncio.get_running_loop().time
-        limit = 4 * order.completion_tokens + 64  # pieces shorter than a token are odd, but allowed
-        async with stream:
-            if "event-stream" not in stream.response.headers.get("content-type", ""):
-                raise _MalformedError
-            async for chunk in stream:
-                now = clock()
-                if _take(chunk, answer):
-                    answer.times.append(now)
-                    if len(answer.times) > limit:
-                        raise _OverlongError
+        create = self._client.chat.completions.with_streaming_response.create
+        messages: list[Any] = [{"role": "user", "content": prompt}]
+        async with create(model=self._config.model, messages=messages, stream=True, **arguments) as response:
+            if "event-stream" not in response.headers.get("content-type", ""):
+                raise MalformedError
+            pieces = response.iter_bytes()
+            await _listen(pieces, answer, limit=4 * order.completion_tokens + 64)
+            with suppress(TimeoutError, _BrokenError):
+                async with asyncio.timeout(_DRAIN_S):
+                    async for _ in _unbroken(pieces):
+                        pass
 
 
-def _take(chunk: object, answer: Answer) -> bool:
-    """Read one chunk into `answer`; return whether it carries text. The client checks no types, so this does."""
-    if not isinstance(chunk, ChatCompletionChunk):
-        raise _MalformedError
-    _take_usage(getattr(chunk, "usage", None), answer)
-    choices = getattr(chunk, "choices", None)
-    if choices is None or choices == []:  # the last chunk carries only the usage
-        if getattr(chunk, "usage", None) is None:
-            raise _MalformedError
-        return False
-    if not isinstance(choices, list):
-        raise _MalformedError
-    choice = choices[0]
-    reason = getattr(choice, "finish_reason", None)
-    delta = getattr(choice, "delta", None)
-    if not (reason is None or isinstance(reason, str)) or (delta is None and reason is None):
-        raise _MalformedError
-    if reason:
-        answer.complete = True
-    texts = [getattr(delta, name, None) for name in _TEXT]
-    if not all(text is None or isinstance(text, str) for text in texts):
-        raise _MalformedError
-    return any(texts)
+async def _listen(pieces: AsyncIterator[bytes], answer: Answer, *, limit: int) -> None:
+    """Read a stream up to its last event; a piece of text is as old as the bytes that completed it."""
+    clock = asyncio.get_running_loop().time
+    events = Events()
+    async for piece in _unbroken(pieces):
+        now = clock()
+        for data in events.feed(piece):
+            if data.startswith("[DONE]"):
+                return
+            if take(data, answer):
+                answer.times.append(now)
+                if len(answer.times) > limit:  # pieces shorter than a token are odd, but allowed
+                    raise _OverlongError
 
 
-def _take_usage(usage: object, answer: Answer) -> None:
-    prompt, completion = (_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens"))
-    if prompt is not None and completion:
-        answer.prompt_tokens, answer.completion_tokens = prompt, completion
-        details = getattr(usage, "prompt_tokens_details", None)
-        answer.cached_tokens = min(prompt, _count(getattr(details, "cached_tokens", None)) or 0)
-
-
-def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
+async def _unbroken(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces; whatever the transport raises in between becomes one error."""
+    while True:
+        try:
+            piece = await anext(pieces)
+        except StopAsyncIteration:
+            return
+        except Exception as error:
+            raise _BrokenError from error
+        yield piece
 
 
 def _failure_of(error: Exception, answer: Answer) -> Failure:
@@ -169,9 +158,9 @@ def _failure_of(error: Exception, answer: Answer) -> Failure:
             return Failure.UNAUTHORIZED
         case APIStatusError(status_code=status):
             return Failure.SERVER_ERROR if status >= 500 else Failure.REFUSED
-        case APIConnectionError():
+        case APIConnectionError() | _BrokenError():
             return Failure.TRUNCATED if answer.times else Failure.CONNECTION
-        case APIError():
+        case EventError():
             return Failure.STREAM_ERROR
         case _OverlongError():
             return Failure.OVERLONG
