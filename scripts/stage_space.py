@@ -71,7 +71,7 @@ def stage(out: Path) -> Staged:
         source, target = ROOT / name, out / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, symlinks=True, ignore=LEFT_OUT)
+            shutil.copytree(source, target, symlinks=True, ignore=LEFT_OUT, dirs_exist_ok=True)
         else:
             shutil.copy(source, target, follow_symlinks=False)
     for name in OPENENV_FILES:
