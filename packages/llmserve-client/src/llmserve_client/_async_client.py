@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -48,12 +50,15 @@ class AsyncLLMServeEnv(BaseClient):
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         retries: Retries | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         http_transport: httpx.AsyncBaseTransport | None = None,
         dial: AsyncDialer | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         super().__init__(url, transport=transport, token=token, headers=headers, timeouts=timeouts, retries=retries)
-        self._hands = _Hands(self._endpoint, self._headers, self._core.timeouts, http_transport, dial, sleep)
+        self._hands = _Hands(
+            self._endpoint, self._headers, self._core.timeouts, ssl_context, http_transport, dial, sleep
+        )
         self._lock = asyncio.Lock()
 
     @classmethod
@@ -176,12 +181,14 @@ class _Hands:
         endpoint: Endpoint,
         headers: Mapping[str, str],
         timeouts: Timeouts,
+        tls: ssl.SSLContext | None,
         transport: httpx.AsyncBaseTransport | None,
         dial: AsyncDialer | None,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        self._made_with = (endpoint, headers, timeouts, transport, dial, sleep)
+        self._made_with = (endpoint, headers, timeouts, tls, transport, dial, sleep)
         self._endpoint, self._headers, self._connect_s = endpoint, headers, timeouts.connect_s
+        self._tls = tls
         self._transport, self._dial, self._sleep = transport, dial, sleep
         self._http: httpx.AsyncClient | None = None
         self._socket: AsyncSocket | None = None
@@ -197,7 +204,7 @@ class _Hands:
                 return await self._call(effect)
             case Dial():
                 await self._hang_up()
-                dial = self._dial or _real_dial()
+                dial = self._dial or _real_dial(self._tls)
                 self._socket = await dial(self._endpoint, self._headers, effect.timeout_s)
             case HangUp():
                 await self._hang_up()
@@ -215,7 +222,7 @@ class _Hands:
         if self._http is None:
             borrowed = None if self._transport is None else _Borrowed(self._transport)
             self._http = httpx.AsyncClient(
-                transport=borrowed, **http_options(self._endpoint, self._headers, self._connect_s)
+                transport=borrowed, **http_options(self._endpoint, self._headers, self._connect_s, self._tls)
             )
         with http_errors(self._endpoint):
             return to_answer(await self._http.send(to_request(self._http, call, self._connect_s)))
@@ -248,10 +255,10 @@ async def _last_words(socket: AsyncSocket, lost: ConnectionLostError) -> str:
         raise lost from None
 
 
-def _real_dial() -> AsyncDialer:
+def _real_dial(tls: ssl.SSLContext | None) -> AsyncDialer:
     from llmserve_client._sockets import dial_async  # here, since a client over HTTP never needs it
 
-    return dial_async
+    return partial(dial_async, tls=tls)
 
 
 class _Borrowed(httpx.AsyncBaseTransport):

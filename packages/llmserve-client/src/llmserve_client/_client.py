@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -43,6 +45,7 @@ class LLMServeEnv(BaseClient):
         token: the server's API token, sent as a bearer token.
         headers: sent with every request.
         timeouts, retries: how long to wait, and how often to try again what may be tried again.
+        ssl_context: whom to trust over https; by default what httpx trusts (certifi, or $SSL_CERT_FILE).
         http_transport: an httpx transport in place of the network; it stays the caller's to close.
         dial: what opens a WebSocket, in place of the network.
         sleep: what waits between tries.
@@ -60,12 +63,15 @@ class LLMServeEnv(BaseClient):
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         retries: Retries | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         http_transport: httpx.BaseTransport | None = None,
         dial: SyncDialer | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(url, transport=transport, token=token, headers=headers, timeouts=timeouts, retries=retries)
-        self._hands = _Hands(self._endpoint, self._headers, self._core.timeouts, http_transport, dial, sleep)
+        self._hands = _Hands(
+            self._endpoint, self._headers, self._core.timeouts, ssl_context, http_transport, dial, sleep
+        )
         self._lock = threading.Lock()
         # The documented example never closes its environment: leaving the program does.
         self._finalizer = weakref.finalize(self, self._hands.close)
@@ -191,12 +197,14 @@ class _Hands:
         endpoint: Endpoint,
         headers: Mapping[str, str],
         timeouts: Timeouts,
+        tls: ssl.SSLContext | None,
         transport: httpx.BaseTransport | None,
         dial: SyncDialer | None,
         sleep: Callable[[float], None],
     ) -> None:
-        self._made_with = (endpoint, headers, timeouts, transport, dial, sleep)
+        self._made_with = (endpoint, headers, timeouts, tls, transport, dial, sleep)
         self._endpoint, self._headers, self._connect_s = endpoint, headers, timeouts.connect_s
+        self._tls = tls
         self._transport, self._dial, self._sleep = transport, dial, sleep
         self._http: httpx.Client | None = None
         self._socket: SyncSocket | None = None
@@ -212,7 +220,7 @@ class _Hands:
                 return self._call(effect)
             case Dial():
                 self._hang_up()
-                dial = self._dial or _real_dial()
+                dial = self._dial or _real_dial(self._tls)
                 self._socket = dial(self._endpoint, self._headers, effect.timeout_s)
             case HangUp():
                 self._hang_up()
@@ -230,7 +238,7 @@ class _Hands:
         if self._http is None:
             borrowed = None if self._transport is None else _Borrowed(self._transport)
             self._http = httpx.Client(
-                transport=borrowed, **http_options(self._endpoint, self._headers, self._connect_s)
+                transport=borrowed, **http_options(self._endpoint, self._headers, self._connect_s, self._tls)
             )
         with http_errors(self._endpoint):
             return to_answer(self._http.send(to_request(self._http, call, self._connect_s)))
@@ -263,10 +271,10 @@ def _last_words(socket: SyncSocket, lost: ConnectionLostError) -> str:
         raise lost from None
 
 
-def _real_dial() -> SyncDialer:
+def _real_dial(tls: ssl.SSLContext | None) -> SyncDialer:
     from llmserve_client._sockets import dial  # here, since a client over HTTP never needs it
 
-    return dial
+    return partial(dial, tls=tls)
 
 
 class _Borrowed(httpx.BaseTransport):

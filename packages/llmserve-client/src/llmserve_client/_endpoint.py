@@ -9,7 +9,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from llmserve_client._exceptions import InvalidFieldError
 
@@ -31,6 +31,10 @@ class Endpoint:
     """Base of every HTTP route, without a trailing slash."""
     socket: str
     """Address of the WebSocket."""
+    host: str
+    """As it stands in an address: IPv6 in brackets."""
+    secure: bool
+    """Whether TLS is spoken."""
     local: bool
     """Whether it is on this machine, where no proxy is asked."""
 
@@ -53,14 +57,9 @@ class Endpoint:
         if parts.query or parts.fragment:
             raise _wrong("url", "must have no query and no fragment", url)
         plain, socket = _SCHEMES[parts.scheme.lower()]
-        rest = _authority(parts, port) + parts.path.rstrip("/")
-        return cls(f"{plain}://{rest}", f"{socket}://{rest}/ws", _is_loopback(parts.hostname))
-
-
-def _authority(parts: SplitResult, port: int | None) -> str:
-    host = parts.hostname or ""
-    shown = f"[{host}]" if ":" in host else host
-    return shown if port is None else f"{shown}:{port}"
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        rest = (host if port is None else f"{host}:{port}") + parts.path.rstrip("/")
+        return cls(f"{plain}://{rest}", f"{socket}://{rest}/ws", host, plain == "https", _is_loopback(parts.hostname))
 
 
 def _is_loopback(host: str) -> bool:

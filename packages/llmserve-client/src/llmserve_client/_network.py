@@ -6,6 +6,7 @@ A `SyncDialer` (or `AsyncDialer`) opens a WebSocket; an httpx transport carries 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
@@ -23,6 +24,7 @@ __all__ = [
     "SyncSocket",
     "http_errors",
     "http_options",
+    "tls_context",
     "to_answer",
     "to_request",
 ]
@@ -66,14 +68,26 @@ AsyncDialer: TypeAlias = Callable[[Endpoint, Mapping[str, str], float], Awaitabl
 """The same, awaited."""
 
 
-def http_options(endpoint: Endpoint, headers: Mapping[str, str], connect_s: float) -> dict[str, Any]:
-    """Return what an httpx client of this server is made with: one connection, kept alive."""
+def tls_context(endpoint: Endpoint, given: ssl.SSLContext | None) -> ssl.SSLContext:
+    """Return whom to trust: httpx's choice (certifi, or $SSL_CERT_FILE) for both transports, unless the caller chose."""
+    if given is not None:
+        return given
+    if endpoint.secure:
+        return httpx.create_ssl_context()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and loads nothing: no TLS will be spoken
+
+
+def http_options(
+    endpoint: Endpoint, headers: Mapping[str, str], connect_s: float, tls: ssl.SSLContext | None
+) -> dict[str, Any]:
+    """Return what an httpx client of this server is made with: one connection, kept alive, no proxy to this machine."""
     return {
         "base_url": endpoint.http,
         "headers": headers,
         "timeout": httpx.Timeout(connect_s),
         "limits": httpx.Limits(max_connections=1, max_keepalive_connections=1),
-        "trust_env": not endpoint.local,
+        "mounts": {f"all://{endpoint.host}": None} if endpoint.local else None,
+        "verify": tls_context(endpoint, tls),
     }
 
 

@@ -7,6 +7,7 @@ compression either: messages are small, and the processor has better things to d
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
@@ -17,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from llmserve_client._endpoint import Endpoint
 from llmserve_client._exceptions import ConnectError, ConnectionLostError, DeadlineError, WebSocketUnavailableError
+from llmserve_client._network import tls_context
 
 __all__ = ["dial", "dial_async"]
 
@@ -62,7 +64,9 @@ class _AsyncSocket:
             await self._connection.close()
 
 
-def _options(endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
+def _options(
+    endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float, tls: ssl.SSLContext | None
+) -> dict[str, Any]:
     return {
         "additional_headers": dict(headers),
         "close_timeout": _CLOSE_S,
@@ -71,19 +75,24 @@ def _options(endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float) -
         "open_timeout": timeout_s,
         "ping_interval": None,
         "proxy": None if endpoint.local else True,
+        "ssl": tls_context(endpoint, tls) if endpoint.secure else None,
     }
 
 
-def dial(endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float) -> _Socket:
+def dial(
+    endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float, *, tls: ssl.SSLContext | None = None
+) -> _Socket:
     """Open a WebSocket."""
     with _opening(endpoint):
-        return _Socket(websockets.sync.client.connect(endpoint.socket, **_options(endpoint, headers, timeout_s)))
+        return _Socket(websockets.sync.client.connect(endpoint.socket, **_options(endpoint, headers, timeout_s, tls)))
 
 
-async def dial_async(endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float) -> _AsyncSocket:
+async def dial_async(
+    endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float, *, tls: ssl.SSLContext | None = None
+) -> _AsyncSocket:
     """Open a WebSocket on the running event loop."""
     with _opening(endpoint):
-        opening = websockets.asyncio.client.connect(endpoint.socket, **_options(endpoint, headers, timeout_s))
+        opening = websockets.asyncio.client.connect(endpoint.socket, **_options(endpoint, headers, timeout_s, tls))
         return _AsyncSocket(await opening.__aenter__())
 
 
