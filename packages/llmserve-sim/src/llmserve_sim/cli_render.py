@@ -55,7 +55,8 @@ def summary_table(logs: Mapping[str, EpisodeLog], *, window_s: float, title: str
 
 def grade_table(report: GradeReport) -> Table:
     """A grade report: the verdict first, then what it rests on."""
-    table = Table(title=f"{report.task_id}, seed {report.seed}", show_header=False, box=SIMPLE_HEAD)
+    split = f" ({report.split} seed)" if report.split else ""
+    table = Table(title=f"{report.task_id}, seed {report.seed}{split}", show_header=False, box=SIMPLE_HEAD)
     table.add_column("")
     table.add_column("", overflow="fold")
     verdict = {True: "genuine: every observation replays", False: "NOT GENUINE", None: "cannot be replayed"}

@@ -220,13 +220,13 @@ class Configurator:
         """Return whether the pool is resized, and the stall (ps) that is left when the window ends.
 
         `swapped`, `moved`, `pool_changed`: tier, roles and wanted pool differ from the window before; `stall_ps`: what
-        that window left. A swap of tiers makes the pool anew, so its stall covers the resize; and it starts over:
-        nothing of what was loading is kept.
+        that window left. A swap of tiers makes the pool anew, so its stall covers the resize. Stalls add up, as in the
+        engine: what is asked for next begins when what is under way has ended.
         """
         choose = arithmetic.choose
         resized = choose(swapped, False, pool_changed)
         anew = choose(swapped, swap_ps, 0) + choose(moved, self.fleet.split_ps, 0)
-        stall = choose(anew > 0, anew, stall_ps) + choose(resized, self.fleet.resize_ps, 0)
+        stall = stall_ps + anew + choose(resized, self.fleet.resize_ps, 0)
         return resized, arithmetic.at_least(stall - window_ps, 0)
 
     def _memory_need(self, tier: int, fraction: float, speculating: bool) -> tuple[MemoryNeed, float, int]:

@@ -1,6 +1,6 @@
-"""Fills the generated tables of a Markdown page: action, observation, features. The schema is their only source.
+"""Fills the generated tables of a Markdown page: action, observation, features, tasks. The code is their only source.
 
-    python -m llmserve_sim.documentation docs/environment.md
+    python -m llmserve_sim.documentation docs/environment.md docs/tasks.md
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; everything else is left alone.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,15 +17,12 @@ from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import ACTION_GRID
 from llmserve_sim.metrics import BASE, EXTENDED, Feature
 from llmserve_sim.schema import ACTION_FIELDS, ServeObservation
+from llmserve_sim.tasks import tables
+from llmserve_sim.tasks.tables import markdown
 
 __all__ = ["TABLES", "fill", "main"]
 
 _BLOCK: Final = re.compile(r"(<!-- table ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def _rows(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
 
 
 def _shown(value: object) -> str:
@@ -33,7 +30,7 @@ def _shown(value: object) -> str:
 
 
 def _action() -> str:
-    return _rows(
+    return markdown(
         ("Field", "Type", "Range", "Unit", "Default", "Meaning"),
         (
             (f"`{row.name}`", f"`{row.kind}`", f"`{row.bounds}`", row.unit, f"`{_shown(row.default)}`", row.meaning)
@@ -43,7 +40,7 @@ def _action() -> str:
 
 
 def _grid() -> str:
-    return _rows(
+    return markdown(
         ("#", "Field", "Choices"),
         ((i, f"`{name}`", ", ".join(map(_shown, choices))) for i, (name, choices) in enumerate(ACTION_GRID.items())),
     )
@@ -51,7 +48,7 @@ def _grid() -> str:
 
 def _observation() -> str:
     properties = ServeObservation.model_json_schema()["properties"]
-    return _rows(
+    return markdown(
         ("Field", "Type", "Unit", "Meaning"),
         (
             (f"`{name}`", f"`{spec['type']}`", spec.get("unit", ""), spec["description"])
@@ -61,7 +58,7 @@ def _observation() -> str:
 
 
 def _features(table: tuple[Feature, ...], first: int) -> str:
-    return _rows(
+    return markdown(
         ("#", "Name", "Unit", "Scale", "Meaning"),
         (
             (first + i, f"`{row.name}`", row.unit, f"{row.scale:g}" if row.scale else "-", row.meaning)
@@ -76,6 +73,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "observation": _observation,
     "base": lambda: _features(BASE, 0),
     "extended": lambda: _features(EXTENDED[len(BASE) :], len(BASE)),
+    **tables.TABLES,
 }
 """What a page can ask for, by name."""
 

@@ -27,6 +27,7 @@ from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import GRID_SIZES, from_indices
 from llmserve_sim.metrics import ObservationKind, encode, features
 from llmserve_sim.schema import ACTION_FIELDS, ServeAction, parse_action
+from llmserve_sim.tasks import list_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,12 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["IDS", "ActionKind", "LLMServeEnv", "action_space", "decode_action", "draw_seed", "observation_space"]
 
 ActionKind = Literal["multi_discrete", "dict"]
-IDS: Final[dict[str, str]] = {
-    "LLMServe/StaticWorkload-v0": "static_workload",
-    "LLMServe/BurstyWorkload-v0": "bursty_workload",
-    "LLMServe/AdversarialMultitenant-v0": "adversarial_multitenant",
-}
-"""Registered ids and the tasks that they run."""
+IDS: Final[dict[str, str]] = {f"LLMServe/{task.id.title().replace('_', '')}-v0": task.id for task in list_tasks()}
+"""Registered ids and the tasks that they run: ``LLMServe/BurstyWorkload-v0`` runs ``bursty_workload``, and so on."""
 
 
 def observation_space(kind: ObservationKind) -> spaces.Box[np.float32]:

@@ -364,6 +364,9 @@ def translate(error: ValidationError, model: type[BaseModel], *, prefix: str = "
         return InvalidInputError(field, f"unknown field{where}")
     if kind == "missing":
         return InvalidInputError(field, "is required")
+    if kind == "relation":  # between fields of a task; the whole table would say nothing about it
+        where = ".".join([*([prefix] if prefix else []), *path, problem["ctx"]["field"]])
+        return InvalidInputError(where, problem["ctx"]["bound"])
     if leaf in ACTION_FIELDS and (model is ServeAction or "action" in path[:-1]):
         spec = ACTION_FIELDS[leaf]
         sort = {"int": "an integer in", "float": "a finite number in", "enum": "one of", "bool": "one of"}[spec.kind]

@@ -6,6 +6,7 @@ translates: spaces, seeds and infos; `batch.py` simulates.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -23,9 +24,9 @@ from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.gym import ActionKind, action_space, decode_action, draw_seed, observation_space
 from llmserve_sim.metrics import Measurement, ObservationKind, encode
+from llmserve_sim.schema import plain_integer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -83,11 +84,7 @@ class LLMServeVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
         if options:
             raise InvalidInputError("options", "must be empty: none are defined", got=options)
         super().reset(seed=None)
-        seeds: Sequence[int | None]
-        if seed is None:
-            seeds = [None] * self.num_envs
-        else:
-            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        seeds = self._seeds_of(plain_integer(seed))
         if len(seeds) != self.num_envs:
             raise InvalidInputError("seed", f"must have one entry for each of {self.num_envs} environments", got=seed)
         episode_seeds = [self._seed(i, one) for i, one in enumerate(seeds)]
@@ -131,10 +128,24 @@ class LLMServeVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
             actions = actions.tolist()
         elif isinstance(actions, dict):
             actions = iterate(self.action_space, actions)
+        if not isinstance(actions, Iterable):
+            raise InvalidInputError(
+                "actions", f"must be {self.num_envs} actions, one for each environment", got=actions
+            )
         decoded = [decode_action(action) for action in actions]
         if len(decoded) != self.num_envs:
             raise InvalidInputError("actions", f"must be {self.num_envs} actions, one for each environment")
         return decoded
+
+    def _seeds_of(self, seed: object) -> list[Any]:
+        """The seeds that `reset` was given; the batch refuses what is no integer in range."""
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int):
+            return [seed + i for i in range(self.num_envs)]
+        if isinstance(seed, list | tuple | np.ndarray):
+            return [plain_integer(one) for one in seed]
+        raise InvalidInputError("seed", "must be an integer, a list of integers, or None", got=seed)
 
     def _seed(self, i: int, seed: int | None) -> int:
         return draw_seed(self.batch.task, self._generators[i]) if seed is None else seed

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from llmserve_sim.arithmetic import ARRAYS, SCALAR
 from llmserve_sim.configuration import Configurator, Course, Setting, tokens_per_step
+from llmserve_sim.engine import KernelEngine
 from llmserve_sim.engine.interface import PS_PER_S
+from llmserve_sim.engine.layout import L_READY, LANES
+from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import get_deployment
 from llmserve_sim.performance import speculation
@@ -79,6 +82,20 @@ def test_what_is_left_of_a_swap_shrinks_by_a_window_at_a_time() -> None:
     swap = configurator.fleet.swap_ps[1]
     assert left == [max(0, swap - seconds * PS_PER_S) for seconds in range(1, 7)]
     assert setting.facts.stall_s == 0.0
+
+
+def test_stalls_add_up_as_they_do_in_the_engine() -> None:
+    env = ServingEnv(TASK.model_copy(update={"window_s": 1.0}), engine="python")
+    env.start(3)
+    for tier in ("FP16", "INT8", "INT4"):
+        setting = env.prepare(ServeAction(quantization_tier=tier))
+        env.run(setting)
+    first, second = env._configurator.fleet.swap_ps[1:]
+    assert setting.stall_ps == first + second - 2 * PS_PER_S
+    episode = env._episode
+    assert episode is not None
+    assert isinstance(episode.engine, KernelEngine)
+    assert episode.engine._row[LANES + L_READY] - setting.plan.end_ps == setting.stall_ps
 
 
 @given(

@@ -1,4 +1,4 @@
-"""The tables on the environment's page are those of the code."""
+"""The tables of the documentation are those of the code."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from llmserve_sim.documentation import TABLES, fill, main
 from llmserve_sim.errors import InvalidInputError
 
-PAGE = Path(__file__).parents[4] / "docs" / "environment.md"
+PAGES = [Path(__file__).parents[4] / "docs" / name for name in ("environment.md", "tasks.md")]
 
 
-@pytest.mark.skipif(not PAGE.is_file(), reason="the docs are not beside the package")
-def test_the_page_is_up_to_date() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert fill(page) == page, "run: python -m llmserve_sim.documentation docs/environment.md"
-    assert all(f"<!-- table {name} -->" in page for name in TABLES)
+@pytest.mark.skipif(not all(page.is_file() for page in PAGES), reason="the docs are not beside the package")
+def test_the_pages_are_up_to_date_and_show_every_table() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert fill(text) == text, "run: python -m llmserve_sim.documentation docs/environment.md docs/tasks.md"
+    assert all(f"<!-- table {name} -->" in text for name in TABLES)
 
 
 def test_only_what_stands_between_the_marks_is_rewritten(tmp_path: Path) -> None:

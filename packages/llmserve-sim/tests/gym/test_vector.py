@@ -57,6 +57,28 @@ def test_make_vec_uses_it_for_every_registered_id() -> None:
         env.close()
 
 
+@pytest.mark.parametrize("seed", [1.0, "7", [1.5, 2], [True, 2], 2.0])
+def test_seeds_that_are_no_integers_are_refused_by_name(seed: Any) -> None:
+    env = LLMServeVectorEnv(2, _short("static_workload", 3))
+    with pytest.raises(InvalidInputError, match=r"^seed"):
+        env.reset(seed=seed)
+    env.close()
+
+
+def test_an_array_of_seeds_does_what_a_list_does() -> None:
+    env = LLMServeVectorEnv(2, _short("static_workload", 3))
+    assert _same(env.reset(seed=np.array([3, 5])), env.reset(seed=[3, 5]))  # type: ignore[arg-type]
+    env.close()
+
+
+def test_no_actions_at_all_are_refused_by_name() -> None:
+    env = LLMServeVectorEnv(2, _short("static_workload", 3))
+    env.reset(seed=0)
+    with pytest.raises(InvalidInputError, match="actions: must be 2 actions"):
+        env.step(None)
+    env.close()
+
+
 def test_a_refused_action_leaves_every_episode_as_it_was() -> None:
     env, untouched = LLMServeVectorEnv(3), LLMServeVectorEnv(3)
     env.reset(seed=0)

@@ -148,19 +148,19 @@ def test_every_number_is_bounded_typed_and_named(task_id: str, path: tuple[str |
         (("slo", "standard"), 3, "slo.standard"),
         (("extended",), "no", "extended"),
         (("windows",), 120.0, "windows"),
-        (("lengths", "prompt", "mean_tokens"), 4000.0, "lengths.prompt"),
-        (("lengths", "prompt", "min_tokens"), 450, "lengths.prompt"),
-        (("lengths", "mega", "max_tokens"), 3999, "lengths.mega"),
-        (("cotenant", "high_gb"), 10.0, "cotenant"),
-        (("traffic", "burst", "length_windows"), 11, "traffic.burst"),
-        (("tenants", 0, "share"), 0.6, "Task"),
-        (("tenants", 0, "share_burst"), 0.6, "Task"),
-        (("tenants", 0, "id"), "code", "Task"),
-        (("seeds", "test", "start"), 1_000_500, "seeds"),
-        (("seeds", "test", "stop"), 2_000_000, "seeds.test"),
-        (("window_s",), 3600.0, "Task"),
-        (("windows",), 100_000, "Task"),
-        (("traffic", "rate_rps"), 10_000.0, "Task"),
+        (("lengths", "prompt", "mean_tokens"), 4000.0, "lengths.prompt.mean_tokens"),
+        (("lengths", "prompt", "min_tokens"), 450, "lengths.prompt.mean_tokens"),
+        (("lengths", "mega", "max_tokens"), 3999, "lengths.mega.max_tokens"),
+        (("cotenant", "high_gb"), 10.0, "cotenant.high_gb"),
+        (("traffic", "burst", "length_windows"), 11, "traffic.burst.length_windows"),
+        (("tenants", 0, "share"), 0.6, "tenants"),
+        (("tenants", 0, "share_burst"), 0.6, "tenants"),
+        (("tenants", 0, "id"), "code", "tenants"),
+        (("seeds", "test", "start"), 1_000_500, "seeds.test"),
+        (("seeds", "test", "stop"), 2_000_000, "seeds.test.stop"),
+        (("window_s",), 3600.0, "traffic"),
+        (("windows",), 100_000, "traffic"),
+        (("traffic", "rate_rps"), 10_000.0, "traffic"),
     ],
 )
 def test_mistakes_of_every_kind_are_named(path: tuple[str | int, ...], value: object, field: str) -> None:
@@ -207,6 +207,13 @@ def test_a_file_that_is_no_task_is_refused(tmp_path: Path) -> None:
         load_task(tmp_path / "absent.toml")
     with pytest.raises(InvalidInputError, match="readable"):
         load_task(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_task(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    source = Path(registry.__file__).with_name("static_workload.toml")
+    path.write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
+    assert load_task(path) == load_task("static_workload")
 
 
 @given(st.text(max_size=200))

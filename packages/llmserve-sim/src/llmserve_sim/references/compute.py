@@ -9,7 +9,9 @@ clairvoyant value is a lower bound of the optimum. The simulator itself only rea
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Final
 
@@ -123,13 +125,20 @@ def compute(task_id: str) -> ReferenceScores:
     )
 
 
-def main(tasks: list[str]) -> None:
-    """Compute and write the references of `tasks`, or of all built-in ones."""
-    for task_id in tasks or [task.id for task in list_tasks()]:
+def main(arguments: Sequence[str] = ()) -> int:
+    """Compute and write the references of the named tasks, or of all built-in ones; returns the exit code."""
+    known = [task.id for task in list_tasks()]
+    parser = argparse.ArgumentParser(prog="python -m llmserve_sim.references.compute", description=__doc__)
+    parser.add_argument("task", nargs="*", help=f"tasks to compute, all by default: {', '.join(known)}")
+    tasks = parser.parse_args(arguments).task
+    if unknown := [task for task in tasks if task not in known]:
+        parser.error(f"task: must be of {', '.join(known)}, got {', '.join(unknown)}")
+    for task_id in tasks or known:
         found = compute(task_id)
         path = write_references(task_id, found)
         line = f"random {found.random:.4f}, best static {found.best_static:.4f}, clairvoyant {found.clairvoyant:.4f}"
         sys.stdout.write(f"{path.name}: {line}\n")
+    return 0
 
 
 def _static_value(env: ServingEnv, action: ServeAction, seeds: list[int]) -> float:
@@ -159,4 +168,4 @@ def _neighbours(here: tuple[int, ...], knob: int, env: ServingEnv) -> list[tuple
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -121,7 +121,7 @@ class CotenantWave(_Table):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.high_gb < self.low_gb:
-            raise problem("high_gb must be at least low_gb")
+            raise problem("high_gb", "must be at least low_gb")
         return self
 
 
@@ -172,7 +172,7 @@ class SeedRange(_Table):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.stop <= self.start:
-            raise problem("stop must exceed start")
+            raise problem("stop", "must exceed start")
         return self
 
     def __contains__(self, seed: object) -> bool:
@@ -199,7 +199,7 @@ class SeedRanges(_Table):
         ranges = sorted((r.start, r.stop, name) for name, r in self.items())
         for (_, stop, name), (start, _, other) in pairwise(ranges):
             if start < stop:
-                raise problem(f"{name} and {other} must not share seeds")
+                raise problem(other, f"must not share seeds with {name}")
         return self
 
     def split_of(self, seed: int) -> Split | None:
@@ -251,15 +251,15 @@ class Task(_Table):
         for label in ("share", "share_burst"):
             total = sum(getattr(t, label) for t in self.tenants)
             if abs(total - 1.0) > 1e-6:
-                raise problem(f"tenants: {label} must add up to 1, is {total:g}")
+                raise problem("tenants", f"{label} must add up to 1, is {total:g}")
         if len({t.id for t in self.tenants}) < len(self.tenants):
-            raise problem("tenants: ids must differ")
+            raise problem("tenants", "ids must differ")
         if self.windows * self.window_s > MAX_EPISODE_S:
-            raise problem(f"windows x window_s must be at most {MAX_EPISODE_S:.0f} s")
+            raise problem("windows", f"windows x window_s must be at most {MAX_EPISODE_S:.0f} s")
         if self.peak_rate_rps * self.windows * self.window_s > MAX_EPISODE_REQUESTS:
-            raise problem(f"traffic: at most {MAX_EPISODE_REQUESTS} requests an episode, rate x duration is more")
+            raise problem("traffic", f"at most {MAX_EPISODE_REQUESTS} requests an episode, rate x duration is more")
         if self.peak_rate_rps * self.window_s > 100_000:
-            raise problem("traffic: at most 100000 requests a window, rate x window_s is more")
+            raise problem("traffic", "at most 100000 requests a window, rate x window_s is more")
         return self
 
     @property

@@ -97,7 +97,7 @@ def _read(path: Path) -> Task:
     if len(raw) > MAX_TASK_BYTES:
         raise InvalidInputError(str(path), f"must be a task file of at most {MAX_TASK_BYTES} bytes")
     try:
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise InvalidInputError(str(path), f"must be UTF-8 text ({error.reason} at byte {error.start})") from error
     return parse_task(text, source=str(path))

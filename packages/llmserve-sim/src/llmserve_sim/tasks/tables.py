@@ -1,25 +1,18 @@
-"""Writes the tables of docs/tasks.md: the built-in tasks side by side, and every field of a task file.
+"""The tables of docs/tasks.md: the built-in tasks side by side, and every field of a task file.
 
-    python -m llmserve_sim.tasks.tables docs/tasks.md
-
-A table stands between ``<!-- tasks NAME -->`` and ``<!-- end -->``. The task files and their model are the only source.
+The task files and their model are the only source; `llmserve_sim.documentation` puts the tables into pages.
 """
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
-from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks.model import Task
 from llmserve_sim.tasks.registry import list_tasks
 
-__all__ = ["TABLES", "fill", "main"]
+__all__ = ["TABLES", "markdown"]
 
-_BLOCK: Final = re.compile(r"(<!-- tasks ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _BOUNDS: Final = (
     ("minimum", ">= {}"),
     ("exclusiveMinimum", "> {}"),
@@ -33,9 +26,10 @@ _BOUNDS: Final = (
 )
 
 
-def _markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def markdown(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    """Return a table in Markdown."""
     lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
 def _lines(task: Task) -> Iterator[tuple[str, str]]:
@@ -89,14 +83,14 @@ def _catalogue(*, extended: bool) -> str:
     columns = [dict(_lines(task)) for task in tasks]
     # A row that no task of the table uses would only say so.
     rows = [row for row in columns[0] if any(column[row] != "-" for column in columns)]
-    return _markdown(
+    return markdown(
         ("", *(f"`{task.id}`" for task in tasks)), ((row, *(column[row] for column in columns)) for row in rows)
     )
 
 
 def _fields() -> str:
     schema = Task.model_json_schema()
-    return _markdown(("Field", "Type", "Accepts", "Meaning"), _walk(schema, schema["$defs"], ""))
+    return markdown(("Field", "Type", "Accepts", "Meaning"), _walk(schema, schema["$defs"], ""))
 
 
 def _walk(node: dict[str, Any], definitions: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
@@ -133,30 +127,8 @@ def _number(value: object) -> object:
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
-    "core": lambda: _catalogue(extended=False),
-    "extended": lambda: _catalogue(extended=True),
-    "fields": _fields,
+    "tasks": lambda: _catalogue(extended=False),
+    "extended_tasks": lambda: _catalogue(extended=True),
+    "task_fields": _fields,
 }
 """What a page can ask for, by name."""
-
-
-def fill(page: str) -> str:
-    """Return `page` with every table written anew; raises `InvalidInputError` for a table that does not exist."""
-
-    def table(found: re.Match[str]) -> str:
-        name = found[2]
-        if name not in TABLES:
-            raise InvalidInputError("table", "must be one of " + ", ".join(TABLES), got=name)
-        return found[1] + TABLES[name]() + found[3]
-
-    return _BLOCK.sub(table, page)
-
-
-def main(paths: list[str]) -> None:
-    """Rewrite the pages at `paths` in place."""
-    for path in map(Path, paths):
-        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -31,9 +31,9 @@ MAX_TOKENS = 1_048_576
 """Longest prompt or output that a table of lengths covers."""
 
 
-def problem(message: str) -> PydanticCustomError:
-    """Return the error of a relation between fields that does not hold."""
-    return PydanticCustomError("relation", "{message}", {"message": message})
+def problem(field: str, bound: str) -> PydanticCustomError:
+    """Return the error of a relation between fields that does not hold; `field` is the one to look at first."""
+    return PydanticCustomError("relation", "{field}: {bound}", {"field": field, "bound": bound})
 
 
 class _Table(BaseModel):
@@ -51,10 +51,10 @@ class LengthModel(_Table):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.min_tokens <= self.mean_tokens <= self.max_tokens:
-            raise problem("mean_tokens must lie between min_tokens and max_tokens")
+            raise problem("mean_tokens", "must lie between min_tokens and max_tokens")
         # Near a bound no log-normal of that width has that mean: the model could not keep its promise.
         if self.sigma > 0 and not 1.02 * self.min_tokens <= self.mean_tokens <= 0.9 * self.max_tokens:
-            raise problem("mean_tokens must be at least 1.02 x min_tokens and at most 0.9 x max_tokens")
+            raise problem("mean_tokens", "must be at least 1.02 x min_tokens and at most 0.9 x max_tokens")
         return self
 
 
@@ -68,7 +68,7 @@ class _Recurring(_Table):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.length_windows + 2 * self.jitter_windows > self.period_windows:
-            raise problem("length_windows + 2 x jitter_windows must be at most period_windows")
+            raise problem("length_windows", "with 2 x jitter_windows must be at most period_windows")
         return self
 
 
@@ -132,7 +132,7 @@ class MegaPrompts(_Table):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.max_tokens < self.min_tokens:
-            raise problem("max_tokens must be at least min_tokens")
+            raise problem("max_tokens", "must be at least min_tokens")
         return self
 
 
