@@ -20,7 +20,7 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 PACKAGES = ("sim", "client", "agents", "server")
-TESTED_WITH = {"sim": "[cli,fast,gym]", "agents": "[cli,fast,llm]"}
+TESTED_WITH = {"client": "[gym]", "sim": "[cli,fast,gym]", "agents": "[cli,fast,llm]"}
 SOURCES = [ROOT / "packages" / f"llmserve-{name}" / "src" for name in PACKAGES]
 PYTHONS = ("3.11", "3.12", "3.13")
 OPENENVS = ("openenv>=0.10", "openenv-core==0.3.0")
@@ -151,10 +151,19 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session(tags=["light"])
-def light(session: nox.Session) -> None:
-    """`pip install llmserve-sim` brings at most six distributions, and its schema imports neither numpy nor numba."""
-    _install(session, "sim")
-    session.run("python", str(ROOT / "scripts" / "check_light.py"))
+@nox.parametrize("package", ["sim", "client"], ids=["sim", "client"])
+def light(session: nox.Session, package: str) -> None:
+    """llmserve-sim brings 6 distributions at most, llmserve-client is 15; neither imports what only some need, nor slowly."""
+    _install(session, package)
+    session.run("python", str(ROOT / "scripts" / "check_light.py"), package)
+
+
+@nox.session(tags=["tests"])
+def contract(session: nox.Session) -> None:
+    """One episode gives the same bytes and grade in process and through every client; refusals lose nothing."""
+    _compose(session)
+    session.install(*GROUPS["test"])
+    session.run("pytest", *(session.posargs or ["tests/contract"]), env=_environment())
 
 
 @nox.session(tags=["style"])
@@ -168,7 +177,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["style"])
 def types(session: nox.Session) -> None:
     """Every package, script and session is fully typed: mypy --strict."""
-    _install(session, "sim", "[cli,fast,gym]")
+    _compose(session)
     session.install(*GROUPS["types"], *GROUPS["test"], "nox")
     session.run("mypy", *(session.posargs or [*map(str, SOURCES), "noxfile.py", "scripts", "benchmarks"]))
 

@@ -1,39 +1,102 @@
-"""Checks, from inside an environment that holds only llmserve-sim, what it brought and what its schema imports."""
+"""Checks, from inside an environment that holds only one package, what it brought and what importing it costs.
+
+python scripts/check_light.py sim|client
+"""
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 
-MOST_DISTRIBUTIONS = 6
-HEAVY = ("numpy", "numba", "gymnasium", "typer", "rich", "matplotlib")
+MOST_DISTRIBUTIONS = {"sim": 6, "client": 15}
+"""The simulator's without itself, as its card says; the client's with itself and the simulator."""
 #: What the environment's own maker puts there (`venv`, not uv), brought by nobody.
-OWN = {"pip", "setuptools", "wheel", "llmserve-sim"}
+MAKER = {"pip", "setuptools", "wheel"}
 
+HEAVY = {
+    "sim": ("numpy", "numba", "gymnasium", "typer", "rich", "matplotlib"),
+    "client": ("numpy", "numba", "gymnasium", "openenv", "fastapi", "uvicorn", "websockets"),
+}
+LOADS = {"sim": "import llmserve_sim.schema", "client": "from llmserve_client import AsyncLLMServeEnv, LLMServeEnv"}
 PROBE = """
 import sys
-import llmserve_sim.schema
-print(len(sys.modules), *sorted({name.split(".")[0] for name in sys.modules}))
+{statement}
+print(len(sys.modules), *sorted({{name.split(".")[0] for name in sys.modules}}))
 """
+CLOCK = """
+import time
+start = time.process_time()
+{statement}
+print(time.process_time() - start)
+"""
+IMPORTS = ("import llmserve_client", "from llmserve_client import LLMServeEnv", "from llmserve_env import LLMServeEnv")
+"""The first only names things; the others load the client for use."""
 
 REFUSAL = "llmserve-sim[cli]"
+MOST_TIMES_HTTPX = 3.0
+ROUNDS = 15
+
+
+def _run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def _distributions(package: str) -> bool:
+    names = {distribution.metadata["Name"].lower().replace("_", "-") for distribution in metadata.distributions()}
+    counted = sorted(names - MAKER - ({"llmserve-sim"} if package == "sim" else set()))
+    most = MOST_DISTRIBUTIONS[package]
+    print(f"llmserve-{package}: {len(counted)} distributions (at most {most}): {', '.join(counted)}")
+    return len(counted) <= most
+
+
+def _modules(package: str) -> bool:
+    count, *loaded = _run(PROBE.format(statement=LOADS[package])).split()
+    heavy = [name for name in HEAVY[package] if name in loaded]
+    print(f"{LOADS[package]} loads {count} modules, of the heavy ones: {', '.join(heavy) or 'none'}")
+    return not heavy
+
+
+def _says_which_extra(package: str) -> bool:
+    bare = subprocess.run([sys.executable, "-m", "llmserve_sim", "tasks"], capture_output=True, text=True, check=False)
+    print(f"without the extra llmserve-{package}'s command says: {bare.stderr.strip()}")
+    return bare.returncode == 2 and REFUSAL in bare.stderr and "Traceback" not in bare.stderr
+
+
+def _import_time(package: str) -> bool:
+    """Interleaved, in processor time, so that what else the machine does meets both alike; the median of the ratios."""
+    held = True
+    for statement in IMPORTS:
+        ratios = sorted(_seconds(statement) / _seconds("import httpx") for _ in range(ROUNDS))
+        middle = statistics.median(ratios)
+        held = held and middle <= MOST_TIMES_HTTPX
+        print(
+            f"llmserve-{package}, {statement}: {middle:.2f} times as long as import httpx "
+            f"(median of {ROUNDS}, {ratios[0]:.2f} to {ratios[-1]:.2f}; at most {MOST_TIMES_HTTPX:g})"
+        )
+    return held
+
+
+def _seconds(statement: str) -> float:
+    return float(_run(CLOCK.format(statement=statement)))
+
+
+CHECKS: dict[str, tuple[Callable[[str], bool], ...]] = {
+    "sim": (_distributions, _modules, _says_which_extra),
+    "client": (_distributions, _modules, _import_time),
+}
 
 
 def main() -> int:
     """Print what was found; the exit code says whether it is light."""
-    names = {distribution.metadata["Name"].lower().replace("_", "-") for distribution in metadata.distributions()}
-    brought = sorted(names - OWN)
-    print(f"llmserve-sim brings {len(brought)} distributions (at most {MOST_DISTRIBUTIONS}): {', '.join(brought)}")
-    count, *modules = subprocess.run(
-        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True
-    ).stdout.split()
-    loaded = [name for name in HEAVY if name in modules]
-    print(f"import llmserve_sim.schema loads {count} modules, of the heavy ones: {', '.join(loaded) or 'none'}")
-    bare = subprocess.run([sys.executable, "-m", "llmserve_sim", "tasks"], capture_output=True, text=True, check=False)
-    says = bare.returncode == 2 and REFUSAL in bare.stderr and "Traceback" not in bare.stderr
-    print(f"without the extra the command says: {bare.stderr.strip()}")
-    return int(len(brought) > MOST_DISTRIBUTIONS or bool(loaded) or not says)
+    package = sys.argv[1] if len(sys.argv) == 2 else ""
+    if package not in CHECKS:
+        print(f"say which package: {' or '.join(CHECKS)}", file=sys.stderr)
+        return 2
+    held = [check(package) for check in CHECKS[package]]  # each has its say, though one has failed
+    return int(not all(held))
 
 
 if __name__ == "__main__":
