@@ -170,7 +170,7 @@ def hand_over(a: Row, ln: int, s: int, now: int) -> None:
 
 def end_prefill(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
     """Slot `s` has its whole context computed: hand it over, or deliver a token and then decode or finish."""
-    blocks = blocks_for(a[s + S_TARGET])
+    blocks = a[s + S_TARGET] + 15 >> 4
     a[s + S_TARGET] = 0
     a[ln + L_BLOCKS] -= blocks
     last = a[s + S_PRODUCED] + 1 == a[s + S_OUTPUT]
@@ -406,7 +406,7 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
             n += 1
         else:
             target = a[s + S_PROMPT] + a[s + S_PRODUCED]
-            blocks = blocks_for(target)
+            blocks = target + 15 >> 4
             if blocks > free:
                 if a[s + S_FIRST] < 0 and a[H_PATIENCE] > 0:
                     span = a[s + S_ARRIVAL] + a[H_PATIENCE] - now

@@ -218,13 +218,14 @@ def finish(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
 def finish_due(a: Row, rec: Row, ln: int, g: int, now: int) -> None:
     """Finish the sequences of a group whose finish clock has been reached."""
     clock = a[g + G_CLOCK] >> 8
-    due = a[a[g + G_HEAP] + 1] >> SLOT_BITS
-    while due <= clock:
-        s = a[a[g + G_HEAP] + 1] & SLOT_MASK
-        a[W_DELIVERED] -= clock - due
-        a[ln + L_CACHED] += blocks_for(leave_decode(a, ln, g, s, 1) - 1)
+    top = a[g + G_HEAP] + 1
+    entry = a[top]
+    while entry >> SLOT_BITS <= clock:
+        s = entry & SLOT_MASK
+        a[W_DELIVERED] -= clock - (entry >> SLOT_BITS)
+        a[ln + L_CACHED] += leave_decode(a, ln, g, s, 1) + 14 >> 4  # its last token has no KV
         finish(a, rec, ln, s, now)
-        due = a[a[g + G_HEAP] + 1] >> SLOT_BITS
+        entry = a[top]
 
 
 def preempt(a: Row, ln: int, s: int) -> None:
