@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     _openenv_server(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
 
     @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())
-    def prometheus() -> Response:
+    async def prometheus() -> Response:
         """Return the metrics in Prometheus's text format."""
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 

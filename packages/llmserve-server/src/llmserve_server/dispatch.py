@@ -52,7 +52,7 @@ class Dispatcher:
             reply = registry.step(session_id, action, step_index=step_index)
         else:
             reply = await self.run(registry.step, session_id, action, step_index=step_index)
-        self._metrics.step(reply.observation, perf_counter() - start)
+        self._metrics.step(session_id, reply.observation, perf_counter() - start)
         return reply
 
     def close(self) -> None:

@@ -6,26 +6,54 @@ observations and counts, no caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from math import fsum
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import prometheus_client
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from llmserve_server.sessions import SessionRegistry
 from llmserve_sim.schema import ServeObservation
+from llmserve_sim.tasks.registry import catalogue_task
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
+_Windows = list[ServeObservation]
+_GAUGES: Final[tuple[tuple[str, str, Callable[[_Windows], float]], ...]] = (
+    ("vllm:num_requests_running", "Requests running.", lambda windows: sum(w.active_requests for w in windows)),
+    ("vllm:num_requests_waiting", "Requests waiting.", lambda windows: sum(w.queue_depth for w in windows)),
+    (
+        "vllm:kv_cache_usage_perc",
+        "KV-cache usage, 1 is full; mean over sessions.",
+        lambda windows: fsum(w.kv_cache_occupancy for w in windows) / len(windows),
+    ),
+)
+_LATENCIES: Final = (
+    (
+        "vllm:time_to_first_token_seconds",
+        "Time to first token in the last window; the worst session's quantiles.",
+        {"0.5": "p50_ttft_ms", "0.99": "p99_ttft_ms"},
+    ),
+    (
+        "vllm:inter_token_latency_seconds",
+        "Time between tokens in the last window; the worst session's quantiles.",
+        {"0.5": "p50_itl_ms"},
+    ),
+)
+
 
 class Metrics:
     """The metrics of one application; nothing is global, so that two applications in a process do not mix."""
 
     def __init__(self, registry: SessionRegistry) -> None:
+        self._registry = registry
         self._page = CollectorRegistry()
         self._requests = Histogram(
             "llmserve:request_duration_seconds",
@@ -38,20 +66,65 @@ class Metrics:
             "llmserve:step_duration_seconds", "Time to run and store a step.", registry=self._page, buckets=_SECONDS
         )
         self.sockets = Gauge("llmserve:websockets", "WebSockets that are open.", registry=self._page)
-        self._messages = Counter(
+        self._messages = prometheus_client.Counter(
             "llmserve:websocket_messages", "WebSocket messages sent.", ["outcome"], registry=self._page
         )
         self.sent = {outcome: self._messages.labels(outcome).inc for outcome in ("ok", "error")}
         """Take in one message sent over a socket."""
+        self._last: dict[str, ServeObservation] = {}
+        self._tokens: Counter[str] = Counter()
+        self._preemptions: Counter[str] = Counter()
         self._page.register(_Sessions(registry))
+        self._page.register(self)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Take in one answered request."""
         self._requests.labels(method, route, str(status)).observe(seconds)
 
-    def step(self, observation: ServeObservation, seconds: float) -> None:
-        """Take in one step."""
+    def step(self, session_id: str, observation: ServeObservation, seconds: float) -> None:
+        """Take in one step. For one thread: the event loop's."""
         self._steps.observe(seconds)
+        self._last[session_id] = observation
+        task_id = observation.task_id
+        self._tokens[task_id] += observation.throughput_tps * catalogue_task(task_id).window_s
+        forced = observation.metadata.get("window", {}).get("forced_evictions", 0)
+        self._preemptions[task_id] += observation.eviction_events - forced
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what vLLM has a name for, over the sessions in memory; see docs/api.md for what each is a sum of."""
+        shown = self._shown()
+        for name, meaning, read in _GAUGES:
+            gauge = GaugeMetricFamily(name, meaning, labels=["task_id"])
+            for task_id, windows in shown.items():
+                gauge.add_metric([task_id], read(windows))
+            yield gauge
+        for name, meaning, quantiles in _LATENCIES:
+            summary = Metric(name, meaning, "summary")
+            for task_id, windows in shown.items():
+                for quantile, field in quantiles.items():
+                    worst = max(getattr(window, field) for window in windows) / 1000.0
+                    summary.add_sample(name, {"task_id": task_id, "quantile": quantile}, worst)
+            yield summary
+        for name, meaning, totals in (
+            ("vllm:generation_tokens", "Output tokens delivered.", self._tokens),
+            ("vllm:num_preemptions", "Requests preempted for want of KV blocks.", self._preemptions),
+        ):
+            counter = CounterMetricFamily(name, meaning, labels=["task_id"])
+            for task_id, total in sorted(totals.items()):
+                counter.add_metric([task_id], total)
+            yield counter
+
+    def _shown(self) -> dict[str, list[ServeObservation]]:
+        """The last window of every session in memory, by task; sessions that left are forgotten."""
+        found: dict[str, list[ServeObservation]] = {}
+        kept: dict[str, ServeObservation] = {}
+        for session in self._registry.open_sessions():
+            window = self._last.get(session.session_id)
+            if window is not None and window.task_id == session.task_id:
+                kept[session.session_id] = window
+                found.setdefault(session.task_id, []).append(window)
+        self._last = kept
+        return dict(sorted(found.items()))
 
     def page(self) -> bytes:
         """Return the page in Prometheus's text format."""

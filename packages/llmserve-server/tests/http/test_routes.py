@@ -308,4 +308,3 @@ def test_the_schema_is_the_simulators(client: TestClient) -> None:
     assert "session_id" in schema["state"]["properties"]
     assert client.get("/metadata").json()["name"] == "LLMServeEnv"
     assert client.get("/health").json() == {"status": "healthy"}
-

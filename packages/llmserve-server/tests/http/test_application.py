@@ -1,0 +1,250 @@
+"""The application as a whole: whose routes answer, what OpenAPI says, tokens, sizes, logs, metrics and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from llmserve_server.app import create_app
+from llmserve_server.settings import Settings
+from llmserve_server.wire import ErrorBody
+
+TOKEN = "correct-horse"
+OURS = {
+    ("post", "/reset"): {401, 404, 409, 413, 422, 429, 503},
+    ("post", "/step"): {401, 404, 409, 413, 422, 429, 503},
+    ("get", "/state"): {401, 404, 409, 422, 429, 503},
+    ("get", "/log"): {401, 404, 409, 422, 429, 503},
+    ("post", "/fork"): {401, 404, 409, 413, 422, 429, 503},
+    ("post", "/grader"): {401, 404, 409, 413, 422, 429, 503},
+    ("get", "/baseline"): {400, 401, 404, 422, 429, 502},
+    ("get", "/tasks"): {401},
+    ("get", "/metrics"): {401},
+}
+
+
+def application(client: TestClient) -> FastAPI:
+    """Return the application behind a client."""
+    app = client.app
+    assert isinstance(app, FastAPI)
+    return app
+
+
+def test_our_reset_step_and_state_answer_and_not_openenvs(client: TestClient) -> None:
+    """OpenAPI and behaviour agree: each path is there once, and a step goes on from the reset before it."""
+    document = client.get("/openapi.json").json()
+    for path, method in (("/reset", "post"), ("/step", "post"), ("/state", "get")):
+        assert document["paths"][path][method]["summary"] in {
+            "Start an episode",
+            "Run one window",
+            "Where the episode stands",
+        }
+        schema = document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+        assert schema.rsplit("/", 1)[1] in {"SessionReply", "WireState"}
+    client.post("/reset", json={"seed": 1})
+    for index in (1, 2):
+        assert client.post("/step", json={"action": {}}).json()["observation"]["step_index"] == index
+    assert client.get("/state").json()["step_count"] == 2
+
+
+def test_openapi_declares_every_status_that_a_route_answers(client: TestClient) -> None:
+    """The statuses are those that the routes' tests meet, with the one error body."""
+    document = client.get("/openapi.json").json()
+    assert document["info"]["version"].startswith("1.")
+    for (method, path), statuses in OURS.items():
+        responses = document["paths"][path][method]["responses"]
+        assert {int(status) for status in responses} == statuses | {200}, path
+        for status in statuses:
+            reference = responses[str(status)]["content"]["application/json"]["schema"]["$ref"]
+            assert reference == "#/components/schemas/ErrorBody"
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert path == "/health" or "401" in operation["responses"], (method, path)
+
+
+def test_openapi_refers_to_nothing_that_is_missing(client: TestClient) -> None:
+    """Every reference has its schema, and the action's bounds are in it."""
+    document = client.get("/openapi.json").json()
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert names <= set(document["components"]["schemas"])
+    assert document["components"]["schemas"]["ServeAction"]["properties"]["batch_cap"]["maximum"] == 512
+
+
+def test_a_token_guards_everything_but_health_and_the_page(serve: Callable[..., TestClient]) -> None:
+    """Over HTTP and at a socket's handshake; the answer never repeats what was sent."""
+    client = serve(api_token=TOKEN)
+    bearer = {"Authorization": "Bearer correct-horse"}
+    assert client.get("/health").status_code == 200
+    for path in ("/tasks", "/state", "/metrics", "/schema", "/openapi.json", "/docs", "/nowhere"):
+        for headers in ({}, {"Authorization": "Bearer wrong-horse"}, {"Authorization": "correct-horse"}):
+            response = client.get(path, headers=headers)
+            assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+            assert ErrorBody.model_validate(response.json()).error.code == "unauthorized"
+            assert "horse" not in response.text
+    assert client.get("/tasks", headers=bearer).status_code == 200
+    with pytest.raises(Exception, match="401") as refused, client.websocket_connect("/ws"):
+        pass
+    assert not isinstance(refused.value, WebSocketDisconnect) or refused.value.code != 1000
+    with client.websocket_connect("/ws", headers=bearer) as accepted:
+        accepted.send_json({"type": "reset", "data": {}})
+        assert accepted.receive_json()["type"] == "observation"
+
+
+def test_a_body_beyond_its_bound_is_refused_with_and_without_a_length(serve: Callable[..., TestClient]) -> None:
+    """The grader has a bound of its own; OpenEnv's routes have ours."""
+    client = serve(max_body_bytes=1024, max_log_bytes=4096)
+
+    def parts(size: int) -> Any:
+        for _ in range(size // 512):
+            yield b" " * 512
+
+    for path in ("/reset", "/step", "/fork", "/mcp", "/llmserve_env/tasks"):
+        assert client.post(path, content=b" " * 2000).status_code == 413
+        response = client.post(path, content=parts(2048))
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
+    assert client.post("/grader", content=b" " * 2000).status_code == 409
+    assert client.post("/grader", content=b" " * 5000).status_code == 413
+    assert client.post("/reset", content=parts(1024)).status_code == 200
+
+
+def test_a_log_with_too_many_steps_is_refused(serve: Callable[..., TestClient]) -> None:
+    """The bound is a setting."""
+    client = serve(max_log_steps=2)
+    client.post("/reset")
+    for _ in range(3):
+        client.post("/step", json={"action": {}})
+    response = client.post("/grader", json={"episode_log": client.get("/log").json()})
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_each_request_has_an_id_of_its_own_or_its_callers(client: TestClient) -> None:
+    """One that is no plain word is replaced."""
+    assert client.get("/health", headers={"X-Request-Id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    given = client.get("/health", headers={"X-Request-Id": "a b"}).headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{16}", given)
+    assert client.get("/health").headers["x-request-id"] != given
+
+
+def test_logs_hold_no_secret(serve: Callable[..., TestClient]) -> None:
+    """No session id, no token, no key, no query string; the route's pattern and the status."""
+    client = serve(api_token=TOKEN, openai_api_key="sk-battery")
+    bearer = {"Authorization": "Bearer correct-horse"}
+    with structlog.testing.capture_logs() as lines:
+        session_id = client.post("/reset", headers=bearer).json()["session_id"]
+        client.get("/state", params={"session_id": session_id}, headers=bearer)
+        client.get("/log", params={"session_id": session_id}, headers=bearer)
+        client.get(f"/{session_id}", headers=bearer)
+        client.get("/tasks")
+    text = repr(lines)
+    for secret in (session_id, "correct-horse", "sk-battery"):
+        assert secret not in text
+    requests = [(line["route"], line["status"]) for line in lines if line["event"] == "request"]
+    assert requests == [("/reset", 200), ("/state", 200), ("/log", 200), ("unmatched", 404), ("unmatched", 401)]
+
+
+def test_metrics_count_what_happened(serve: Callable[..., TestClient]) -> None:
+    """Names are vLLM's for what vLLM means by them, ours for the rest; no session id among the labels."""
+    client = serve()
+    session_id = client.post("/reset", json={"seed": 1}).json()["session_id"]
+    for _ in range(3):
+        last = client.post("/step", json={"action": {}}).json()["observation"]
+    with client.websocket_connect("/ws") as open_socket:
+        open_socket.send_json({"type": "state"})
+        open_socket.receive_json()
+        page = client.get("/metrics").text
+    values = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    assert float(values["llmserve:steps_total"]) == 3
+    assert float(values["llmserve:websockets"]) == 1
+    assert float(values['llmserve:websocket_messages_total{outcome="error"}']) == 1
+    assert float(values['llmserve:sessions{task_id="static_workload",transport="http"}']) == 1
+    running = values['vllm:num_requests_running{task_id="static_workload"}']
+    assert float(running) == last["active_requests"]
+    assert session_id not in page
+
+
+def test_warnings_name_settings_that_do_not_exist(
+    serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt variable is found at the start."""
+    monkeypatch.setenv("LLMSERVE_MAX_BODDY_BYTES", "1")
+    with structlog.testing.capture_logs() as lines:
+        serve()
+    assert [line["variable"] for line in lines if line["event"] == "unknown_setting"] == ["LLMSERVE_MAX_BODDY_BYTES"]
+
+
+def test_two_applications_in_a_process_do_not_mix() -> None:
+    """Nothing is global: neither sessions nor metrics."""
+    settings = Settings(store_url="sqlite://", web=False, engine="python")
+    with TestClient(create_app(settings)) as first, TestClient(create_app(settings)) as second:
+        session_id = first.post("/reset").json()["session_id"]
+        assert second.get("/state", params={"session_id": session_id}).status_code == 404
+
+
+def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start the command."""
+    variables = os.environ | {"LLMSERVE_WEB": "false", "LLMSERVE_ENGINE": "python"} | environment
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmserve_server", "--host", "127.0.0.1", *arguments],
+        env=variables,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+
+
+def test_sigterm_closes_sockets_and_ends_with_zero(tmp_path: Path) -> None:
+    """With an open socket, whose client is told that the service restarts; the port comes from $PORT."""
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start(tmp_path, PORT=str(port), LLMSERVE_STORE_URL=f"sqlite:///{tmp_path / 'episodes.db'}")
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except urllib.error.URLError:
+                time.sleep(0.1)
+        with connect(f"ws://127.0.0.1:{port}/ws") as open_socket:
+            open_socket.send('{"type":"reset","data":{}}')
+            assert json.loads(open_socket.recv())["type"] == "observation"
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionClosed) as closed:
+                open_socket.recv(timeout=30)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code in {1001, 1012}
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert {"started", "stopped"} <= {line["event"] for line in lines}
+
+
+def test_a_wrong_setting_stops_the_start_with_its_name(tmp_path: Path) -> None:
+    """Exit code 2 and a sentence, no trace."""
+    process = start(tmp_path, LLMSERVE_MAX_BODY_BYTES="12", LLMSERVE_STORE_URL="sqlite://")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "LLMSERVE_MAX_BODY_BYTES" in errors
+    assert "Traceback" not in errors
