@@ -15,6 +15,7 @@ from llmserve_client import (
     ConnectError,
     ConnectionLostError,
     DeadlineError,
+    EpisodeStateError,
     Retries,
     ServerFailureError,
     TransportError,
@@ -75,6 +76,20 @@ def test_a_reset_whose_answer_was_lost_is_not_repeated(env: Any, server: LocalSe
         env.reset("static_workload", 7)
     assert sum(call in {"POST /reset", "ws reset"} for call in server.calls) == 1
     assert env.reset("static_workload", 7).step_index == 0
+
+
+@pytest.mark.parametrize("misfortune", ["lose_answer", "stall"])
+def test_no_step_meets_the_wrong_episode_after_a_reset_of_unknown_outcome(
+    env: Any, server: LocalServer, misfortune: str
+) -> None:
+    env.reset("static_workload", 7)
+    getattr(server, misfortune)()
+    with pytest.raises(TransportError):
+        env.reset("bursty_workload", 8)
+    with pytest.raises(EpisodeStateError, match="reset first"):
+        env.step(ACTION)
+    assert env.resume().task_id == "bursty_workload"
+    assert env.step(ACTION).observation.step_index == 1
 
 
 def test_a_reset_that_was_not_sent_is_sent(env: Any, server: LocalServer) -> None:

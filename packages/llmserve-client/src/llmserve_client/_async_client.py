@@ -7,11 +7,11 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from llmserve_client._base import BaseClient
+from llmserve_client._base import BaseClient, Options
 from llmserve_client._core import Core, Dial, Effect, Exchange, Flow, HangUp, Pause, StepResult
 from llmserve_client._endpoint import Endpoint, space_url
 from llmserve_client._exceptions import ClientClosedError, ConnectionLostError
@@ -20,9 +20,17 @@ from llmserve_client._options import Retries, Timeouts, TransportChoice
 from llmserve_client._wire import HttpCall
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
-__all__ = ["AsyncLLMServeEnv"]
+__all__ = ["AsyncLLMServeEnv", "AsyncOptions"]
 
 _Result = TypeVar("_Result")
+
+
+class AsyncOptions(Options, total=False):
+    """What `AsyncLLMServeEnv` is made with besides the address."""
+
+    http_transport: httpx.AsyncBaseTransport | None
+    dial: AsyncDialer | None
+    sleep: Callable[[float], Awaitable[None]]
 
 
 class AsyncLLMServeEnv(BaseClient):
@@ -62,12 +70,14 @@ class AsyncLLMServeEnv(BaseClient):
         self._lock = asyncio.Lock()
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> Self:
+    def from_url(cls, url: str, **options: Unpack[AsyncOptions]) -> Self:
         """Return a client of the server at `url`; options as in the constructor. Asks no network yet."""
         return cls(url, **options)
 
     @classmethod
-    def from_hub(cls, repo_id: str, *, resolve: Callable[[str], str] = space_url, **options: Any) -> Self:
+    def from_hub(
+        cls, repo_id: str, *, resolve: Callable[[str], str] = space_url, **options: Unpack[AsyncOptions]
+    ) -> Self:
         """Return a client of the Hugging Face Space ``user/space``, at the host that the Space itself has.
 
         `resolve` turns the name into an address; by default by the Hub's naming rule, which asks no network. For a private

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import Any, Final, TypedDict, get_args
 
 from llmserve_client.__about__ import __version__
 from llmserve_client._core import Core
@@ -12,9 +13,20 @@ from llmserve_client._exceptions import InvalidFieldError
 from llmserve_client._options import Retries, Timeouts, TransportChoice, TransportKind
 from llmserve_sim.schema import ServeObservation
 
-__all__ = ["BaseClient"]
+__all__ = ["BaseClient", "Options"]
 
 _CHOICES: Final = get_args(TransportChoice)
+
+
+class Options(TypedDict, total=False):
+    """What both clients are made with besides the address; described at `LLMServeEnv`."""
+
+    transport: TransportChoice
+    token: str | None
+    headers: Mapping[str, str] | None
+    timeouts: Timeouts | None
+    retries: Retries | None
+    ssl_context: ssl.SSLContext | None
 
 
 class BaseClient:

@@ -9,11 +9,11 @@ import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from llmserve_client._base import BaseClient
+from llmserve_client._base import BaseClient, Options
 from llmserve_client._core import Core, Dial, Effect, Exchange, Flow, HangUp, Pause, StepResult
 from llmserve_client._endpoint import Endpoint, space_url
 from llmserve_client._exceptions import ClientClosedError, ConnectionLostError
@@ -22,9 +22,17 @@ from llmserve_client._options import Retries, Timeouts, TransportChoice
 from llmserve_client._wire import HttpCall
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
-__all__ = ["LLMServeEnv"]
+__all__ = ["LLMServeEnv", "SyncOptions"]
 
 _Result = TypeVar("_Result")
+
+
+class SyncOptions(Options, total=False):
+    """What `LLMServeEnv` is made with besides the address."""
+
+    http_transport: httpx.BaseTransport | None
+    dial: SyncDialer | None
+    sleep: Callable[[float], None]
 
 
 class LLMServeEnv(BaseClient):
@@ -77,12 +85,14 @@ class LLMServeEnv(BaseClient):
         self._finalizer = weakref.finalize(self, self._hands.close)
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> Self:
+    def from_url(cls, url: str, **options: Unpack[SyncOptions]) -> Self:
         """Return a client of the server at `url`; options as in the constructor. Asks no network yet."""
         return cls(url, **options)
 
     @classmethod
-    def from_hub(cls, repo_id: str, *, resolve: Callable[[str], str] = space_url, **options: Any) -> Self:
+    def from_hub(
+        cls, repo_id: str, *, resolve: Callable[[str], str] = space_url, **options: Unpack[SyncOptions]
+    ) -> Self:
         """Return a client of the Hugging Face Space ``user/space``, at the host that the Space itself has.
 
         `resolve` turns the name into an address; by default by the Hub's naming rule, which asks no network. For a private

@@ -23,6 +23,7 @@ from llmserve_client._exceptions import (
     ConnectError,
     ConnectionLostError,
     EpisodeStateError,
+    RefusedError,
     ServerFailureError,
     UnknownSessionError,
     WebSocketUnavailableError,
@@ -111,14 +112,19 @@ class Core:
         fields = _wire.check_episode(task_id, seed, episode_id)
         yield from self._choose()
         try:
-            observation = yield from self._start({**fields, "session_id": self.session_id})
+            return (yield from self._start({**fields, "session_id": self.session_id}))
         except UnknownSessionError:
             if self.session_id is None:
                 raise
             # The server forgot it. A reset needs nothing of the old session, so it starts a new one.
-            self.session_id = None
-            observation = yield from self._start(fields)
-        return observation
+            self.session_id = self.observation = None
+            return (yield from self._start(fields))
+        except (ConnectError, RefusedError):
+            raise
+        except BaseException:
+            # Which episode the session runs now is unknown: a step must not meet the wrong one.
+            self.observation = None
+            raise
 
     def resume(self, session_id: str | None) -> Flow[ServeObservation]:
         """Go on with a session where the server has it; changes nothing there."""

@@ -17,12 +17,12 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("gym", "llmserve_client.gym") from error
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmserve_client._client import LLMServeEnv
+from llmserve_client._client import LLMServeEnv, SyncOptions
 from llmserve_client._exceptions import AnswerError, UnknownTaskError
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.gym import ActionKind, action_space, decode_action, observation_space
@@ -56,7 +56,7 @@ class RemoteLLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
         observation: ObservationKind = "base",
         action: ActionKind = "multi_discrete",
         render_mode: None = None,
-        **options: Any,
+        **options: Unpack[SyncOptions],
     ) -> None:
         if options and not isinstance(server, str):
             raise InvalidInputError("options", "must be given to the client that was passed in", got=sorted(options))

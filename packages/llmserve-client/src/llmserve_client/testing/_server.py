@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
-from llmserve_client._async_client import AsyncLLMServeEnv
-from llmserve_client._client import LLMServeEnv
+from llmserve_client._async_client import AsyncLLMServeEnv, AsyncOptions
+from llmserve_client._client import LLMServeEnv, SyncOptions
 from llmserve_client._endpoint import Endpoint
 from llmserve_client._exceptions import refusal
 from llmserve_client.testing._faults import Faults
@@ -58,25 +58,27 @@ class LocalServer:
         self._baseline = baseline
         self._sockets: list[LocalSocket] = []
 
-    def client(self, **options: Any) -> LLMServeEnv:
+    def client(self, **options: Unpack[SyncOptions]) -> LLMServeEnv:
         """Return a synchronous client of this server; options as in `LLMServeEnv`."""
-        given: dict[str, Any] = {
+        given: SyncOptions = {
             "http_transport": self.http_transport,
             "dial": self.dial,
             "sleep": self.pauses.append,
             "token": self.token,
         }
-        return LLMServeEnv(self.url, **(given | options))
+        given.update(options)
+        return LLMServeEnv(self.url, **given)
 
-    def async_client(self, **options: Any) -> AsyncLLMServeEnv:
+    def async_client(self, **options: Unpack[AsyncOptions]) -> AsyncLLMServeEnv:
         """Return an asynchronous client of this server; options as in `AsyncLLMServeEnv`."""
-        given: dict[str, Any] = {
+        given: AsyncOptions = {
             "http_transport": self.http_transport,
             "dial": self.dial_async,
             "sleep": self._sleep,
             "token": self.token,
         }
-        return AsyncLLMServeEnv(self.url, **(given | options))
+        given.update(options)
+        return AsyncLLMServeEnv(self.url, **given)
 
     def dial(self, endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float) -> LocalSocket:
         """Open a WebSocket to this server."""
