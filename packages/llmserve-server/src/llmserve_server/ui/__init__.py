@@ -6,6 +6,7 @@ nothing here is imported before `mount` is called.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,17 @@ def mount(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
         return
     # Gradio asks its makers' servers for the newest version and tells them what is built, unless this says no.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    from llmserve_server.ui.mount import serve
+    from llmserve_server.ui.page import serve
 
-    serve(app, registry, settings)
+    async def build() -> None:
+        serve(app, registry, settings)
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # Outside a running loop Gradio makes one for each of its locks, and closes none of them.
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(build())
+        loop.close()
+    else:
+        serve(app, registry, settings)
