@@ -94,9 +94,9 @@ def usage_chunk(prompt: int, completion: int, cached: int = 0) -> dict[str, Any]
 
 @dataclass
 class Reply:
-    """What an endpoint does with one request: waits and bytes, in order; then it closes properly or lets go."""
+    """What an endpoint does with one request: waits (for a time, for a test) and bytes, in order; then it closes, or lets go."""
 
-    parts: list[bytes | float] = field(default_factory=list)
+    parts: list[bytes | float | threading.Event] = field(default_factory=list)
     status: int = 200
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "text/event-stream"})
     hang_up: bool = False
@@ -107,7 +107,7 @@ def tokens(
     count: int, *, first_s: float = 0.0, gap_s: float = 0.0, usage: dict[str, Any] | None = None, done: bool = True
 ) -> Reply:
     """Return a well-behaved stream of `count` pieces of text: the first after `first_s`, then one every `gap_s`."""
-    parts: list[bytes | float] = [event(chunk(role="assistant", content=""))]
+    parts: list[bytes | float | threading.Event] = [event(chunk(role="assistant", content=""))]
     for i in range(count):
         parts += [first_s if i == 0 else gap_s, event(chunk(content=f" t{i}"))]
     parts.append(event(last_chunk()))
@@ -154,7 +154,7 @@ class _Stream(httpx2.AsyncByteStream):
         for part in self._reply.parts:
             if isinstance(part, float):
                 await asyncio.sleep(part)
-            else:
+            elif isinstance(part, bytes):
                 yield part
         if self._reply.hang_up:
             raise httpx2.RemoteProtocolError("peer closed connection")
@@ -227,6 +227,9 @@ class LoopbackEndpoint:
             if isinstance(part, float):
                 await writer.drain()
                 await asyncio.sleep(part)
+            elif isinstance(part, threading.Event):
+                while not part.is_set():  # noqa: ASYNC110 - the event is another thread's
+                    await asyncio.sleep(0.01)
             else:
                 writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
         await writer.drain()

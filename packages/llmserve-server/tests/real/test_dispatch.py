@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmserve_server.backends.real.answers import Answer, Failure
-from llmserve_server.backends.real.dispatch import Rules, WindowRecord, run_window
+from llmserve_server.backends.real.dispatch import Pause, Rules, WindowRecord, run_window
 from llmserve_server.backends.real.orders import Order
 
 RULES = Rules(batch_cap=4, priority=False, patience_s=10.0, window_s=5.0, max_pause_s=30.0)
@@ -135,6 +135,20 @@ def test_nothing_is_sent_while_the_endpoint_asks_for_a_pause(leap: Run) -> None:
     record = leap(run_window([order(0, 0.0), order(1, 2.5)], server, RULES))
     assert record.fates[1].sent_s == pytest.approx(5.0, abs=1e-5)
     assert fates(record) == {0: "failed", 1: "finished"}
+
+
+def test_a_pause_outlasts_its_window_and_holds_for_every_session(leap: Run) -> None:
+    """The endpoint asked the key, not the window: what is dispatched next waits for the rest of it."""
+
+    async def two_windows() -> WindowRecord:
+        pause = Pause()
+        refused = Server(2.0, failures={0: Failure.RATE_LIMITED}, retry=9.0)
+        await run_window([order(0, 0.0)], refused, RULES, pause)
+        return await run_window([order(1, 0.0)], Server(1.0), RULES, pause)
+
+    record = leap(two_windows())
+    assert record.started == pytest.approx(5.0, abs=1e-5)
+    assert record.fates[0].sent_s == pytest.approx(6.0, abs=1e-5)
 
 
 def test_a_pause_of_an_hour_is_cut_so_that_the_window_ends(leap: Run) -> None:

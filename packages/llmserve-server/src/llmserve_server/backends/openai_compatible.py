@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from llmserve_server.backends.backend import Backend, StoredStep
 from llmserve_server.backends.real.config import RealConfig
-from llmserve_server.backends.real.dispatch import Rules, WindowRecord, run_window
+from llmserve_server.backends.real.dispatch import Pause, Rules, WindowRecord, run_window
 from llmserve_server.backends.real.endpoint import Endpoint
 from llmserve_server.backends.real.measure import (
     UNAPPLIED,
@@ -94,6 +94,7 @@ class RealBackends:
         self._http_client = http_client
         self._endpoint: Endpoint | None = None
         self._page: MetricsPage | None = None
+        self._pause = Pause()
 
     def __call__(self) -> Backend:
         """Return a backend for one session."""
@@ -109,7 +110,7 @@ class RealBackends:
         before = await _read(page)
         at_end = asyncio.ensure_future(_read(page, after_s=rules.window_s))
         try:
-            record = await run_window(orders, partial(endpoint.send, seed), rules)
+            record = await run_window(orders, partial(endpoint.send, seed), rules, self._pause)
             return record, usage_between(before, await at_end, await _read(page))
         finally:
             at_end.cancel()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from llmserve_server.backends.real.orders import Order
 
-__all__ = ["Fate", "Rules", "Send", "WindowRecord", "run_window"]
+__all__ = ["Fate", "Pause", "Rules", "Send", "WindowRecord", "run_window"]
 
 _EARLY_S: Final = 1e-6
 """An event this close is due: clocks and sums of floats are no finer, and a wait that short would not end."""
@@ -48,6 +48,13 @@ class Rules:
     """Wall seconds."""
     max_pause_s: float
     """A Retry-After beyond this is cut to it, so that a window always ends."""
+
+
+@dataclass(slots=True)
+class Pause:
+    """Until when the endpoint wants nothing sent, on the loop's clock. It is the key's, and so every session's."""
+
+    until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -86,12 +93,12 @@ class WindowRecord:
     oldest_wait_s: float = 0.0
 
 
-async def run_window(orders: Sequence[Order], send: Send, rules: Rules) -> WindowRecord:
+async def run_window(orders: Sequence[Order], send: Send, rules: Rules, pause: Pause | None = None) -> WindowRecord:
     """Serve `orders` (sorted by due time) and return when all are done and the window is over.
 
-    Cancelling it cancels every request under way.
+    `pause` is shared by the windows that must respect it. Cancelling cancels every request under way.
     """
-    window = _Window(orders, send, rules)
+    window = _Window(orders, send, rules, Pause() if pause is None else pause)
     try:
         await window.run()
     finally:
@@ -100,15 +107,15 @@ async def run_window(orders: Sequence[Order], send: Send, rules: Rules) -> Windo
 
 
 class _Window:
-    def __init__(self, orders: Sequence[Order], send: Send, rules: Rules) -> None:
+    def __init__(self, orders: Sequence[Order], send: Send, rules: Rules, pause: Pause) -> None:
         self._loop = asyncio.get_running_loop()
+        self._pause = pause
         self._send = send
         self._rules = rules
         self.record = WindowRecord([Fate(order) for order in orders], self._loop.time())
         self._coming = deque(self.record.fates)
         self._waiting: tuple[deque[Fate], deque[Fate]] = (deque(), deque())
         self._running: dict[asyncio.Task[None], Fate] = {}
-        self._resume_s = 0.0
         self._closed = False
 
     async def run(self) -> None:
@@ -157,7 +164,7 @@ class _Window:
         record.oldest_wait_s = max((now - line[0].order.due_s for line in self._waiting if line), default=0.0)
 
     def _start(self, now: float) -> None:
-        while now >= self._resume_s and len(self._running) < self._rules.batch_cap:
+        while now >= self._resume_s() and len(self._running) < self._rules.batch_cap:
             line = self._next_line()
             if line is None:
                 return
@@ -177,9 +184,13 @@ class _Window:
         fate.ended_s = self._now()
         if fate.answer.times:
             fate.ttft_s = fate.answer.times[0] - self.record.started - fate.order.due_s
-        pause = fate.answer.retry_after_s
-        if pause is not None:
-            self._resume_s = max(self._resume_s, fate.ended_s + min(pause, self._rules.max_pause_s))
+        wanted_s = fate.answer.retry_after_s
+        if wanted_s is not None:
+            until = self._loop.time() + min(wanted_s, self._rules.max_pause_s)
+            self._pause.until = max(self._pause.until, until)
+
+    def _resume_s(self) -> float:
+        return self._pause.until - self.record.started
 
     def _next_event(self) -> float | None:
         """When something happens that no request brings about, seconds; None: nothing will."""
@@ -191,8 +202,8 @@ class _Window:
         lines = [line for line in self._waiting if line]
         if lines and self._rules.patience_s > 0.0:
             events.append(min(line[0].order.due_s for line in lines) + self._rules.patience_s)
-        if lines and self._resume_s > self._now():
-            events.append(self._resume_s)
+        if lines and self._resume_s() > self._now():
+            events.append(self._resume_s())
         return min(events, default=None)
 
     async def _sleep(self, wake_s: float | None) -> None:
