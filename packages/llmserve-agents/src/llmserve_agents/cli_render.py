@@ -24,9 +24,9 @@ def episode_table(report: BaselineReport) -> Table:
         table.add_column(summary.agent, justify="right")
     for task in report.tasks:
         cells = [(summary.task_scores[task], summary.task_rewards[task]) for summary in report.agents]
-        table.add_row(task, *(f"{_number(score)} ({reward:.3f})" for score, reward in cells))
+        table.add_row(task, *(f"{_number(score)}\n({reward:.3f})" for score, reward in cells))
     means = [(summary.mean_score, summary.mean_reward) for summary in report.agents]
-    table.add_row("mean", *(f"{_number(score)} ({reward:.3f})" for score, reward in means), style="bold")
+    table.add_row("mean", *(f"{_number(score)}\n({reward:.3f})" for score, reward in means), style="bold")
     table.add_row("verified", *(_verdict(report, summary.agent) for summary in report.agents))
     table.caption = (
         "mean score in 0..1 (mean reward per window) · 0 random, 0.5 best fixed configuration, 1 clairvoyant"

@@ -159,7 +159,7 @@ class HeuristicPolicy:
     """The rules together: Orca for the batch, vLLM for memory, Decima for tier and draft.
 
     Priority requests always go first, as vLLM's priority scheduling has it; the fleet is never split, since a split
-    halves what each phase has and loses on every task but one. Works with any observation: the memory rule is sharper
+    halves what each phase has, and costs more than it gains on the validators' tasks. Works with any observation: the memory rule is sharper
     where ``metadata.window`` reports the KV pool and the neighbour.
     """
 
