@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings=settings, registry=registry, dispatcher=dispatcher, closing=closing),
         redirect_slashes=False,
     )
-    app.state.registry, app.state.settings = registry, settings
+    app.state.registry, app.state.settings, app.state.metrics = registry, settings, metrics
     app.include_router(router(registry, dispatcher, baselines))
     _openenv_server(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
 
