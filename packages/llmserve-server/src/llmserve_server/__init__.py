@@ -1,10 +1,30 @@
-"""This package will hold the OpenEnv FastAPI application around llmserve-sim: sessions, routes, web page, real mode.
+"""LLMServeEnv as an OpenEnv server: sessions that outlive the process, over HTTP, WebSocket and a page.
 
-Version 0.1.0 holds nothing yet but its name and version.
+`create_app` makes the application, `Settings` says with what limits; ``python -m llmserve_server`` serves it. They are
+imported when they are first asked for: OpenEnv takes seconds to import.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from llmserve_server.__about__ import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from llmserve_server.app import create_app
+    from llmserve_server.settings import Settings
+
+__all__ = ["Settings", "__version__", "create_app"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for."""
+    if name == "create_app":
+        from llmserve_server.app import create_app
+
+        return create_app
+    if name == "Settings":
+        from llmserve_server.settings import Settings
+
+        return Settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
