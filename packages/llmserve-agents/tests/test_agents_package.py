@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +35,11 @@ def test_the_baseline_imports_neither_the_openai_client_nor_the_command() -> Non
     program = "import sys, llmserve_agents.baseline; print([n for n in ('openai', 'typer') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_example_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    # The suite of the example is the whole one, which other tests run.
+    exec(example.split("report = run_suite")[0], {})  # noqa: S102 - the package's own example
+    assert 0.0 < float(capsys.readouterr().out) <= 1.0
