@@ -11,7 +11,9 @@ import hashlib
 import secrets
 import uuid
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
 
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.configuration import Configurator, Course
@@ -32,6 +34,7 @@ from llmserve_sim.schema import (
     schema_hash,
 )
 from llmserve_sim.tasks import Task, load_task
+from llmserve_sim.workload.forecast import resample
 from llmserve_sim.workload.scenario import Scenario, generate
 
 if TYPE_CHECKING:
@@ -73,6 +76,7 @@ class _Episode:
     seed: int
     task: Task
     configurator: Configurator
+    scenario: Scenario
     course: Course
     engine: Engine
     digest: str
@@ -84,6 +88,8 @@ class _Episode:
     start: Outcome
     stats: WindowStats = field(default_factory=WindowStats)
     history: list[tuple[ServeAction, Outcome]] = field(default_factory=list)
+    drafted: list[bool] = field(default_factory=list)
+    """By window: whether anything was drafted, so that the draft's acceptance was seen."""
     setting: Setting | None = None
     """The configuration in force."""
     total_reward: float = 0.0
@@ -186,7 +192,7 @@ class ServingEnv:
             scenario = generate(new, seed)
         else:
             scenario_digest = scenario.digest()
-            digest = hashlib.sha256(f"{digest} {scenario_digest}".encode()).hexdigest()
+            digest = _digest_with(configurator, scenario_digest)
         course = Course.of(scenario)
         meter = Meter(scenario.window_s, scenario.windows, configurator.usd_per_s)
         episode = _Episode(
@@ -194,6 +200,7 @@ class ServingEnv:
             seed=seed,
             task=new,
             configurator=configurator,
+            scenario=scenario,
             course=course,
             digest=digest,
             scenario_digest=scenario_digest,
@@ -252,6 +259,7 @@ class ServingEnv:
         terms = episode.rewards.read(stats, facts.memory_pressure, setting.quality)
         outcome = Outcome(measurement, terms, done=len(episode.history) + 1 >= episode.course.windows)
         episode.history.append((setting.action, outcome))
+        episode.drafted.append(stats.draft_fp > 0)
         episode.setting = setting
         episode.stats = stats
         episode.total_reward += terms.total
@@ -302,22 +310,31 @@ class ServingEnv:
             steps=[StepRecord.model_construct(action=a, observation=seen(o)) for a, o in episode.history],
         )
 
-    def fork(self) -> Self:
-        """Return an independent environment in the same state that faces the same (true) future.
+    def fork(self, *, forecast: int | None = None) -> Self:
+        """Return an independent environment in the same state.
 
-        Only what may know the future should step it: a clairvoyant search, or a page that asks "what if". The fork
-        has an episode id of its own. Raises `EpisodeStateError` before `reset`.
+        Without a forecast it faces the same, true future: only what may know the future should step it, a clairvoyant
+        search or a page that asks "what if". With one (a seed, 0..2^63-1) everything that has not been seen yet is drawn
+        anew from the task's own distributions, conditional on what has been: arrivals to come, outputs of unfinished
+        requests, drifting conditions. That is what a planner may step; nothing of it depends on the true future.
+
+        The fork has an episode id of its own; a forecast's log names its scenario's digest, so that it never passes for
+        the task's. Raises `EpisodeStateError` before `reset`, `InvalidInputError` for a forecast that is no seed.
         """
         episode = self._running()
+        if forecast is None:
+            future: dict[str, Any] = {"engine": episode.engine.fork(), "rewards": episode.rewards.fork()}
+        else:
+            future = _redrawn(episode, _checked_seed(forecast, "forecast"))
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._episode = replace(
             episode,
             id=uuid.uuid4().hex,
-            engine=episode.engine.fork(),
             meter=episode.meter.fork(),
-            rewards=episode.rewards.fork(),
             history=list(episode.history),
+            drafted=list(episode.drafted),
+            **future,
         )
         return twin
 
@@ -338,10 +355,40 @@ class ServingEnv:
         return KernelEngine(configurator.fleet, configurator.slo, scenario.traffic, backend=self._engine)
 
 
-def _checked_seed(seed: object) -> int:
+def _redrawn(episode: _Episode, seed: int) -> dict[str, Any]:
+    """What of an episode changes when its future is drawn anew."""
+    if episode.done:
+        raise EpisodeStateError("the episode is over: it has no future to forecast")
+    progress = episode.engine.progress()
+    scenario = resample(
+        episode.scenario,
+        episode.task,
+        seed,
+        len(episode.history),
+        produced=progress.produced,
+        finished=progress.ended,
+        drafted=np.array(episode.drafted, dtype=np.bool_),
+    )
+    digest = scenario.digest()
+    return {
+        "scenario": scenario,
+        "course": Course.of(scenario),
+        "engine": episode.engine.fork(scenario.traffic),
+        # what recent arrivals asked for is part of the reward's denominator, and as unknown as the rest
+        "rewards": episode.rewards.recount(scenario.offered_tokens()[: len(episode.history)].tolist()),
+        "scenario_digest": digest,
+        "digest": _digest_with(episode.configurator, digest),
+    }
+
+
+def _digest_with(configurator: Configurator, scenario_digest: str) -> str:
+    return hashlib.sha256(f"{configurator.digest} {scenario_digest}".encode()).hexdigest()
+
+
+def _checked_seed(seed: object, name: str = "seed") -> int:
     seed = plain_integer(seed)
     if type(seed) is not int or not 0 <= seed <= _MAX_SEED:
-        raise InvalidInputError("seed", f"must be an integer in 0..{_MAX_SEED}", got=seed)
+        raise InvalidInputError(name, f"must be an integer in 0..{_MAX_SEED}", got=seed)
     return seed
 
 

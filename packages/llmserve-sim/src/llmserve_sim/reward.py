@@ -88,6 +88,10 @@ class RewardMeter:
         """Return an independent meter with the same memory."""
         return replace(self)
 
+    def recount(self, offered: Sequence[int]) -> RewardMeter:
+        """Return an independent meter for which the windows so far offered so many tokens, the last of them last."""
+        return replace(self, _offered=tuple(offered[len(offered) - len(self._offered) :]))
+
     def read(self, stats: WindowStats, memory_pressure: float, quality: Sequence[float]) -> RewardTerms:
         """Return the terms of the window; `quality` is the factor 1 - stake · loss of each tenant class under its tier."""
         w = self.weights

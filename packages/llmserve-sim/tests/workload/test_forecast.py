@@ -82,6 +82,16 @@ def test_a_request_that_streamed_tokens_gets_a_longer_output() -> None:
     assert abs(longer.mean() / expected - 1) < 0.03
 
 
+def test_requests_that_have_streamed_nothing_get_the_tasks_own_outputs() -> None:
+    task = load_task("static_workload")
+    past = generate(task, 1)
+    drawn = resample(past, task, 9, CUT).traffic.output[: past.arrivals_before(CUT)]
+    usual = generate(task, 77).traffic.output
+    assert abs(drawn.mean() / usual.mean() - 1) < 0.05
+    for q in (10, 50, 90):
+        assert abs(np.percentile(drawn, q) / np.percentile(usual, q) - 1) < 0.08
+
+
 def test_bursts_the_neighbour_and_drift_are_learned_from_the_past() -> None:
     task = load_task("bursty_workload")
     hits, memory, drift = [], [], []

@@ -6,6 +6,7 @@ from llmserve_sim.engine.batch import KernelBatch
 from llmserve_sim.engine.interface import (
     Engine,
     FleetSpec,
+    Progress,
     RequestRecord,
     Slo,
     TierTables,
@@ -21,6 +22,7 @@ __all__ = [
     "FleetSpec",
     "KernelBatch",
     "KernelEngine",
+    "Progress",
     "ReferenceEngine",
     "RequestRecord",
     "Slo",

@@ -269,6 +269,16 @@ class RequestRecord:
     """Where it ended; −1 if it was rejected."""
 
 
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far the k requests that have arrived have come, by id: all that an operator knows of their outputs."""
+
+    ended: NDArray[np.bool_]
+    """bool[k]: finished, abandoned or rejected."""
+    produced: Ints
+    """int64[k] tokens that the output of an unfinished request is known to exceed."""
+
+
 class Engine(Protocol):
     """A serving fleet in simulated time."""
 
@@ -276,8 +286,18 @@ class Engine(Protocol):
         """Apply `plan` and run to its end."""
         ...
 
-    def fork(self) -> Self:
-        """An independent engine in the same state, facing the same future."""
+    def fork(self, traffic: Traffic | None = None) -> Self:
+        """An independent engine in the same state, facing the same future, or the one in `traffic`.
+
+        `traffic` repeats what has arrived; only outputs of unfinished requests, and whatever is to come, may differ.
+
+        Raises:
+            InvalidInputError: `traffic` contradicts what has been seen.
+        """
+        ...
+
+    def progress(self) -> Progress:
+        """What is known of the requests that have arrived."""
         ...
 
     def records(self) -> list[RequestRecord]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from llmserve_sim.engine import compiled
+from llmserve_sim.engine.future import check_future, face, progress_of
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import (
     PRIORITY,
@@ -16,6 +17,7 @@ from llmserve_sim.engine.interface import (
     STANDARD,
     TENANTS,
     FleetSpec,
+    Progress,
     RequestRecord,
     Slo,
     TierTables,
@@ -128,7 +130,7 @@ class KernelEngine:
         self.fleet = fleet
         self.backend = backend
         self._record = record
-        self._arrivals = np.asarray(traffic.arrival_ps, dtype=np.int64)
+        self._offered = traffic
         self._row = native(new_row(fleet, slo, traffic, record=record), backend)
         self._tables = native_tables(fleet.tiers, backend)
         self._traffic = native(pack_traffic(traffic), backend)
@@ -148,12 +150,21 @@ class KernelEngine:
         self._records = records
         return read_stats(self._row, histograms=self._record)
 
-    def fork(self) -> Self:
-        """An independent engine in the same state; the traffic and the tables, which nobody changes, are shared."""
+    def fork(self, traffic: Traffic | None = None) -> Self:
+        """An independent engine in the same state, facing the same future or that of `traffic` (see `Engine.fork`)."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
+        twin.__dict__.update(self.__dict__)  # the traffic and the tables, which nobody changes, are shared
         twin._row = self._row.copy()
+        if traffic is not None:
+            packed = pack_traffic(traffic)
+            check_future(self._offered, traffic, self.progress(), int(self._row[H_NOW]))
+            twin._offered, twin._traffic = traffic, native(packed, self.backend)
+            face(twin._row, traffic)
         return twin
+
+    def progress(self) -> Progress:
+        """What is known of the requests that have arrived."""
+        return progress_of(self._row)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the kernel, which another process has to look up for itself."""
@@ -179,7 +190,7 @@ class KernelEngine:
     def _room_for_records(self, end_ps: int) -> Ints:
         if not self._record:
             return np.zeros(0, dtype=np.int64)
-        arriving = int(np.searchsorted(self._arrivals, end_ps)) - int(self._row[H_NEXT])
+        arriving = int(np.searchsorted(self._offered.arrival_ps, end_ps)) - int(self._row[H_NEXT])
         return np.zeros((arriving + int(self._row[H_UNFINISHED])) * RECORD_SIZE, dtype=np.int64)
 
 

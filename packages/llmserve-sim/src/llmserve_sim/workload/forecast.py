@@ -120,8 +120,10 @@ def _outputs(scenario: Scenario, task: Task, seed: int, done: Bools, streamed: I
         alternate = (scenario.phase[at] & Phase.ALTERNATE) != 0
         below = np.where(alternate, lognormal_lengths(alternation.output).cdf_u32(streamed), below)
     below = np.where(streamed > 0, below, 0)
-    u = first_u32(seed, "output_left", kept)
-    drawn = sample_outputs(task, below + (u * (U32 - below) >> 32), alternate)
+    u = first_u32(seed, "output_left", kept).astype(np.uint64)  # the product needs all 64 bits
+    drawn = sample_outputs(
+        task, below + (u * (U32 - below).astype(np.uint64) >> np.uint64(32)).astype(np.int64), alternate
+    )
     return np.where(done, scenario.traffic.output[:kept], np.maximum(drawn, streamed + 1))
 
 

@@ -77,6 +77,12 @@ class Scenario:
         edges = np.arange(self.windows + 1, dtype=np.int64) * self.window_ps
         return np.diff(np.searchsorted(self.traffic.arrival_ps, edges))
 
+    def offered_tokens(self) -> Ints:
+        """Return int64[n]: output tokens that the arrivals of each window ask for."""
+        ends = np.concatenate(([0], np.cumsum(self.counts())))
+        total = np.concatenate(([0], np.cumsum(self.traffic.output)))
+        return np.diff(total[ends])
+
     def digest(self) -> str:
         """Return the SHA-256 (hex) of all arrays: equal exactly where two scenarios are."""
         sha = hashlib.sha256(self.window_ps.to_bytes(8, "little"))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Self
 
-from llmserve_sim.engine.interface import PRIORITY, STANDARD
+import numpy as np
+
+from llmserve_sim.engine.future import check_future
+from llmserve_sim.engine.interface import PRIORITY, STANDARD, Progress
 from llmserve_sim.engine.reference.costs import IterationCosts
 from llmserve_sim.engine.reference.ledger import Ledger
 from llmserve_sim.engine.reference.replica import Replica
@@ -14,7 +18,7 @@ from llmserve_sim.engine.reference.request import Request
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from llmserve_sim.engine.interface import FleetSpec, RequestRecord, Slo, Traffic, WindowPlan, WindowStats
 
@@ -36,16 +40,8 @@ class ReferenceEngine:
     def __init__(self, fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False) -> None:
         self.fleet = fleet
         self.costs = [IterationCosts(tables) for tables in fleet.tiers]
-        self.traffic = list(
-            zip(
-                traffic.arrival_ps.tolist(),
-                traffic.prompt.tolist(),
-                traffic.output.tolist(),
-                traffic.priority.tolist(),
-                traffic.tenant.tolist(),
-                strict=True,
-            )
-        )
+        self.offered = traffic
+        self.traffic = _rows(traffic)
         self.arrived = 0
         self.joined = 0
         self.now = 0
@@ -74,10 +70,33 @@ class ReferenceEngine:
         self._measure_levels()
         return self.ledger.close_window()
 
-    def fork(self) -> Self:
-        """An independent engine in the same state, facing the same future."""
-        shared = (self.fleet, self.costs, self.traffic, self.plan)
-        return copy.deepcopy(self, {id(part): part for part in shared})
+    def fork(self, traffic: Traffic | None = None) -> Self:
+        """An independent engine in the same state, facing the same future or that of `traffic` (see `Engine.fork`)."""
+        shared = (self.fleet, self.costs, self.traffic, self.offered, self.plan)
+        twin = copy.deepcopy(self, {id(part): part for part in shared})
+        if traffic is not None:
+            check_future(self.offered, traffic, self.progress(), self.now)
+            twin.offered, twin.traffic = traffic, _rows(traffic)
+            for request, _ in twin.unfinished():
+                request.output = min(int(traffic.output[request.id]), self.fleet.max_len - request.prompt)
+        return twin
+
+    def progress(self) -> Progress:
+        """What is known of the requests that have arrived."""
+        ended = np.ones(self.arrived, dtype=np.bool_)
+        produced = np.zeros(self.arrived, dtype=np.int64)
+        for request, tokens in self.unfinished():
+            ended[request.id] = False
+            produced[request.id] = tokens
+        return Progress(ended, produced)
+
+    def unfinished(self) -> Iterator[tuple[Request, int]]:
+        """The requests that have not ended, each with the tokens that its output is known to exceed."""
+        for replica in self.replicas:
+            for request in (*replica.decoding, *replica.prefilling, *chain(*replica.resumed, *replica.fresh)):
+                yield request, request.produced
+        for handover in self.handovers:  # with a token on its way that is not its last
+            yield handover.request, handover.request.produced + 1
 
     def records(self) -> list[RequestRecord]:
         """Histories of the requests that ended since the last call, sorted by id (empty unless recording)."""
@@ -217,3 +236,9 @@ class ReferenceEngine:
         stats.pool_blocks = sum(replica.pool for replica in replicas)
         stats.cached_blocks = sum(replica.cached for replica in replicas)
         stats.oldest_wait_ps = max((self.now - r.arrival_ps for r in waiting_fresh), default=0)
+
+
+def _rows(traffic: Traffic) -> list[tuple[int, int, int, int, int]]:
+    """Requests as arrival, prompt, output, class and tenant."""
+    columns = (traffic.arrival_ps, traffic.prompt, traffic.output, traffic.priority, traffic.tenant)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
