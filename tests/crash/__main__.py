@@ -108,7 +108,7 @@ async def _kill_and_play(
 
 
 async def _kill(some: Servers, score: Score, rng: Random, options: argparse.Namespace, over: asyncio.Event) -> None:
-    for _ in range(options.kills):
+    for done in range(1, options.kills + 1):
         await score.steps(rng.randint(1, options.spread))
         await asyncio.sleep(rng.uniform(0, 0.02))
         victims = list(range(len(some))) if rng.random() < 0.1 else [rng.randrange(len(some))]
@@ -117,6 +117,8 @@ async def _kill(some: Servers, score: Score, rng: Random, options: argparse.Name
             some.start(which)
         for which in victims:
             await some.answers(which)
+        if done % 10 == 0:
+            print(f"  {done} kills, {score.counts['steps']:,} steps", flush=True)
     over.set()
 
 

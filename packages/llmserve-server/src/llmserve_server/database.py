@@ -8,11 +8,12 @@ reached through a pool.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -50,10 +51,12 @@ class Database:
         self._closed = False
         self._engine = _sqlite(parsed) if self.sqlite else _pooled(parsed)
         self._single: Connection | None = None
+        self._driver: sqlite3.Connection | None = None
         try:
             connection = self._engine.connect()
             if self.sqlite:
                 self._single = connection
+                self._driver = cast("sqlite3.Connection", connection.connection.driver_connection)
             else:
                 connection.close()
         except BaseException:
@@ -83,10 +86,27 @@ class Database:
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
-            raise StoreUnavailable(
-                "the episode store does not answer: try again; if it was a step, repeat it with its step_index",
-                retry_after_s=1,
-            ) from error
+            raise _no_answer() from error
+
+    def insert(self, sql: str, parameters: Any) -> bool:
+        """Run one INSERT in the driver's own terms, committed on return; return whether it inserted a row.
+
+        False where a constraint forbids the row. For the one statement that every step waits for: with SQLite it goes to
+        the driver directly, in half the time that SQLAlchemy takes.
+        """
+        if self._driver is None or self._closed:
+            try:
+                with self.connection() as connection:
+                    return connection.exec_driver_sql(sql, parameters).rowcount == 1
+            except IntegrityError:
+                return False
+        try:
+            with self._turn:
+                return self._driver.execute(sql, parameters).rowcount == 1
+        except sqlite3.IntegrityError:
+            return False
+        except sqlite3.Error as error:
+            raise _no_answer() from error
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -107,6 +127,12 @@ class Database:
             if self._single is not None:
                 self._single.close()
             self._engine.dispose()
+
+
+def _no_answer() -> StoreUnavailable:
+    return StoreUnavailable(
+        "the episode store does not answer: try again; if it was a step, repeat it with its step_index", retry_after_s=1
+    )
 
 
 def _in_memory(url: URL) -> bool:

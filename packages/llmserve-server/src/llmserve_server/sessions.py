@@ -180,8 +180,9 @@ class SessionRegistry:
         the same action answered it before and nothing came after, that answer is given again; else `StepConflict`. Without
         it the step is applied to whatever is last. Raises `InvalidField`, and `EpisodeState` after the end.
         """
-        with _refusals():
-            action = parse_action(action)
+        if type(action) is not ServeAction:
+            with _refusals():
+                action = parse_action(action)
         if step_index is not None and (type(step_index) is not int or step_index < 0):
             raise _invalid("step_index", "must be an integer of at least 0", got=step_index)
         for _ in range(ATTEMPTS):
@@ -335,8 +336,10 @@ class SessionRegistry:
         if place.done:
             raise EpisodeState(f"the episode ended after {place.count} steps: reset first", code="episode_done")
         backend = _backend(place)
-        with _refusals():
+        try:
             observation = backend.step(action)
+        except LLMServeError as error:
+            raise of(error) from error
         kept = None if backend.replayable else observation.model_dump_json()
         assert place.row is not None
         try:

@@ -117,11 +117,7 @@ class EpisodeStore:
             "session": row.session_id,
         }
         parameters = values if self._append_order is None else tuple(values[name] for name in self._append_order)
-        try:
-            with self._database.connection() as connection:
-                return connection.exec_driver_sql(self._append_sql, parameters).rowcount == 1
-        except IntegrityError:
-            return False
+        return self._database.insert(self._append_sql, parameters)
 
     def current(self, session_id: str) -> tuple[EpisodeRow, int] | None:
         """Return the session's newest episode and how many steps it has; None where there is no such session."""
