@@ -242,8 +242,8 @@ class SessionRegistry:
         """
         _check_text(episode_id=episode_id, session_id=session_id)
         if log is not None:
-            backend = self._make_backend()
             log = self._parse(log)
+            backend = self._make_backend()
         elif episode_id is not None:
             backend = self._cache.rebuild(self._find(episode_id, session_id))[0]
             log = backend.log()
