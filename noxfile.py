@@ -166,6 +166,21 @@ def contract(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["tests/contract"]), env=_environment())
 
 
+@nox.session(tags=["tests"])
+def browser(session: nox.Session) -> None:
+    """A person's whole visit to the page works in Chromium at two widths, and no request leaves the machine; takes pictures."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        if os.geteuid() != 0 or shutil.which("apt-get") is None:
+            session.skip("there is no Chromium, and no right to install one: apt-get install chromium")
+        session.run("apt-get", "update", "-qq", external=True, success_codes=[0, 100])
+        session.run("apt-get", "install", "-qq", "-y", "--no-install-recommends", "chromium", external=True)
+    _compose(session)
+    session.install(*GROUPS["test"], *GROUPS["browser"])
+    session.run(
+        "pytest", *(session.posargs or ["tests/browser"]), env=_environment() | {"LLMSERVE_ARTIFACTS": str(ARTIFACTS)}
+    )
+
+
 @nox.session(tags=["style"])
 def lint(session: nox.Session) -> None:
     """Ruff finds nothing to say about the code or its format."""

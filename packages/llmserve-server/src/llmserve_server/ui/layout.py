@@ -134,7 +134,10 @@ class _Events:
 
     def _return(self, visit: object, kept: object) -> Update:
         """A visitor comes (back): the episode that the browser remembers goes on, if the store still has it."""
-        remembered = self._desk.surviving(_who(visit, kept))
+        known = _who(visit, kept)
+        if known.main is None:
+            return {self._page.price: ""}
+        remembered = self._desk.surviving(known)
         if remembered.main is None:
             return self._remember(remembered)
         runs = self._desk.runs(remembered)
