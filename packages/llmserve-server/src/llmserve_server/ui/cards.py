@@ -32,8 +32,8 @@ __all__ = [
 _COMPONENTS: Final = {
     "throughput": "throughput",
     "slo": "SLO",
-    "memory": "memory pressure",
-    "cost": "cost",
+    "memory": "memory pressure (less is better)",
+    "cost": "cost (less is better)",
     "quality": "quality",
 }
 

@@ -196,7 +196,8 @@ def _grid(scale: _Scale, windows: int) -> Iterable[str]:
         yield f'<line class="{kind}" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text x="{_LEFT - 5}" y="{y + 3.6:.1f}" text-anchor="end">{compact(mark)}</text>'
     yield f'<line class="ls-axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
-    for mark in ticks(0, windows, _X_TICKS):
+    quarters = tuple(windows * i // 4 for i in range(5))
+    for mark in quarters if windows % 4 == 0 else ticks(0, windows, _X_TICKS):
         anchor = "end" if mark >= windows * 0.97 else "middle"
         yield f'<text x="{_x(mark, windows):.1f}" y="{_HEIGHT - 5}" text-anchor="{anchor}">{compact(mark)}</text>'
 
