@@ -32,8 +32,8 @@ pytest.importorskip("openenv", reason="OpenEnv's own clients take part: install 
 
 from llmserve_client import AsyncLLMServeEnv, LLMServeEnv
 
-_START_S: Final = 120.0
-"""A first start compiles the simulator's kernel."""
+_START_S: Final = 300.0
+"""A first start compiles the simulator's kernel; generous, since nothing here is timed."""
 
 
 class Server:
@@ -45,6 +45,7 @@ class Server:
         self._log = folder / "server.log"
         self._environment = os.environ | {
             "LLMSERVE_STORE_URL": f"sqlite:///{folder / 'episodes.db'}",
+            "LLMSERVE_MAX_CONCURRENT_ENVS": "512",
             "LLMSERVE_WEB": "false",
             **settings,
         }

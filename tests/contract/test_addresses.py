@@ -60,7 +60,7 @@ def address(certificate: tuple[Path, Path], tmp_path_factory: pytest.TempPathFac
     try:
         url = f"https://localhost:{port}{PREFIX}/"
         context = ssl.create_default_context(cafile=str(made))
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             try:
                 with LLMServeEnv.from_url(url, token=TOKEN, ssl_context=context, retries=Retries(attempts=0)) as env:

@@ -114,7 +114,7 @@ def mortal(start_server: Callable[..., Any]) -> Iterator[Any]:
 
 @pytest.mark.parametrize("transport", ["http", "websocket"])
 def test_an_episode_outlives_its_server(mortal: Any, transport: Any) -> None:
-    patient = Retries(attempts=60, pause_s=0.2, pause_max_s=1.0)
+    patient = Retries(attempts=300, pause_s=0.2, pause_max_s=1.0)
     with LLMServeEnv.from_url(mortal.url, transport=transport, retries=patient) as env:
         seen = [env.reset("static_workload", 7), *(env.step(ACTION).observation for _ in range(3))]
         mortal.kill()
