@@ -9,13 +9,11 @@ replayed, forked or verified. `RealBackends` holds what all sessions share: the 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import fsum
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -23,6 +21,7 @@ from llmserve_server.backends.backend import Backend, StoredStep
 from llmserve_server.backends.real.config import RealConfig
 from llmserve_server.backends.real.dispatch import Pause, Rules, WindowRecord, run_window
 from llmserve_server.backends.real.endpoint import Endpoint
+from llmserve_server.backends.real.grading import digest_of, grade_measured, is_measured
 from llmserve_server.backends.real.measure import (
     UNAPPLIED,
     WindowReport,
@@ -39,10 +38,9 @@ from llmserve_server.errors import NotForkable, VersionChanged
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.configuration import Configurator
 from llmserve_sim.errors import EpisodeStateError
-from llmserve_sim.grader import grade, score_of
+from llmserve_sim.grader import grade
 from llmserve_sim.metrics import Measurement
 from llmserve_sim.observation import to_measurement, to_observation
-from llmserve_sim.references import load_references
 from llmserve_sim.schema import (
     EpisodeLog,
     GradeReport,
@@ -62,14 +60,6 @@ if TYPE_CHECKING:
     from llmserve_sim.tasks import Task
 
 __all__ = ["RealBackend", "RealBackends"]
-
-_PREFIX: Final = "real:"
-_MEASURED: Final = (
-    "measured on a real endpoint: it cannot be replayed, it had a sample of the task's requests, its reward lacks the terms "
-    "that nobody measured, and the references are the simulator's"
-)
-_COMPONENTS: Final = ("throughput", "slo", "cost")
-"""What a report shows of a measured episode; memory and quality are not measured."""
 
 
 class RealBackends:
@@ -256,41 +246,9 @@ class RealBackend:
 
         Nothing can prove a measured log, and the report says so. A log that the simulator made is graded by replay.
         """
-        if log.deployment is None or not log.deployment.startswith(_PREFIX):
+        if not is_measured(log):
             return grade(log)
-        task = catalogue_task(log.task_id)
-        rewards = [step.observation.reward for step in log.steps]
-        known = log.simulator_version == __version__ and log.task_digest == _digest(task, log.deployment)
-        references = load_references(task.id, task.digest) if known and rewards else None
-        reason = _MEASURED
-        if not known:
-            reason = "no score: made with another version of the simulator or of the task"
-        elif not rewards:
-            reason = "no score: the log has no steps"
-        elif references is None:
-            reason = "no score: there are no references for this task and version"
-        elif len(rewards) > task.windows:
-            reason, references = f"no score: it has {len(rewards)} steps, and an episode {task.windows}", None
-        score = None
-        if references is not None:
-            missing = task.windows - len(rewards)
-            score = score_of(fsum([*rewards, missing * references.random]) / task.windows, references)
-        return GradeReport(
-            task_id=log.task_id,
-            seed=log.seed,
-            split=task.seeds.split_of(log.seed),
-            score=score,
-            verified=None,
-            reason=reason,
-            complete=len(rewards) == task.windows,
-            steps=len(rewards),
-            episode_length=task.windows,
-            total_reward=fsum(rewards),
-            mean_reward=fmean(rewards) if rewards else 0.0,
-            components=_components(log),
-            references=references,
-            simulator_version=__version__,
-        )
+        return grade_measured(log)
 
     def close(self) -> None:
         """Drop the episode. The connections are the process's and stay."""
@@ -302,7 +260,7 @@ class RealBackend:
         return self._episode
 
     def _digest(self, task: Task) -> str:
-        return _digest(task, self._config.deployment)
+        return digest_of(task, self._config.deployment)
 
     def _rules(self, action: ServeAction) -> Rules:
         task = self._running().task
@@ -346,22 +304,6 @@ class RealBackend:
             unmeasured=missing,
         )
         return observation
-
-
-def _digest(task: Task, deployment: str) -> str:
-    return hashlib.sha256(f"{task.digest} {deployment}".encode()).hexdigest()
-
-
-def _components(log: EpisodeLog) -> dict[str, float]:
-    """Return the means of the shares that every step has as a number."""
-    shares = [step.observation.metadata.get("reward_shares") for step in log.steps]
-    found = {}
-    for name in _COMPONENTS:
-        values = [share.get(name) for share in shares if isinstance(share, dict)]
-        numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-        if numbers and len(numbers) == len(shares):
-            found[name] = fmean(numbers)
-    return found
 
 
 async def _read(page: MetricsPage | None, *, after_s: float = 0.0) -> Reading | None:

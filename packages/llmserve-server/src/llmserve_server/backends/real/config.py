@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from llmserve_server.backends.real.grading import PREFIX
 from llmserve_server.errors import MissingApiKey
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class RealConfig:
     @property
     def deployment(self) -> str:
         """What a log calls the thing that served: never a URL."""
-        return f"real:{self.provider}/{self.model}"
+        return f"{PREFIX}{self.provider}/{self.model}"
 
     @property
     def page_url(self) -> str | None:
