@@ -54,7 +54,13 @@ def command(arguments: Sequence[str], *, remedy: str, timeout_s: float = 3600) -
         return Outcome("FAILED", f"there is no `{arguments[0]}` on the PATH. {remedy}")
     try:
         done = subprocess.run(
-            [program, *arguments[1:]], cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            [program, *arguments[1:]],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Outcome("FAILED", f"it did not end within {timeout_s:g} s. {remedy}")

@@ -19,8 +19,8 @@ def main() -> int:
     """Parse, measure, report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(), help="folder for load.json and load.png (default: here)")
-    parser.add_argument("--turns", type=int, default=9, help="pairs measured per transport; 0 leaves the ratios out")
-    parser.add_argument("--turn-seconds", type=float, default=3.0, help="seconds of stepping per server and turn")
+    parser.add_argument("--turns", type=int, default=60, help="pairs measured per client; 0 leaves the ratios out")
+    parser.add_argument("--turn-seconds", type=float, default=0.5, help="seconds of stepping per server and turn")
     parser.add_argument("--sessions", type=int, default=256, help="sessions at once; 0 leaves the full house out")
     parser.add_argument("--seconds", type=float, default=300.0, help="how long the house stays full")
     options = parser.parse_args()

@@ -1,16 +1,19 @@
-"""One client per transport, the same for both servers: what it sends is given, what comes back is parsed and looked at.
+"""The clients, the same for both servers: what each sends is given, what comes back is parsed and looked at.
 
-They are as thin as a correct client can be (the standard library's HTTP, `websockets`), so that the figure is the server's.
+OpenEnv's own, and for both transports one as thin as a correct client can be (the standard library's HTTP, `websockets`),
+which leaves a step's time to the server.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any, Protocol
 
+from openenv.core.generic_client import GenericEnvClient
 from websockets.sync.client import connect
 
 
@@ -83,6 +86,27 @@ class SocketSession:
         return reply["data"]
 
 
+class OpenEnvSession:
+    """A session over the same WebSocket with the client that OpenEnv's users have."""
+
+    def __init__(self, url: str, speech: Speech) -> None:
+        self._client = GenericEnvClient(base_url=url).sync()
+        self._speech = speech
+        self._client.connect()
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        self._client.reset(**self._speech.reset)
+
+    def step(self) -> bool:
+        """Take one step."""
+        return bool(self._client.step(self._speech.action).done)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
+
+
 class HttpSession:
     """A session over HTTP on one kept-alive connection."""
 
@@ -117,7 +141,11 @@ class HttpSession:
         return json.loads(text)
 
 
-TRANSPORTS: dict[str, type[SocketSession | HttpSession]] = {"WebSocket": SocketSession, "HTTP": HttpSession}
+CLIENTS: dict[str, Callable[[str, Speech], Session]] = {
+    "WebSocket, OpenEnv's client": OpenEnvSession,
+    "WebSocket, bare": SocketSession,
+    "HTTP, bare": HttpSession,
+}
 
 
 def steps_per_second(session: Session, seconds: float) -> float:

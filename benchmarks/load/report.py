@@ -17,7 +17,7 @@ from benchmarks.load.speed import Speed
 def problems(speeds: list[Speed], soak: Soak | None) -> list[str]:
     """Return every bar that was missed, in words."""
     found = [
-        f"{speed.transport}: {speed.ratio:.2f} x the echo server's steps per second, less than {speed.bar}"
+        f"{speed.client}: {speed.ratio:.2f} x the echo server's steps per second, less than {speed.bar}"
         for speed in speeds
         if speed.ratio < speed.bar
     ]
@@ -27,7 +27,7 @@ def problems(speeds: list[Speed], soak: Soak | None) -> list[str]:
 def table(speeds: list[Speed], soak: Soak | None) -> str:
     """Return what a person reads: one line per bar, what was measured, what it must be."""
     lines = [
-        f"{speed.transport + ', one session':<36} {speed.ratio:6.2f} x echo  (at least {speed.bar}; turns "
+        f"{speed.client:<36} {speed.ratio:6.2f} x echo  (at least {speed.bar}; turns "
         f"{min(speed.ratios):.2f} to {max(speed.ratios):.2f}; {max(speed.ours):,.0f} beside {max(speed.echo):,.0f} steps/s)"
         for speed in speeds
     ]
@@ -84,8 +84,8 @@ def _draw(path: Path, speeds: list[Speed], soak: Soak | None) -> None:
         left.hlines(
             speed.bar, position - 0.3, position + 0.3, color="tab:red", label=None if position else "must reach"
         )
-    left.set(title="steps/s beside the echo server", ylabel="ratio, per turn", ylim=(0, None), xlim=(-0.5, 1.5))
-    left.set_xticks(range(len(speeds)), [speed.transport for speed in speeds])
+    left.set(title="steps/s beside the echo server", ylabel="ratio, per turn", ylim=(0, None), xlim=(-0.5, 2.5))
+    left.set_xticks(range(len(speeds)), [speed.client for speed in speeds])
     if speeds:
         left.legend()
     if soak and soak.steps:

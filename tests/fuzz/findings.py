@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = 40
+#: What uvicorn logs as an error whenever a socket's handshake is refused with an HTTP answer, which arrives.
+UVICORNS = "ASGI callable returned without completing handshake."
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Findings:
         for secret in self.secrets:
             if secret in log:
                 self.add(f"the log holds a secret: {log[max(0, log.index(secret) - 200) :][:400]}")
+        log = "\n".join(line for line in log.splitlines() if UVICORNS not in line)
         for match in list(re.finditer(r"Traceback \(most recent call last\)|\"level\": ?\"(error|critical)\"", log))[
             :5
         ]:
