@@ -33,7 +33,7 @@ start = time.process_time()
 print(time.process_time() - start)
 """
 IMPORTS = ("import llmserve_client", "from llmserve_client import LLMServeEnv", "from llmserve_env import LLMServeEnv")
-"""The first only names things; the others load the client for use."""
+"""The first only names things; the others load the client, but for pydantic and the types, which its first instance needs."""
 
 REFUSAL = "llmserve-sim[cli]"
 MOST_TIMES_HTTPX = 3.0

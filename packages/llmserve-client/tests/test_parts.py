@@ -26,7 +26,8 @@ from llmserve_client import (
     space_url,
 )
 from llmserve_client import _exceptions as exceptions
-from llmserve_client._wire import Answer, read_http, read_observation, read_socket
+from llmserve_client._effects import Answer
+from llmserve_client._wire import read_http, read_observation, read_socket
 from llmserve_sim.env import ServingEnv
 
 

@@ -7,18 +7,20 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import httpx
 
 from llmserve_client._base import BaseClient, Options
-from llmserve_client._core import Core, Dial, Effect, Exchange, Flow, HangUp, Pause, StepResult
+from llmserve_client._effects import Dial, Effect, Exchange, Flow, HangUp, HttpCall, Pause
 from llmserve_client._endpoint import Endpoint, space_url
 from llmserve_client._exceptions import ClientClosedError, ConnectionLostError
 from llmserve_client._network import AsyncDialer, AsyncSocket, http_errors, http_options, to_answer, to_request
 from llmserve_client._options import Retries, Timeouts, TransportChoice
-from llmserve_client._wire import HttpCall
-from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
+
+if TYPE_CHECKING:
+    from llmserve_client._core import Core, StepResult
+    from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
 __all__ = ["AsyncLLMServeEnv", "AsyncOptions"]
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from typing import Any, Final, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, TypedDict, get_args
 
 from llmserve_client.__about__ import __version__
-from llmserve_client._core import Core
 from llmserve_client._endpoint import Endpoint
 from llmserve_client._exceptions import InvalidFieldError
 from llmserve_client._options import Retries, Timeouts, TransportChoice, TransportKind
-from llmserve_sim.schema import ServeObservation
+
+if TYPE_CHECKING:
+    from llmserve_sim.schema import ServeObservation
 
 __all__ = ["BaseClient", "Options"]
 
@@ -47,6 +48,8 @@ class BaseClient:
             raise InvalidFieldError(
                 f"transport: {bound}, got {transport!r}", code="invalid_field", field="transport", bound=bound
             )
+        from llmserve_client._core import Core  # here, since it loads pydantic, which takes longer than httpx
+
         self._endpoint = Endpoint.parse(url)
         self._headers = {"User-Agent": f"llmserve-client/{__version__}", **_checked(headers), **_bearer(token)}
         self._core = Core(transport, timeouts or Timeouts(), retries or Retries())

@@ -12,11 +12,11 @@ perform effects; what is retried, resumed and refused is decided here, once.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from llmserve_client import _wire
+from llmserve_client._effects import Answer, Dial, Exchange, Flow, HangUp, HttpCall, Pause
 from llmserve_client._exceptions import (
     AnswerError,
     AtCapacityError,
@@ -30,48 +30,16 @@ from llmserve_client._exceptions import (
     refusal,
 )
 from llmserve_client._options import Retries, Timeouts, TransportChoice, TransportKind
-from llmserve_client._wire import SESSION_HEADER, Answer, HttpCall
+from llmserve_client._wire import SESSION_HEADER
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
-__all__ = ["Core", "Dial", "Effect", "Exchange", "Flow", "HangUp", "Pause", "StepResult"]
+__all__ = ["Core", "StepResult"]
 
-_Result = TypeVar("_Result")
 _PASSING: Final = frozenset({502, 503, 504})
 """Statuses of a proxy whose server is restarting."""
 _STATE: Final = '{"type": "state"}'
 _NO_FALLBACK: Final = frozenset({401, 407, 429})
 """Statuses of a handshake that plain HTTP would get too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Open the WebSocket (closing one that is open)."""
-
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Send a text over the WebSocket and receive one."""
-
-    text: str
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class HangUp:
-    """Close the WebSocket, if one is open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait."""
-
-    seconds: float
-
-
-Effect: TypeAlias = HttpCall | Dial | Exchange | HangUp | Pause
-Flow: TypeAlias = Generator[Effect, Any, _Result]
 
 
 class StepResult(NamedTuple):

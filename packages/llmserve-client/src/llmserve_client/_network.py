@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeAlias
 
 import httpx
 
+from llmserve_client._effects import Answer, HttpCall
 from llmserve_client._endpoint import Endpoint
 from llmserve_client._exceptions import ConnectError, ConnectionLostError, DeadlineError, TransportError
-from llmserve_client._wire import Answer, HttpCall
 
 __all__ = [
     "AsyncDialer",

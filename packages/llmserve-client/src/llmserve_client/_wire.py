@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from llmserve_client._effects import Answer
 from llmserve_client._exceptions import AnswerError, ClientError, InvalidFieldError, UnknownTaskError, refusal
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.errors import UnknownTaskError as SimUnknownTaskError
@@ -30,8 +30,6 @@ from llmserve_sim.schema import (
 
 __all__ = [
     "SESSION_HEADER",
-    "Answer",
-    "HttpCall",
     "check_action",
     "check_episode",
     "check_log",
@@ -52,27 +50,6 @@ SESSION_HEADER: Final = "X-Session-Id"
 _MAX_SEED: Final = 2**63 - 1
 _SHOWN: Final = 200
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpCall:
-    """One HTTP request; `path` is below the base URL."""
-
-    method: str
-    path: str
-    timeout_s: float
-    body: bytes | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back to an `HttpCall`; header names in lower case."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def payload(content: Mapping[str, object]) -> bytes:
