@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmserve_server.settings import Settings, SettingsError, describe, unknown_variables
@@ -144,6 +144,7 @@ def test_the_table_of_settings_says_everything_about_each() -> None:
 
 
 @given(st.integers(-(2**70), 2**70))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_port_is_taken_exactly_where_its_bound_says_so(port: int) -> None:
     if 0 <= port <= 65535:
         assert Settings(port=port).port == port
