@@ -98,7 +98,7 @@ def to_request(client: httpx.Client | httpx.AsyncClient, call: HttpCall, connect
         call.path,
         content=call.body,
         headers=dict(call.headers),
-        params=dict(call.params),
+        params=dict(call.params) or None,
         timeout=httpx.Timeout(call.timeout_s, connect=connect_s, pool=connect_s),
     )
 
