@@ -31,7 +31,7 @@ from llmserve_server.errors import InvalidField, ServiceError, of
 from llmserve_server.limits import Guard, SocketGuard
 from llmserve_server.metrics import CONTENT_TYPE, Metrics
 from llmserve_server.openapi import errors, openapi_of
-from llmserve_server.routes import router
+from llmserve_server.routes import register
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.settings import Settings, unknown_variables
 from llmserve_server.store import open_store
@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.registry, app.state.settings, app.state.metrics = registry, settings, metrics
-    app.include_router(router(registry, dispatcher, baselines))
+    register(app, registry, dispatcher, baselines)
     _openenv_server(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
 
     @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())

@@ -132,10 +132,12 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
             raise refusal(error) from None
 
     def close(self) -> None:
-        """Let go of the session; closing twice is allowed."""
-        session_id, self._session_id = self._session_id, None
-        if session_id is not None:
-            self._registry.close(session_id)
+        """Let the session leave memory; closing twice is allowed.
+
+        The key is kept: OpenEnv's reaper closes what was idle for long though its socket is open, and that goes on then.
+        """
+        if self._session_id is not None:
+            self._registry.close(self._session_id)
 
     def _session(self) -> str:
         if self._session_id is None:

@@ -164,10 +164,14 @@ class SocketGuard:
                 await send({"type": "websocket.send", "text": answer(*problem)})
 
         async def completed_send(message: Message) -> None:
-            text = message.get("text")
-            if text is not None and text.startswith('{"type":"error"'):
+            if (message.get("text") or "").startswith('{"type":"error"'):
+                text = message["text"]
                 message = {"type": "websocket.send", "text": _completed(text, refused)}
-            await send(message)
+            try:
+                await send(message)
+            except OSError:
+                if message["type"] != "websocket.close":  # some releases of OpenEnv close a socket that is closed
+                    raise
 
         await self._app(scope, guarded_receive, completed_send)
 

@@ -6,8 +6,9 @@ observations and counts, no caller.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from math import fsum
 from typing import Final
 
@@ -72,7 +73,7 @@ class Metrics:
         self.sent = {outcome: self._messages.labels(outcome).inc for outcome in ("ok", "error")}
         """Take in one message sent over a socket."""
         self._last: dict[str, ServeObservation] = {}
-        self._tokens: Counter[str] = Counter()
+        self._tokens: defaultdict[str, float] = defaultdict(float)
         self._preemptions: Counter[str] = Counter()
         self._page.register(_Sessions(registry))
         self._page.register(self)
@@ -86,7 +87,7 @@ class Metrics:
         self._steps.observe(seconds)
         self._last[session_id] = observation
         task_id = observation.task_id
-        self._tokens[task_id] += observation.throughput_tps * catalogue_task(task_id).window_s
+        self._tokens[task_id] += observation.throughput_tps * _window_s(task_id)
         forced = observation.metadata.get("window", {}).get("forced_evictions", 0)
         self._preemptions[task_id] += observation.eviction_events - forced
 
@@ -105,10 +106,11 @@ class Metrics:
                     worst = max(getattr(window, field) for window in windows) / 1000.0
                     summary.add_sample(name, {"task_id": task_id, "quantile": quantile}, worst)
             yield summary
-        for name, meaning, totals in (
+        counters: tuple[tuple[str, str, Mapping[str, float]], ...] = (
             ("vllm:generation_tokens", "Output tokens delivered.", self._tokens),
             ("vllm:num_preemptions", "Requests preempted for want of KV blocks.", self._preemptions),
-        ):
+        )
+        for name, meaning, totals in counters:
             counter = CounterMetricFamily(name, meaning, labels=["task_id"])
             for task_id, total in sorted(totals.items()):
                 counter.add_metric([task_id], total)
@@ -129,6 +131,11 @@ class Metrics:
     def page(self) -> bytes:
         """Return the page in Prometheus's text format."""
         return generate_latest(self._page)
+
+
+@cache
+def _window_s(task_id: str) -> float:
+    return catalogue_task(task_id).window_s
 
 
 class _Sessions:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
@@ -37,7 +37,7 @@ from llmserve_server.wire import (
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import EpisodeLog, GradeReport, parse_action, translate
 
-__all__ = ["COOKIE", "HEADER", "peer_of", "router"]
+__all__ = ["COOKIE", "HEADER", "peer_of", "register"]
 
 COOKIE: Final = "llmserve_session"
 HEADER: Final = "X-Session-Id"
@@ -46,13 +46,13 @@ _STEP_FIELDS: Final = frozenset(StepRequest.model_fields)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: BaselineRunner) -> APIRouter:
-    """Return the routes that are ours, over `registry` and `baselines`."""
-    routes = APIRouter(tags=["Environment Control"])
+def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, baselines: BaselineRunner) -> None:
+    """Put the routes that are ours on `app`: on itself, since a router beneath it is matched twice at each request."""
 
-    @routes.post(
+    @app.post(
         "/reset",
         summary="Start an episode",
+        tags=["Environment Control"],
         responses={200: {"model": SessionReply}, **errors(404, 409, 413, 422, 429, 503)},
         openapi_extra=body(ResetRequest, required=False) | keys(query=False),
     )
@@ -78,9 +78,10 @@ def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: Baselin
         )
         return response
 
-    @routes.post(
+    @app.post(
         "/step",
         summary="Run one window",
+        tags=["Environment Control"],
         responses={200: {"model": SessionReply}, **errors(404, 409, 413, 422, 429, 503)},
         openapi_extra=body(StepRequest) | keys(query=False),
     )
@@ -101,7 +102,7 @@ def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: Baselin
         key = _named(request, named, query=query)
         return await dispatcher.run(registry.resolve, peer_of(request)) if key is None else key
 
-    @routes.get(
+    @app.get(
         "/state",
         summary="Where the episode stands",
         responses={200: {"model": WireState}, **errors(404, 409, 422, 429, 503)},
@@ -114,9 +115,10 @@ def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: Baselin
         found = to_wire_state(await dispatcher.run(registry.state, session_id), session_id)
         return _json(found.model_dump_json().encode())
 
-    @routes.get(
+    @app.get(
         "/log",
         summary="The episode as evidence",
+        tags=["Environment Control"],
         responses={200: {"model": EpisodeLog}, **errors(404, 409, 422, 429, 503)},
         openapi_extra=keys(),
     )
@@ -125,9 +127,10 @@ def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: Baselin
         session_id = await session_of(request, query=True)
         return _json(await dispatcher.run(lambda: registry.log(session_id).model_dump_json().encode()))
 
-    @routes.post(
+    @app.post(
         "/fork",
         summary="Go on from here twice",
+        tags=["Environment Control"],
         responses={200: {"model": SessionReply}, **errors(404, 409, 413, 422, 429, 503)},
         openapi_extra=body(ForkRequest, required=False) | keys(query=False),
     )
@@ -137,7 +140,7 @@ def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: Baselin
         session_id = await session_of(request, given.session_id)
         return _reply(await dispatcher.run(registry.fork, session_id))
 
-    @routes.post(
+    @app.post(
         "/grader",
         summary="Grade an episode",
         responses={200: {"model": GradeReport}, **errors(404, 409, 413, 422, 429, 503)},
@@ -158,7 +161,7 @@ def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: Baselin
 
     catalogue = tasks_reply().model_dump_json().encode()
 
-    @routes.get(
+    @app.get(
         "/tasks",
         summary="The tasks",
         responses={200: {"model": TasksReply}, **errors()},
@@ -168,7 +171,7 @@ def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: Baselin
         """Return the catalogue of tasks with their targets and splits, and the schema of the action."""
         return _json(catalogue)
 
-    @routes.get(
+    @app.get(
         "/baseline",
         summary="What the reference agents score",
         responses={200: {"model": BaselineReport}, **errors(400, 404, 422, 429, 502)},
@@ -186,8 +189,6 @@ def router(registry: SessionRegistry, dispatcher: Dispatcher, baselines: Baselin
         """Run a baseline suite in this process and return its report."""
         report = await baselines.run(use_openai=use_openai, task_id=task_id, seed=seed, model=model)
         return _json(report.model_dump_json().encode())
-
-    return routes
 
 
 def peer_of(request: Request) -> str:

@@ -25,6 +25,8 @@ _ERROR_FRAME: Final = ('{"type":"error"', '{"type": "error"')
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADER: Final = b"x-request-id"
 _log = structlog.get_logger("llmserve_server")
+_stdlib_log = logging.getLogger("llmserve_server")
+"""Asked before a line is put together: a step should not pay for one that nobody reads."""
 
 
 def configure_logging(settings: Settings) -> None:
@@ -98,15 +100,20 @@ class Observed:
             took_s = time.perf_counter() - start
             route = _route(scope)
             self._metrics.request(scope["method"], route, status, took_s)
-            say = _log.debug if route in _QUIET and status < 500 else _log.info
-            say(
-                "request",
-                method=scope["method"],
-                route=route,
-                status=status,
-                duration_ms=round(took_s * 1000, 3),
-                request_id=request_id.decode(),
-            )
+            self._say(scope["method"], route, status, took_s, request_id)
+
+    def _say(self, method: str, route: str, status: int, took_s: float, request_id: bytes) -> None:
+        is_quiet = route in _QUIET and status < 500
+        if is_quiet and not _stdlib_log.isEnabledFor(logging.DEBUG):
+            return
+        (_log.debug if is_quiet else _log.info)(
+            "request",
+            method=method,
+            route=route,
+            status=status,
+            duration_ms=round(took_s * 1000, 3),
+            request_id=request_id.decode(),
+        )
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()

@@ -111,6 +111,15 @@ class WireObservation(ServeObservation, Observation):
 
     model_config = _MESSAGE
 
+    def model_dump(self, *, exclude: Any = None, **options: Any) -> dict[str, Any]:
+        """Return the fields; every value is plain already, so without further options none is converted.
+
+        OpenEnv asks for it once a step and encodes what it gets: a second walk through it costs more than the message.
+        """
+        if options or not isinstance(exclude, set | None):
+            return super().model_dump(exclude=exclude, **options)
+        return {name: value for name, value in self.__dict__.items() if not exclude or name not in exclude}
+
 
 class WireState(ServeState, State):
     """A `ServeState` as OpenEnv carries it, with the key to its session."""

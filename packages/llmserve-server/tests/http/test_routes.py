@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from llmserve_server.routes import COOKIE, HEADER
@@ -294,6 +295,7 @@ def test_a_defect_is_told_without_its_trace(client: TestClient, monkeypatch: pyt
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("/secret/path")
 
+    assert isinstance(client.app, FastAPI)
     monkeypatch.setattr(client.app.state.registry, "state", fail)
     client.post("/reset")
     response = client.get("/state")
