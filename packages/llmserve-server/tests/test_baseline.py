@@ -15,8 +15,8 @@ import pytest
 from llmserve_agents.baseline import run_suite
 from llmserve_agents.report import BaselineReport
 from llmserve_server import baseline
-from llmserve_server.baseline import BaselineRunner, EndpointFailed
-from llmserve_server.errors import Busy, InvalidField, MissingApiKey, UnknownTask
+from llmserve_server.baseline import BaselineRunner
+from llmserve_server.errors import Busy, EndpointFailed, InvalidField, MissingApiKey, UnknownTask
 from llmserve_server.settings import Settings
 from llmserve_sim.schema import ServeAction
 

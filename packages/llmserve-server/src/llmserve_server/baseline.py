@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import ClassVar, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from llmserve_agents.baseline import LLMOptions, Progress, default_seeds, run_suite, validator_tasks
 from llmserve_agents.endpoint import Patience
@@ -24,13 +24,13 @@ from llmserve_agents.environment import InProcess
 from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
 from llmserve_agents.llm import DEFAULT_MODEL
 from llmserve_agents.report import BaselineReport
-from llmserve_server.errors import Busy, InvalidField, MissingApiKey, ServiceError, of
+from llmserve_server.errors import Busy, EndpointFailed, InvalidField, MissingApiKey, of
 from llmserve_server.settings import Settings
 from llmserve_sim.__about__ import __version__ as simulator_version
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["BaselineRunner", "EndpointFailed"]
+__all__ = ["BaselineRunner"]
 
 _log = logging.getLogger(__name__)
 _KEPT: Final = 256
@@ -42,13 +42,6 @@ _RETRY_S: Final = 5
 _MAX_SEED: Final = 2**63 - 1
 _Key: TypeAlias = tuple[str | None, int | None, str]
 """Task, seed, simulator version."""
-
-
-class EndpointFailed(ServiceError):  # noqa: N818 - named as its siblings in errors.py
-    """The model's endpoint refused, or failed too often."""
-
-    code = "endpoint_failed"
-    status: ClassVar[int] = 502
 
 
 class BaselineRunner:

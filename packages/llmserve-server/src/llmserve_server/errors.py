@@ -18,6 +18,7 @@
     ├── InvalidField       422 invalid_field        fix the field
     ├── AtCapacity         429 at_capacity          come back after `retry_after_s`
     ├── Busy               429 busy                 come back after `retry_after_s`
+    ├── EndpointFailed     502 endpoint_failed      look at the model's endpoint, or take another
     ├── ShuttingDown       503 shutting_down        take the step again once the server is back
     └── StoreUnavailable   503 store_unavailable    come back after `retry_after_s`
 
@@ -35,6 +36,7 @@ __all__ = [
     "AmbiguousSession",
     "AtCapacity",
     "Busy",
+    "EndpointFailed",
     "EpisodeState",
     "InvalidField",
     "MissingApiKey",
@@ -189,6 +191,13 @@ class Busy(ServiceError):
 
     code = "busy"
     status = 429
+
+
+class EndpointFailed(ServiceError):
+    """The model's endpoint refused, or failed too often."""
+
+    code = "endpoint_failed"
+    status = 502
 
 
 class ShuttingDown(ServiceError):
