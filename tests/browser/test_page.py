@@ -119,6 +119,15 @@ def test_every_knob_names_its_meaning_cost_and_bounds(visit: Visit, expect: Any)
         assert (bounds.get_attribute("min"), bounds.get_attribute("max")) == (low, high)
 
 
+def test_a_number_out_of_bounds_is_shown_at_its_bound_before_it_is_used(visit: Visit) -> None:
+    page = visit()
+    start(page)
+    page.fill("#ls-batch_cap input[type=number]", "9999")
+    page.click("#ls-step")
+    until(page, 1)
+    assert page.input_value("#ls-batch_cap input[type=number]") == in_force(page)[0] == "512"
+
+
 def test_several_windows_are_one_press(visit: Visit) -> None:
     page = visit()
     start(page)
@@ -134,6 +143,11 @@ def test_a_deed_at_the_wrong_time_is_answered_by_a_sentence(visit: Visit, expect
     expect(page.locator("#ls-step-notice [role=alert]")).to_have_text(
         "There is no episode yet: pick a task and start one."
     )
+    start(page)
+    for count in ("", "-3"):
+        page.fill("#ls-count input", count)
+        page.click("#ls-step-several")
+        expect(page.locator("#ls-step-notice [role=alert]")).to_contain_text("must be 1 to 1000")
     page.fill("#ls-seed :is(input, textarea)", "minus one")
     page.click("#ls-start")
     expect(page.get_by_role("alert").first).to_contain_text("whole number")

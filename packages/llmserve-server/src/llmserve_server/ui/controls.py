@@ -76,7 +76,7 @@ class Controls:
             with gr.Row(elem_classes="ls-controls"):
                 self.one = gr.Button("Step", variant="primary", elem_id="ls-step", min_width=84)
                 self.several = gr.Button("Step several", elem_id="ls-step-several", min_width=120)
-                self.count = gr.Number(10, label="Windows", precision=0, minimum=1, elem_id="ls-count", min_width=76)
+                self.count = gr.Number(10, label="Windows", precision=0, elem_id="ls-count", min_width=76)
                 self.agent = gr.Dropdown(
                     self._agents,
                     value=self._agents[-1],

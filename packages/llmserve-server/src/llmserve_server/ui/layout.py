@@ -99,6 +99,7 @@ class _Events:
             [*who, *page.knobs],
             [page.price],
             queue=False,
+            preprocess=False,  # a number half typed is no error yet; the ids then come from the browser alone
             **_FREE,
         )
 
@@ -148,8 +149,8 @@ class _Events:
     def _step_once(self, visit: Visit, *knobs: Any) -> Update:
         return self._step(visit, 1, knobs)
 
-    def _step_several(self, visit: Visit, count: float, *knobs: Any) -> Update:
-        return self._step(visit, int(count), knobs)
+    def _step_several(self, visit: Visit, count: float | None, *knobs: Any) -> Update:
+        return self._step(visit, int(count or 0), knobs)
 
     def _step(self, visit: Visit, windows: int, knobs: tuple[Any, ...]) -> Update:
         self._desk.step(visit, read_knobs(knobs), windows)
