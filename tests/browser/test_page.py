@@ -62,6 +62,13 @@ def in_force(page: Page) -> list[str]:
     return page.locator(".ls-lane > b").all_inner_texts()
 
 
+def take(page: Page, path: Path) -> None:
+    """A picture of the whole page, as it looks before anybody scrolls."""
+    page.evaluate("window.scrollTo(0, 0)")
+    page.mouse.move(2, 2)
+    page.screenshot(path=path, full_page=True)
+
+
 def test_our_tab_comes_first_and_openenvs_works_beside_it(visit: Visit, expect: Any) -> None:
     page = visit()
     tabs = page.get_by_role("tab")
@@ -287,13 +294,13 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(visit: Visit, expe
 def test_it_is_legible_at_this_width(visit: Visit, artifacts: Path, width: int, dark: bool) -> None:
     page = visit(width=width, height=900 if width > 500 else 844, dark=dark)
     name = f"page-{width}-{'dark' if dark else 'light'}"
-    page.screenshot(path=artifacts / f"{name}-empty.png", full_page=True)
+    take(page, artifacts / f"{name}-empty.png")
     start(page, "Adversarial multi-tenant", "2000000")
     choose(page, "pace", "at once")
     page.fill("#ls-count input", "30")
     page.click("#ls-step-several")
     until(page, 30)
-    page.screenshot(path=artifacts / f"{name}-stepped.png", full_page=True)
+    take(page, artifacts / f"{name}-stepped.png")
     page.click("#ls-go")
     until(page, 120)
     choose(page, "rival", "static")
@@ -304,7 +311,7 @@ def test_it_is_legible_at_this_width(visit: Visit, artifacts: Path, width: int, 
     page.wait_for_selector("#ls-branch p")
     page.click("#ls-judge")
     page.wait_for_selector("#ls-report .ls-grade")
-    page.screenshot(path=artifacts / f"{name}-full.png", full_page=True)
+    take(page, artifacts / f"{name}-full.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     smallest = page.evaluate(
         """() => Math.min(...[...document.querySelectorAll('.ls-plot text')].map(e => e.getBoundingClientRect().height))"""
