@@ -16,6 +16,7 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmserve_server.app import create_app
+from llmserve_server.errors import ServiceError
 from llmserve_server.settings import Settings, describe
 from llmserve_sim.tasks.tables import markdown
 
