@@ -167,6 +167,15 @@ def contract(session: nox.Session) -> None:
 
 
 @nox.session(tags=["tests"])
+def examples(session: nox.Session) -> None:
+    """Every command and example of the pages runs, or docs/reproduce.md says what it would need."""
+    _compose(session)
+    # pip, nox and hatchling are what some of the commands run; uv's environments come without pip.
+    session.install(*GROUPS["test"], "hatchling", "nox>=2024.10.9", "pip")
+    session.run("pytest", *(session.posargs or ["tests/examples"]), env=_environment())
+
+
+@nox.session(tags=["tests"])
 def browser(session: nox.Session) -> None:
     """A person's whole visit to the page works in Chromium at two widths, and no request leaves the machine; takes pictures."""
     if not _has_chromium(session):

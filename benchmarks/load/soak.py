@@ -89,6 +89,11 @@ async def _soak(server: local_server.Running, sessions: int, seconds: float) -> 
     begin = time.perf_counter()
     swarm.tally.steps.clear()
     next_knock = 0.0
+    if (
+        swarm.opened < sessions
+    ):  # a place that stayed free would be a visitor's: nothing of what follows could be judged
+        swarm.tally.errors.insert(0, f"only {swarm.opened} of {sessions} sessions began")
+        seconds = 0.0
     while (at := time.perf_counter() - begin) < seconds and not stepping.done() and server.process.poll() is None:
         memory.append((at, server.memory_bytes()))
         if at >= next_knock:

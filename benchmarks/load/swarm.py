@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -47,11 +48,14 @@ class Swarm:
         """Open the sessions (few at a time: a crowd at the door is not what is measured) and step until told to stop."""
         door = asyncio.Semaphore(8)
         self.started = time.perf_counter()
-        limits = httpx.Limits(max_connections=self.sessions, max_keepalive_connections=self.sessions)
-        async with (
-            httpx.AsyncClient(base_url=self.url, limits=limits, timeout=60) as client,
-            asyncio.TaskGroup() as group,
-        ):
+        client = httpx.AsyncClient(
+            base_url=self.url,
+            limits=httpx.Limits(max_connections=self.sessions, max_keepalive_connections=self.sessions),
+            timeout=60,
+            # The server's cookie names a session; the sessions here share a client, and each names its own.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+        async with client, asyncio.TaskGroup() as group:
             for number in range(self.sessions):
                 over = self._over_socket(number, door) if number % 2 else self._over_http(number, client, door)
                 group.create_task(self._guarded(number, over))
@@ -106,6 +110,7 @@ class Swarm:
         self.opened += 1
         if self.opened == self.sessions:
             self.full.set()
+        await self.full.wait()
         expected = 0
         while not self.stop.is_set():
             if answer["done"]:

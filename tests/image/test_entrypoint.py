@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 ENTRYPOINT = Path(__file__).resolve().parents[2] / "scripts" / "entrypoint.sh"
-pytestmark = pytest.mark.skipif(shutil.which("sh") is None, reason="there is no POSIX shell here")
+SHELL = shutil.which("sh") or ""
+pytestmark = pytest.mark.skipif(not SHELL, reason="there is no POSIX shell here")
 
 
 def _run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"]} | variables
     return subprocess.run(
-        ["sh", str(ENTRYPOINT), *command], env=environment, capture_output=True, text=True, check=False
+        [SHELL, str(ENTRYPOINT), *command], env=environment, capture_output=True, text=True, check=False
     )
 
 
