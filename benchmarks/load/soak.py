@@ -104,7 +104,7 @@ async def _soak(server: local_server.Running, sessions: int, seconds: float) -> 
     swarm.stop.set()
     await stepping
     offset = begin - swarm.started
-    steps = [(at - offset, latency) for at, latency in swarm.tally.steps]
+    steps = [(at - offset, latency) for at, latency in swarm.tally.steps] if memory else []
     return Soak(sessions, spent, steps, swarm.tally.episodes, swarm.tally.errors, memory, knocks)
 
 

@@ -17,6 +17,8 @@ from llmserve_server.telemetry import configure_logging
 
 __all__ = ["main"]
 
+_KEEP_ALIVE_S = 75
+"""Longer than proxies and clients keep an idle connection: the one that closes first is never surprised by a request."""
 _GRACE_S = 10
 """How long requests under way may take after SIGTERM; sockets are told to go (1012) at once."""
 
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         ws_per_message_deflate=False,  # a message has 1.5 KB: compressing it costs more time than it saves
         ws_ping_interval=30.0,
         ws_ping_timeout=60.0,
