@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from openenv.core.env_server.types import Action, Observation, State
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ from llmserve_sim.schema import (
     ServeAction,
     ServeObservation,
     ServeState,
+    made,
     parse_action,
 )
 
@@ -42,25 +43,10 @@ __all__ = [
     "to_wire_state",
 ]
 
-_Model = TypeVar("_Model", bound=BaseModel)
 _MESSAGE = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 last_refusal: Final[ContextVar[list[ServiceError] | None]] = ContextVar("last_refusal", default=None)
 """Where a socket's guard finds why the call it carried was refused: OpenEnv passes on the sentence alone."""
-
-
-def made(model: type[_Model], values: dict[str, Any]) -> _Model:
-    """Return a `model` of values that were validated already, every field among them.
-
-    What `model_construct` does at its end, without its look at each field: four messages a step would take as long as the
-    simulation of the step.
-    """
-    message = model.__new__(model)
-    object.__setattr__(message, "__dict__", values)
-    object.__setattr__(message, "__pydantic_fields_set__", set(values))
-    object.__setattr__(message, "__pydantic_extra__", None)
-    object.__setattr__(message, "__pydantic_private__", None)
-    return message
 
 
 def refusal(error: Exception) -> ServiceError:

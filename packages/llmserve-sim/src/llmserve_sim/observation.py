@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.metrics import BASE, EXTENDED, Measurement, ObservationKind, encode
-from llmserve_sim.schema import ServeObservation
+from llmserve_sim.schema import ServeObservation, made
 
 if TYPE_CHECKING:
     from llmserve_sim.reward import RewardTerms
@@ -28,27 +28,28 @@ def to_observation(now: Measurement, terms: RewardTerms | None, *, task_id: str,
         metadata["reward_terms"] = terms.weighted()
         metadata["reward_shares"] = terms.shares()
     # The numbers are the simulator's own: validating them again would cost more than simulating them.
-    return ServeObservation.model_construct(
-        queue_depth=now.queue_depth,
-        active_requests=now.active_requests,
-        kv_cache_occupancy=now.kv_cache_occupancy,
-        mean_prompt_length=now.mean_prompt_length,
-        p50_ttft_ms=now.p50_ttft_ms,
-        p99_ttft_ms=now.p99_ttft_ms,
-        p50_itl_ms=now.p50_itl_ms,
-        throughput_tps=now.throughput_tps,
-        slo_compliance_rate=now.slo_compliance_rate,
-        gpu_memory_used_gb=now.gpu_memory_used_gb,
-        estimated_cost_per_1k=now.estimated_cost_per_1k,
-        request_arrival_rate=now.request_arrival_rate,
-        spec_acceptance_rate=now.spec_acceptance_rate,
-        eviction_events=now.eviction_events,
-        step_index=now.step_index,
-        task_id=task_id,
-        reward=0.0 if terms is None else terms.total,
-        done=done,
-        metadata=metadata,
-    )
+    values = {
+        "queue_depth": now.queue_depth,
+        "active_requests": now.active_requests,
+        "kv_cache_occupancy": now.kv_cache_occupancy,
+        "mean_prompt_length": now.mean_prompt_length,
+        "p50_ttft_ms": now.p50_ttft_ms,
+        "p99_ttft_ms": now.p99_ttft_ms,
+        "p50_itl_ms": now.p50_itl_ms,
+        "throughput_tps": now.throughput_tps,
+        "slo_compliance_rate": now.slo_compliance_rate,
+        "gpu_memory_used_gb": now.gpu_memory_used_gb,
+        "estimated_cost_per_1k": now.estimated_cost_per_1k,
+        "request_arrival_rate": now.request_arrival_rate,
+        "spec_acceptance_rate": now.spec_acceptance_rate,
+        "eviction_events": now.eviction_events,
+        "step_index": now.step_index,
+        "task_id": task_id,
+        "reward": 0.0 if terms is None else terms.total,
+        "done": done,
+        "metadata": metadata,
+    }
+    return made(ServeObservation, values)
 
 
 def to_measurement(observation: ServeObservation) -> Measurement:
