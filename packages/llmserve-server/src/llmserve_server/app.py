@@ -22,7 +22,6 @@ from openenv.core.env_server.types import ConcurrencyConfig, ServerMode
 from starlette.exceptions import HTTPException
 
 from llmserve_server.backends import BackendFactory, SimulatedBackend
-from llmserve_server.backends.openai_compatible import RealBackends
 from llmserve_server.backends.simulated import warm_up
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
@@ -54,13 +53,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Raises `SettingsError` naming each variable that is wrong, and `MissingApiKey` in real mode without a key.
     """
     settings = Settings() if settings is None else settings
-    real = RealBackends(settings) if settings.mode == "real" else None
-    backends: BackendFactory = partial(SimulatedBackend, settings.engine) if real is None else real
+    backends: BackendFactory = partial(SimulatedBackend, settings.engine)
+    closing: list[Callable[[], None]] = []
+    if settings.mode == "real":  # imported where it is wanted: the client library takes its time and memory
+        from llmserve_server.backends.openai_compatible import RealBackends
+
+        backends = real = RealBackends(settings)
+        closing = [real.close]
     registry = SessionRegistry(settings=settings, store=open_store(settings), backend_factory=backends)
     metrics = Metrics(registry)
     dispatcher = Dispatcher(registry, metrics, threads=_threads(settings))
     baselines = BaselineRunner(settings)
-    closing = [baselines.close] if real is None else [baselines.close, real.close]
+    closing.insert(0, baselines.close)
     app = FastAPI(
         title="LLMServeEnv",
         version=API_VERSION,
