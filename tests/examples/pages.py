@@ -27,7 +27,7 @@ _TABLES: Final = "docs/reproduce.md"
 
 @dataclass(frozen=True)
 class Example:
-    """One example: a fenced block, or a command in the text (`language` is then ``inline``)."""
+    """One example: a fenced block, or all commands in a page's text together (`language` is then ``inline``)."""
 
     page: str
     line: int
@@ -37,6 +37,8 @@ class Example:
     @property
     def name(self) -> str:
         """What pytest calls it: page, line and how it begins."""
+        if self.language == "inline":
+            return f"{self.page}: commands in its text"
         first = self.text.strip().splitlines()[0] if self.text.strip() else "empty"
         return f"{self.page}:{self.line}: {re.sub(r'[^ -~]', '?', first)[:50]}"
 
@@ -66,6 +68,7 @@ def examples(root: Path = ROOT) -> list[Example]:
 
 def _of_page(page: str, text: str) -> Iterator[Example]:
     fence, language, start, block = "", "", 0, list[str]()
+    inline, first = list[str](), 0
     for number, line in enumerate(text.splitlines(), 1):
         if fence:
             if line.strip() == fence:
@@ -76,11 +79,12 @@ def _of_page(page: str, text: str) -> Iterator[Example]:
         elif opening := _OPENING.match(line):
             fence, language, start = opening[1], opening[2], number
         elif not (page == _TABLES and line.startswith("|")):
-            for span in _SPAN.findall(line):
-                if _PROGRAM.match(span):
-                    yield Example(page, number, "inline", span)
+            inline += filter(_PROGRAM.match, _SPAN.findall(line))
+            first = first or (number if inline else 0)
     if fence:
         yield Example(page, start, "unclosed", "\n".join(block))
+    if inline:
+        yield Example(page, first, "inline", "\n".join(dict.fromkeys(inline)))
 
 
 def commands(text: str) -> list[str]:

@@ -32,12 +32,11 @@ LONGEST_S: Final = 300.0
 _ADDRESS: Final = re.compile(r"(?<![\w.])localhost:7860")
 _ENDPOINT: Final = "http://localhost:8000/v1"
 _PORT: Final = re.compile(r"--port \d+")
-_SERVES: Final = re.compile(
-    r"(?:\w+=\S+ )*(?:uvicorn|llmserve-server|python -m (?:llmserve_server|server\.app))(?: |$)"
-)
+_SET: Final = r"(?:\w+=(?:'[^']*'|\S)* )*"
+_SERVES: Final = re.compile(_SET + r"(?:uvicorn|llmserve-server|python -m (?:llmserve_server|server\.app))(?: |$)")
 _ALONE: Final = re.compile(
-    r"(?:\w+=\S+ )*(?:nox|openenv|pip|pytest|uvicorn|llmserve-server"
-    r"|python -m (?:llmserve_server|server)\S*|python scripts/\S+)(?: |$)"
+    _SET
+    + r"(?:nox|openenv|pip|pytest|uvicorn|llmserve-server|python -m (?:llmserve_server|server)\S*|python scripts/\S+)(?: |$)"
 )
 _TRACE: Final = "".join(["t_s,input,output\n", *(f"{i * 0.5:.1f},{200 + 7 * i},{50 + 3 * i}\n" for i in range(60))])
 
