@@ -21,7 +21,7 @@ MAX_TAIL = 20.0
 MAX_GROWTH = 0.05
 #: Shares of the run: the warm-up, and the slice of it over which memory is taken at the beginning and at the end.
 WARM_UP, SLICE = 0.2, 0.2
-PROBE_EVERY_S = 5.0
+KNOCK_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ async def _soak(server: local_server.Running, sessions: int, seconds: float) -> 
     await swarm.full.wait()
     begin = time.perf_counter()
     swarm.tally.steps.clear()
-    next_knock = 0.0
+    visitors = asyncio.create_task(_keep_knocking(server.url, knocks))
     if (
         swarm.opened < sessions
     ):  # a place that stayed free would be a visitor's: nothing of what follows could be judged
@@ -96,16 +96,20 @@ async def _soak(server: local_server.Running, sessions: int, seconds: float) -> 
         seconds = 0.0
     while (at := time.perf_counter() - begin) < seconds and not stepping.done() and server.process.poll() is None:
         memory.append((at, server.memory_bytes()))
-        if at >= next_knock:
-            knocks += [await _knock_over_http(server.url), await _knock_over_socket(server.url)]
-            next_knock += PROBE_EVERY_S
         await asyncio.sleep(1)
+    visitors.cancel()
     spent = time.perf_counter() - begin
     swarm.stop.set()
     await stepping
     offset = begin - swarm.started
     steps = [(at - offset, latency) for at, latency in swarm.tally.steps] if memory else []
     return Soak(sessions, spent, steps, swarm.tally.episodes, swarm.tally.errors, memory, knocks)
+
+
+async def _keep_knocking(url: str, knocks: list[str]) -> None:
+    while True:
+        knocks += [await _knock_over_http(url), await _knock_over_socket(url)]
+        await asyncio.sleep(KNOCK_EVERY_S)
 
 
 async def _knock_over_http(url: str) -> str:
