@@ -96,6 +96,27 @@ def test_every_entry_of_the_tables_is_a_command_of_the_documentation() -> None:
     assert {*TABLES.needs, *TABLES.otherwise} - known == set()
 
 
+def test_a_program_that_cannot_be_run_here_is_here_unless_the_table_says_otherwise() -> None:
+    for command, needed in TABLES.needs.items():
+        program, script = command.split()[:2]
+        if program == "python" and not script.startswith("-"):
+            assert (ROOT / script).exists() != ("not in this repository yet" in needed), command
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -c 'raise SystemExit(3)'",
+        "nox -s no-such-session",
+        "curl -s localhost:7860/no-such-route",
+        "uvicorn no:app",
+    ],
+)
+def test_a_command_that_does_not_work_is_noticed(command: str, shell: Shell) -> None:
+    with pytest.raises(AssertionError):
+        shell.run(command)
+
+
 def test_every_page_has_been_read() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/reproduce.md"} <= {example.page for example in PAGES}
     assert {f"packages/{folder.name}/README.md" for folder in (ROOT / "packages").iterdir()} <= {e.page for e in PAGES}
