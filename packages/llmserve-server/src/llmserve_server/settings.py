@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -278,9 +278,13 @@ def describe() -> tuple[Setting, ...]:
     return tuple(_setting(name) for name in Settings.model_fields)
 
 
+_OTHERS: Final = frozenset({"LLMSERVE_ARTIFACTS", "LLMSERVE_DATA"})
+"""Variables that the repository's checks and the simulator read."""
+
+
 def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Return the ``LLMSERVE_*`` variables that set nothing here: misspelt ones, most likely. For a warning at the start."""
-    known = {variable for row in describe() for variable in row.variables}
+    known = {variable for row in describe() for variable in row.variables} | _OTHERS
     given = os.environ if environ is None else environ
     return tuple(sorted(name for name in given if name.upper().startswith(_PREFIX) and name.upper() not in known))
 

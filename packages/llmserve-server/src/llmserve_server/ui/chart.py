@@ -33,6 +33,8 @@ _INNER_HEIGHT: Final = _HEIGHT - _TOP - _BOTTOM
 _NAME: Final = 11.0
 """Room for a line's name."""
 _X_TICKS: Final = 4
+_MOST_DECADES: Final = 12
+"""Of a logarithmic axis; what is smaller lies at its foot."""
 _Y_TICKS: Final = 3
 
 
@@ -172,11 +174,11 @@ def _scale(chart: Chart) -> _Scale:
     targets = [target.value for target in chart.targets]
     if chart.log:
         positive = [v for v in (*values, *targets) if v > 0.0] or [10.0, 1000.0]
-        low = 10.0 ** math.floor(math.log10(min(positive)))
-        high = max(10.0 ** math.ceil(math.log10(max(positive) * 1.05)), low * 10.0)
-        decades = round(math.log10(high / low))
-        every = 1 + (decades - 1) // _Y_TICKS
-        return _Scale(low, high, log=True, marks=tuple(low * 10.0**i for i in range(0, decades + 1, every)))
+        top = math.ceil(math.log10(max(positive)) + 0.02)
+        bottom = min(max(math.floor(math.log10(min(positive))), top - _MOST_DECADES), top - 1)
+        every = 1 + (top - bottom - 1) // _Y_TICKS
+        marks = tuple(10.0**power for power in range(bottom, top + 1, every))
+        return _Scale(10.0**bottom, 10.0**top, log=True, marks=marks)
     if chart.kind != "lines":
         columns = list(zip(*(line.values for line in chart.lines), strict=True))
         values += [sum(v for v in column if v is not None and v > 0.0) for column in columns]
