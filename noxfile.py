@@ -114,13 +114,17 @@ def _pytest(session: nox.Session, *arguments: str, package: str = "sim") -> None
         session.run("pytest", *(session.posargs or arguments), env=_environment())
 
 
+TWO_AT_ONCE = ("-n", "2", "--dist", "loadfile")
+"""Options that let pytest work in two processes, a file of tests in one of them."""
+
+
 @nox.session(tags=["tests"])
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def tests(session: nox.Session, package: str) -> None:
     """The package passes its own tests with only itself and its extras installed."""
     _install(session, package, TESTED_WITH.get(package, ""))
     session.install(*GROUPS["test"])
-    _pytest(session, "tests", package=package)
+    _pytest(session, "tests", *TWO_AT_ONCE, package=package)
 
 
 @nox.session(python=PYTHONS, tags=["tests"])
@@ -147,7 +151,7 @@ def lowest(session: nox.Session) -> None:
     )
     session.install(*GROUPS["test"])
     # What an old release of somebody else's deprecates by now is not this package's fault.
-    _pytest(session, "tests", "-W", "default")
+    _pytest(session, "tests", "-W", "default", *TWO_AT_ONCE)
 
 
 @nox.session(tags=["light"])

@@ -73,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.registry, app.state.settings, app.state.metrics = registry, settings, metrics
+    app.state.dispatcher = dispatcher
     register(app, registry, dispatcher, baselines)
     _openenv_server(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
 
@@ -147,7 +148,9 @@ async def _lifespan(
 
 async def _warm_up(settings: Settings, dispatcher: Dispatcher) -> None:
     """Compile the simulator beside the first requests, which run in threads until it is done."""
+    _log.info("warming_up", note="a new machine compiles the simulator once, half a minute to a few; steps wait for it")
     await dispatcher.run(warm_up, settings.engine)
+    _log.info("warm")
     is_local = settings.store_url is None or settings.store_url.get_secret_value().startswith("sqlite")
     dispatcher.short_steps = is_local and settings.engine in {"auto", "numba"} and compiled.available()
 

@@ -44,11 +44,15 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
 
+    def is_prompt(self, session_id: str) -> bool:
+        """Whether a step of the session is short and waits for nobody. True for a moment only."""
+        return self.short_steps and self._registry.is_prompt(session_id)
+
     async def step(self, session_id: str, action: ServeAction, step_index: int | None) -> Reply:
         """Step a session, here and now if nothing can make it wait."""
         registry = self._registry
         start = perf_counter()
-        if self.short_steps and registry.is_prompt(session_id):
+        if self.is_prompt(session_id):
             reply = registry.step(session_id, action, step_index=step_index)
         else:
             reply = await self.run(registry.step, session_id, action, step_index=step_index)

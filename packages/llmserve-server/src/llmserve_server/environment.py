@@ -17,6 +17,7 @@ from llmserve_server import catalogue
 from llmserve_server.__about__ import __version__
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.errors import Busy, EpisodeState, ServiceError
+from llmserve_server.express import current_lane
 from llmserve_server.sessions import Reply, SessionRegistry
 from llmserve_server.wire import (
     ResetRequest,
@@ -29,7 +30,7 @@ from llmserve_server.wire import (
     to_wire_state,
 )
 from llmserve_sim.errors import InvalidInputError, LLMServeError
-from llmserve_sim.schema import translate
+from llmserve_sim.schema import ServeAction, ServeObservation, translate
 
 __all__ = ["ServingEnvironment", "metadata", "reset_arguments"]
 
@@ -69,9 +70,19 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         """Do what `reset` does without making other sessions wait."""
         try:
             arguments = self._reset_arguments(seed, episode_id, options)
-            return self._taken(await self._dispatcher.run(self._registry.reset, **arguments))
+            taken = self._taken(await self._dispatcher.run(self._registry.reset, **arguments))
         except Exception as error:  # noqa: BLE001
             _refuse(error)
+        lane = current_lane.get()
+        if lane is not None:
+            lane.environment = self
+        return taken
+
+    async def step_now(self, action: ServeAction, step_index: int | None) -> ServeObservation | None:
+        """Step if nothing can make it wait; None otherwise. Raises a `ServiceError` where the step is refused."""
+        if self._session_id is None or not self._dispatcher.is_prompt(self._session_id):
+            return None
+        return (await self._dispatcher.step(self._session_id, action, step_index)).observation
 
     def step(self, action: WireAction, timeout_s: float | None = None, **options: Any) -> WireObservation:
         """Run one window under `action`."""

@@ -12,10 +12,12 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
+import structlog
 from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmserve_server.errors import AtCapacity, InvalidField, ServiceError, TooLarge, Unauthorized
+from llmserve_server.express import ExpressLane, current_lane
 from llmserve_server.settings import Settings
 from llmserve_server.wire import last_refusal
 
@@ -29,6 +31,7 @@ _MOST_BRACKETS: Final = 64
 _LONG_FRAME: Final = 4000
 """Characters; Python refuses to read an integer of more than 4300 digits."""
 _RETRY_S: Final = 5
+_log = structlog.get_logger(__name__)
 
 
 def is_open(path: str) -> bool:
@@ -150,6 +153,8 @@ class SocketGuard:
             return
         refused: list[ServiceError] = []
         last_refusal.set(refused)  # this task is the socket's own
+        lane = ExpressLane()
+        current_lane.set(lane)
         answer = _rpc_frame if scope["path"] == "/mcp" else _error_frame
 
         async def guarded_receive() -> Message:
@@ -158,10 +163,19 @@ class SocketGuard:
                 if message["type"] != "websocket.receive":
                     return message
                 refused.clear()
-                problem = frame_problem(message.get("text"), self._bound)
-                if problem is None:
+                text = message.get("text")
+                problem = frame_problem(text, self._bound)
+                if problem is not None:
+                    await send({"type": "websocket.send", "text": answer(*problem)})
+                    continue
+                try:
+                    step = await lane.answer(str(text))
+                except Exception as error:  # noqa: BLE001 - told as OpenEnv's handler would tell it
+                    _log.error("request_failed", exc_info=error)
+                    step = _error_frame("EXECUTION_ERROR", _defect())
+                if step is None:
                     return message
-                await send({"type": "websocket.send", "text": answer(*problem)})
+                await send({"type": "websocket.send", "text": step})
 
         async def completed_send(message: Message) -> None:
             if (message.get("text") or "").startswith('{"type":"error"'):
@@ -224,6 +238,10 @@ def _from_openenv(code: str, data: dict[str, Any]) -> ServiceError:
         return _from_pydantic(data.get("errors") or [{}])
     if code == "CAPACITY_REACHED":
         return AtCapacity(f"all {data.get('max_sessions')} sockets are taken: try again later", retry_after_s=_RETRY_S)
+    return _defect()
+
+
+def _defect() -> ServiceError:
     return ServiceError("the server failed on this message; its log says why", code="internal_error")
 
 

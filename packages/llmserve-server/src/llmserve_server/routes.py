@@ -43,6 +43,7 @@ COOKIE: Final = "llmserve_session"
 HEADER: Final = "X-Session-Id"
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _STEP_FIELDS: Final = frozenset(StepRequest.model_fields)
+_BASELINE_FIELDS: Final = frozenset({"use_openai", "task_id", "seed", "model"})
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -178,6 +179,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         tags=["Grading"],
     )
     async def baseline(
+        request: Request,
         *,
         use_openai: Annotated[bool, Query(description="Ask a language model; it spends the server's key.")] = False,
         task_id: Annotated[
@@ -187,6 +189,11 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         model: Annotated[str | None, Query(max_length=200, description="The language model that is asked.")] = None,
     ) -> Response:
         """Run a baseline suite in this process and return its report."""
+        unknown = request.query_params.keys() - _BASELINE_FIELDS
+        if unknown:
+            raise InvalidInputError(
+                min(unknown), "unknown parameter; the parameters are " + ", ".join(sorted(_BASELINE_FIELDS))
+            )
         report = await baselines.run(use_openai=use_openai, task_id=task_id, seed=seed, model=model)
         return _json(report.model_dump_json().encode())
 

@@ -387,7 +387,21 @@ def translate(error: ValidationError, model: type[BaseModel], *, prefix: str = "
         spec = ACTION_FIELDS[leaf]
         sort = {"int": "an integer in", "float": "a finite number in", "enum": "one of", "bool": "one of"}[spec.kind]
         return InvalidInputError(field, f"must be {sort} {spec.bounds}", got=got)
-    return InvalidInputError(field, problem["msg"], got=got)
+    numeric = _numeric_bound(model, leaf) if len(path) == 1 else None
+    return InvalidInputError(field, problem["msg"] if numeric is None else numeric, got=got)
+
+
+def _numeric_bound(model: type[BaseModel], field: str) -> str | None:
+    """The whole bound of a field that takes a number, which pydantic's message names one side of."""
+    spec = model.model_json_schema()["properties"].get(field, {})
+    spec = next((part for part in spec.get("anyOf", [spec]) if part.get("type") in {"integer", "number"}), {})
+    if "minimum" not in spec or not {"maximum", "exclusiveMaximum"} & spec.keys():
+        return None
+    whole = spec["type"] == "integer"
+    low, high = spec["minimum"], spec.get("maximum")
+    if high is None:
+        high = spec["exclusiveMaximum"] - 1 if whole else f"{spec['exclusiveMaximum']} (not included)"
+    return f"must be {'an integer' if whole else 'a finite number'} in {low}..{high}"
 
 
 @cache

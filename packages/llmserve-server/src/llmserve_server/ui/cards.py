@@ -213,7 +213,7 @@ def _components(report: GradeReport) -> str:
 def _references(references: ReferenceScores) -> str:
     named = (
         ("random", references.random),
-        ("heuristic", references.heuristic),
+        ("simple rules", references.heuristic),
         ("best fixed", references.best_static),
         ("PPO", references.ppo),
         ("clairvoyant", references.clairvoyant),
