@@ -131,7 +131,7 @@ def test_every_number_is_bounded_typed_and_named(task_id: str, path: tuple[str |
         with pytest.raises(InvalidInputError) as caught:
             parse_task(to_toml(mutated(task_id, path, bad)))
         assert caught.value.field == ".".join(map(str, path)), bad
-        assert caught.value.bound.startswith("Input should be"), caught.value.bound
+        assert caught.value.bound.startswith(("Input should be", "must be")), caught.value.bound
 
 
 @pytest.mark.parametrize(
