@@ -1,8 +1,9 @@
 """Every check of this repository as a session that proves one thing; `nox -l` is the contributor's map.
 
-`pip install uv nox && nox` runs the default set on the Python that runs nox; `nox -s bench`, whose ratios want a machine
-that does nothing else, is asked for by name. Sessions install the packages from their own
-folders, never editable, so what is tested is what a user would install. Nothing here knows what the packages do.
+`pip install uv nox && nox` runs the default set on the Python that runs nox; what takes many minutes (`examples`, `image`,
+`crash`, `fuzz`, `real`) or wants a machine that does nothing else (`bench`, `load`) is asked for by name. Sessions install
+the packages from their own folders, never editable, so what is tested is what a user would install. Nothing here knows what
+the packages do.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def contract(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["tests/contract"]), env=_environment())
 
 
-@nox.session(tags=["tests"])
+@nox.session(tags=["tests"], default=False)
 def examples(session: nox.Session) -> None:
     """Every command and example of the pages runs, or docs/reproduce.md says what it would need."""
     _compose(session)
