@@ -391,10 +391,14 @@ def translate(error: ValidationError, model: type[BaseModel], *, prefix: str = "
     return InvalidInputError(field, problem["msg"] if numeric is None else numeric, got=got)
 
 
+_NUMBERS: Final = ("integer", "number")
+
+
 def _numeric_bound(model: type[BaseModel], field: str) -> str | None:
     """The whole bound of a field that takes a number, which pydantic's message names one side of."""
-    spec = model.model_json_schema()["properties"].get(field, {})
-    spec = next((part for part in spec.get("anyOf", [spec]) if part.get("type") in {"integer", "number"}), {})
+    given: dict[str, Any] = model.model_json_schema()["properties"].get(field, {})
+    kinds: list[dict[str, Any]] = [part for part in given.get("anyOf", [given]) if part.get("type") in _NUMBERS]
+    spec: dict[str, Any] = kinds[0] if kinds else {}
     if "minimum" not in spec or not {"maximum", "exclusiveMaximum"} & spec.keys():
         return None
     whole = spec["type"] == "integer"
