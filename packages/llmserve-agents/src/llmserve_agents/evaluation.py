@@ -1,0 +1,293 @@
+"""`run`: agents × tasks × test seeds, distributed over an executor, every episode graded by replay, with intervals.
+
+Work is cut into chunks (task, agent, some seeds), dearest first, so that no worker waits long at the end. A chunk makes its
+agent anew and resets it for every episode, so that neither the cut nor the number of workers shows in the results. The
+module knows nothing about terminals or files; what the episodes come to is worked out in `evaluation_summary.py`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from llmserve_agents.baseline import validator_tasks
+from llmserve_agents.evaluation_report import AgentEntry, EpisodeScore, EvaluationReport, Timing, WeightsUsed
+from llmserve_agents.evaluation_summary import conclude
+from llmserve_agents.executors import Executor, ProcessExecutor
+from llmserve_agents.policy import Policy
+from llmserve_agents.roster import AgentSpec, agent_specs, weights_of
+from llmserve_agents.statistics import Bootstrap
+from llmserve_sim.env import ServingEnv
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.grader import grade
+from llmserve_sim.schema import ACTION_FIELDS, EpisodeLog
+from llmserve_sim.tasks.registry import catalogue_task
+
+__all__ = ["EPISODES", "Progress", "evaluation_tasks", "play", "run", "test_seeds"]
+
+EPISODES: Final = 20
+"""Test seeds per task unless told otherwise."""
+_COST: Final = {"planner": 100.0, "clairvoyant": 2000.0, "ppo": 2.0}
+"""What an episode costs, about, with its grading: 1 is an agent of plain rules. Only the order of work depends on it."""
+_CHUNKS: Final = 24
+"""A worker's work is cut into so many chunks, at least: what the last one holds up is then a few per cent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a running evaluation stands, after each chunk."""
+
+    done: int
+    """Episodes that are done."""
+    episodes: int
+    agent: str
+    task_id: str
+
+
+def run(
+    agents: Sequence[str | AgentSpec],
+    tasks: Sequence[str] | None = None,
+    episodes: int = EPISODES,
+    *,
+    seeds: Sequence[int] | None = None,
+    executor: Executor | None = None,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    skipped: dict[str, str] | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> EvaluationReport:
+    """Evaluate agents and return the report; all of it but `timing` is the same from every run, byte for byte.
+
+    Args:
+        agents: names or specs (see `roster`); the first is what the others are compared with.
+        tasks: ids of tasks, "all" for the three that validators know (the default).
+        episodes: how many, for each agent and task: the first of the task's test seeds.
+        seeds: other seeds in their place, the same for every task.
+        executor: where episodes run; by default in as many processes as there are processors.
+        resamples: of the bootstrap behind the intervals.
+        confidence: of the intervals.
+        skipped: agents that were left out and why, for the report.
+        progress: called after each chunk.
+
+    Raises `InvalidInputError` for wrong arguments, and whatever keeps an agent from starting (no weights, say) before the
+    first episode.
+    """
+    specs = agent_specs(agents)
+    chosen = evaluation_tasks(tasks)
+    plan = {task: test_seeds(task, episodes) if seeds is None else _checked(seeds) for task in chosen}
+    bootstrap = Bootstrap([len(plan[task]) for task in chosen], resamples=resamples, confidence=confidence)
+    place = ProcessExecutor() if executor is None else executor
+    entries = [_entry(spec, plan) for spec in specs]
+    _warm()
+    begun = time.perf_counter()
+    _charge()
+    jobs = _chunks(specs, plan, place.workers)
+    done: list[_Done] = []
+    for one in place.map(_run_chunk, jobs):
+        done.append(one)
+        if progress is not None:
+            finished = sum(len(chunk.episodes) for chunk in done)
+            last = one.episodes[-1]
+            progress(Progress(finished, len(specs) * sum(map(len, plan.values())), last.agent, last.task_id))
+    wall_s = time.perf_counter() - begun
+    found = {(e.task_id, e.agent, e.seed): e for chunk in done for e in chunk.episodes}
+    ordered = [found[task, spec.label, seed] for task in chosen for spec in specs for seed in plan[task]]
+    return conclude(
+        ordered,
+        agents=entries,
+        seeds={task: list(plan[task]) for task in chosen},
+        bootstrap=bootstrap,
+        skipped={} if skipped is None else skipped,
+        command=_command(specs, chosen, episodes, seeds, resamples, confidence),
+        timing=_timing(done, place, wall_s),
+    )
+
+
+def play(spec: AgentSpec, task_id: str, seed: int) -> EpisodeLog:
+    """Run one episode and return its log."""
+    env = ServingEnv(catalogue_task(task_id))
+    _drive(env, spec.make(), seed)
+    return env.episode_log()
+
+
+def evaluation_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the ids of tasks, "all" being the three that validators know; raises for an unknown or a repeated one."""
+    asked = [task for name in tasks or ("all",) for task in (validator_tasks() if name == "all" else (name,))]
+    for task in asked:
+        catalogue_task(task)
+    if len(set(asked)) < len(asked):
+        raise InvalidInputError("tasks", "must not repeat an entry", got=tuple(asked))
+    return tuple(asked)
+
+
+def test_seeds(task_id: str, episodes: int) -> tuple[int, ...]:
+    """Return the first of a task's test seeds; raises `InvalidInputError` for more than there are, or fewer than 1."""
+    test = catalogue_task(task_id).seeds.test
+    if type(episodes) is not int or not 1 <= episodes <= len(test):
+        raise InvalidInputError("episodes", f"must be an integer in 1..{len(test)}, {task_id}'s test seeds", got=episodes)
+    return tuple(range(test.start, test.start + episodes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    spec: AgentSpec
+    task_id: str
+    seeds: tuple[int, ...]
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    episodes: tuple[EpisodeScore, ...]
+    wall_s: float
+    cpu_s: float
+    """Of the chunk alone."""
+    charged_s: float
+    """Of the process since its chunk before; with its first one, since its birth."""
+
+
+def _entry(spec: AgentSpec, plan: dict[str, tuple[int, ...]]) -> AgentEntry:
+    """Make an agent as the episodes will, so that what it lacks shows before anything runs."""
+    weights: dict[str, WeightsUsed] = {}
+    agent = spec.make()
+    for task, seeds in plan.items():
+        agent.reset(task, seeds[0])
+        used = weights_of(agent)
+        if used is not None:
+            weights[task] = used
+    return AgentEntry(label=spec.label, spec=spec.spec, weights=weights)
+
+
+def _chunks(specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], workers: int) -> list[_Chunk]:
+    """Return the work, the dearest chunks first."""
+    costs = {
+        (task, spec.label): _COST.get(spec.spec.partition(":")[0], 1.0) * catalogue_task(task).windows
+        for task in plan
+        for spec in specs
+    }
+    total = sum(cost * len(plan[task]) for (task, _), cost in costs.items())
+    most = total / (_CHUNKS * workers)
+    chunks = []
+    for task, seeds in plan.items():
+        for spec in specs:
+            cost = costs[task, spec.label]
+            size = max(1, int(most / cost))
+            parts = [seeds[begin : begin + size] for begin in range(0, len(seeds), size)]
+            chunks += [_Chunk(spec, task, part, cost * len(part)) for part in parts]
+    return sorted(chunks, key=lambda chunk: -chunk.cost)
+
+
+def _run_chunk(chunk: _Chunk) -> _Done:
+    _warm()
+    wall, cpu = time.perf_counter(), time.process_time()
+    task = catalogue_task(chunk.task_id)
+    env, agent = ServingEnv(task), chunk.spec.make()
+    episodes = []
+    for seed in chunk.seeds:
+        _drive(env, agent, seed)
+        episodes.append(_scored(env.episode_log(), chunk.spec.label, agent))
+    return _Done(tuple(episodes), time.perf_counter() - wall, time.process_time() - cpu, _charge())
+
+
+def _drive(env: ServingEnv, agent: Policy, seed: int) -> None:
+    """Run an episode to its end."""
+    observation = env.reset(seed)
+    agent.reset(env.task.id, seed)
+    attach = getattr(agent, "attach", None)
+    if attach is not None:
+        attach(env)
+    while not observation.done:
+        observation = env.step(agent.act(observation))
+
+
+def _scored(log: EpisodeLog, label: str, agent: Policy) -> EpisodeScore:
+    report = grade(log)
+    used = weights_of(agent)
+    actions = [step.action for step in log.steps]
+    return EpisodeScore(
+        agent=label,
+        task_id=report.task_id,
+        seed=report.seed,
+        split=report.split,
+        steps=report.steps,
+        complete=report.complete,
+        verified=report.verified,
+        reason=report.reason,
+        score=report.score,
+        mean_reward=report.mean_reward,
+        components=report.components,
+        changes={
+            knob: sum(getattr(a, knob) != getattr(b, knob) for a, b in zip(actions, actions[1:], strict=False))
+            for knob in ACTION_FIELDS
+        },
+        weights=None if used is None else used.path,
+    )
+
+
+def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InvalidInputError("seeds", "must be at least one seed, and none twice", got=tuple(seeds))
+    return tuple(seeds)
+
+
+@cache
+def _warm() -> None:
+    """Load the kernel, compiling it where no process has before; once per process."""
+    env = ServingEnv()
+    env.start(0)
+    env.step({})
+
+
+_charged_s = 0.0
+
+
+def _charge() -> float:
+    """Return this process' processor seconds that have not been returned before."""
+    global _charged_s  # noqa: PLW0603 - what a process has reported is the process' own
+    now = time.process_time()
+    since, _charged_s = now - _charged_s, now
+    return since
+
+
+def _timing(done: Sequence[_Done], executor: Executor, wall_s: float) -> Timing:
+    capacity_s = wall_s * executor.workers
+    cpu_s = sum(chunk.charged_s for chunk in done)
+    spent: dict[str, tuple[float, int]] = {}
+    for chunk in done:
+        label = chunk.episodes[0].agent
+        seconds, count = spent.get(label, (0.0, 0))
+        spent[label] = seconds + chunk.cpu_s, count + len(chunk.episodes)
+    return Timing(
+        executor=type(executor).__name__,
+        workers=executor.workers,
+        wall_s=wall_s,
+        cpu_s=cpu_s,
+        cpu_share=cpu_s / capacity_s,
+        occupied_share=sum(chunk.wall_s for chunk in done) / capacity_s,
+        agent_s={label: seconds / count for label, (seconds, count) in sorted(spent.items())},
+    )
+
+
+def _command(
+    specs: Sequence[AgentSpec],
+    tasks: Sequence[str],
+    episodes: int,
+    seeds: Sequence[int] | None,
+    resamples: int,
+    confidence: float,
+) -> str:
+    """The command that gives the same report, with everything that is not the default spelt out."""
+    words = ["llmserve", "evaluate"]
+    for spec in specs:
+        words += ["--agent", spec.spec if spec.label == spec.spec else f"{spec.label}={spec.spec}"]
+    for task in ("all",) if tuple(tasks) == validator_tasks() else tasks:
+        words += ["--task", task]
+    words += ["--episodes", str(episodes)] if seeds is None else []
+    words += [word for seed in seeds or () for word in ("--seed", str(seed))]
+    words += [] if resamples == 10_000 else ["--resamples", str(resamples)]
+    words += [] if confidence == 0.95 else ["--confidence", str(confidence)]
+    return shlex.join(words)

@@ -1,0 +1,169 @@
+"""`EvaluationReport`: what agents × tasks × seeds came to, with intervals. Types only.
+
+The same evaluation gives the same bytes, however many workers it had: `timing` alone differs, and `stable()` leaves it out.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmserve_sim.schema import ReferenceScores
+
+__all__ = [
+    "AgentEntry",
+    "Comparison",
+    "EpisodeScore",
+    "EvaluationReport",
+    "Estimate",
+    "Overall",
+    "Standing",
+    "Timing",
+    "WeightsUsed",
+]
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Estimate(_Report):
+    """A figure over episodes, with its bootstrap interval."""
+
+    value: float
+    low: float = Field(description="Lower end of the interval.")
+    high: float = Field(description="Upper end of the interval.")
+
+
+class WeightsUsed(_Report):
+    """A file that an agent loaded for a task, and what its card says."""
+
+    path: str = Field(description="Relative to the folder that the evaluation ran in, where it is below it.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the file.")
+    seed: int | None = Field(default=None, description="Seed of the training.")
+    steps: int | None = Field(default=None, description="Simulated windows of the training.")
+    command: str | None = Field(default=None, description="Command that made the file.")
+
+
+class EpisodeScore(_Report):
+    """One agent in one episode, graded by replay."""
+
+    agent: str = Field(description="Its label.")
+    task_id: str
+    seed: int
+    split: str | None = Field(description="The task's range that the seed is in.")
+    steps: int
+    complete: bool = Field(description="Whether the episode reached its end.")
+    verified: bool | None = Field(description="Whether the replay gave every observation and reward again.")
+    reason: str | None = Field(description="Why it is not verified, or has no score.")
+    score: float | None = Field(
+        description="In [0, 1]: 0 the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search."
+    )
+    mean_reward: float = Field(description="Per window.")
+    components: dict[str, float] = Field(description="Episode means, each in 0..1.")
+    changes: dict[str, int] = Field(
+        description="By knob: windows that changed it. Those of quantization_tier are swaps, and cost seconds, as do "
+        "those of prefill_decode_split."
+    )
+    weights: str | None = Field(default=None, description="File that the agent loaded; see `EvaluationReport.agents`.")
+
+
+class AgentEntry(_Report):
+    """An agent that took part."""
+
+    label: str
+    spec: str = Field(description="What it was made from.")
+    weights: dict[str, WeightsUsed] = Field(default_factory=dict, description="By task: what it loaded.")
+
+
+class Comparison(_Report):
+    """An agent against the first one of the report, on the same episodes; positive: it is above."""
+
+    reward: Estimate = Field(description="Mean paired difference of mean rewards per window.")
+    score: Estimate | None = Field(description="The same of scores; null where there are none.")
+    win_rate: float = Field(description="Share of episodes in which it earns more; a tie is half a win.")
+    improvement: Estimate = Field(
+        description="Probability that any episode of its is worth more than any of the first agent's; ties count half."
+    )
+
+
+class Standing(_Report):
+    """One agent on one task."""
+
+    agent: str
+    task_id: str
+    episodes: int
+    verified: int = Field(description="Episodes that replayed.")
+    reward: Estimate = Field(description="Mean reward per window.")
+    reward_iqm: Estimate = Field(description="Interquartile mean of the episodes' mean rewards.")
+    score: Estimate | None = Field(description="Mean score; null where an episode has none.")
+    score_iqm: Estimate | None = Field(description="Interquartile mean of the scores.")
+    components: dict[str, float] = Field(description="Means over the episodes.")
+    changes: dict[str, float] = Field(description="By knob: changes per episode.")
+    versus_first: Comparison | None = Field(description="Null for the first agent itself.")
+
+
+class Overall(_Report):
+    """One agent on all tasks: every episode counts alike, resampled within its task."""
+
+    agent: str
+    episodes: int
+    verified: int
+    reward: Estimate
+    score: Estimate | None
+    score_iqm: Estimate | None
+    versus_first: Comparison | None
+
+
+class Timing(_Report):
+    """How long the evaluation took and how well it used its workers; differs from run to run."""
+
+    executor: str
+    workers: int
+    wall_s: float
+    cpu_s: float = Field(description="Processor seconds of the workers, their start included.")
+    cpu_share: float = Field(description="cpu_s over wall_s x workers.")
+    occupied_share: float = Field(
+        description="Share of wall_s x workers in which a worker had a job; above cpu_share where others use the machine."
+    )
+    agent_s: dict[str, float] = Field(description="By agent: processor seconds per episode, grading included.")
+
+
+class EvaluationReport(_Report):
+    """Every episode, and what they come to."""
+
+    agents: list[AgentEntry] = Field(description="In order; the first is what the others are compared with.")
+    tasks: list[str]
+    seeds: dict[str, list[int]] = Field(description="By task.")
+    standings: list[Standing] = Field(description="By task, then by agent.")
+    overall: list[Overall] = Field(description="By agent.")
+    episodes: list[EpisodeScore] = Field(description="By task, agent and seed.")
+    verified: bool = Field(description="Whether every episode replayed.")
+    skipped: dict[str, str] = Field(description="Agents of the default list that could not run here, with the reason.")
+    references: dict[str, ReferenceScores] = Field(description="By task: what scores are measured against.")
+    confidence: float = Field(description="Of the intervals.")
+    resamples: int = Field(description="Of the bootstrap: percentile, paired by seed, stratified by task.")
+    versions: dict[str, str]
+    command: str = Field(description="Command that gives this report.")
+    timing: Timing | None = Field(default=None, description="The one part that differs from run to run.")
+
+    def stable(self) -> Self:
+        """Return the report without its timing: the same bytes from every run."""
+        return self.model_copy(update={"timing": None})
+
+    @property
+    def provisional_references(self) -> bool:
+        """Whether some score is against references that a larger search will replace."""
+        return any(found.provisional for found in self.references.values())
+
+    def standing(self, agent: str, task_id: str) -> Standing:
+        """Return how an agent stands on a task; raises `KeyError` where it did not take part."""
+        for row in self.standings:
+            if (row.agent, row.task_id) == (agent, task_id):
+                return row
+        raise KeyError((agent, task_id))
+
+    def rewards(self, agent: str, task_id: str) -> list[float]:
+        """Return the mean reward per window of each of the agent's episodes on a task, in the order of the seeds."""
+        return [e.mean_reward for e in self.episodes if (e.agent, e.task_id) == (agent, task_id)]

@@ -1,0 +1,182 @@
+"""Where jobs run: in this process, in several on this machine, or on a Ray cluster. One small protocol, three executors.
+
+An executor maps a function over jobs and gives the results in the order in which they are done. Functions, jobs and results
+are pickled on the way, so a function stands at the top of its module. The module knows nothing about agents or episodes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Final, Protocol, TypeVar, runtime_checkable
+
+from llmserve_agents.errors import MissingExtraError
+from llmserve_sim.errors import InvalidInputError
+
+__all__ = ["EXECUTORS", "Executor", "ProcessExecutor", "RayExecutor", "SerialExecutor", "cpu_count", "make_executor"]
+
+EXECUTORS: Final = ("serial", "process", "ray")
+"""Executors by the name that commands use."""
+_MAX_WORKERS: Final = 1024
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What jobs are given to."""
+
+    @property
+    def workers(self) -> int:
+        """How many jobs run at a time."""
+        ...
+
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+        """Yield ``function(job)`` of every job as it is done, begun in the order of `jobs`.
+
+        What a job raises is raised here; what is still running then, or when the iterator is closed or interrupted, is
+        ended and leaves no process behind.
+        """
+        ...
+
+
+class SerialExecutor:
+    """One job after the other, in this process."""
+
+    workers = 1
+
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+        """Yield the results in the order of the jobs."""
+        yield from map(function, jobs)
+
+
+class ProcessExecutor:
+    """Several processes on this machine, as many as it has processors unless told otherwise; new ones for each `map`.
+
+    A script that maps needs the usual ``if __name__ == "__main__"``: the processes import it anew.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self._workers = cpu_count() if workers is None else _checked(workers)
+
+    @property
+    def workers(self) -> int:
+        """How many processes work."""
+        return self._workers
+
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+        """Yield the results as they are done. Raises `concurrent.futures.BrokenExecutor` where a process is killed."""
+        if not jobs:
+            return
+        others = set(multiprocessing.active_children())
+        # Not forked: a fork copies locks that other threads (a progress bar's, say) happen to hold.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(self._workers, len(jobs)), context, initializer=_ignore_interrupts)
+        try:
+            with _interrupts_blocked():
+                futures = [pool.submit(function, job) for job in jobs]
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown()
+
+
+class RayExecutor:
+    """A Ray cluster: the one at `address` or ``$RAY_ADDRESS``, else a local one of `workers` processes for each `map`.
+
+    A cluster that this process is already connected to is used and left as it is. Raises `MissingExtraError` where ray is
+    not installed.
+    """
+
+    def __init__(self, workers: int | None = None, *, address: str | None = None) -> None:
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("ray", "the executor 'ray'") from error
+        self._ray = ray
+        self._address = address or os.environ.get("RAY_ADDRESS") or None
+        self._workers = cpu_count() if workers is None else _checked(workers)
+
+    @property
+    def workers(self) -> int:
+        """Processors of the cluster, once there is one; before, what a local one will have."""
+        if self._ray.is_initialized():
+            return int(self._ray.cluster_resources().get("CPU", 1))
+        return self._workers
+
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+        """Yield the results as they are done; each job takes one processor, and is not repeated when it fails."""
+        ray = self._ray
+        mine = not ray.is_initialized()
+        if mine:
+            options = {"address": self._address} if self._address else {"address": "local", "num_cpus": self._workers}
+            ray.init(include_dashboard=None if self._address else False, log_to_driver=False, **options)
+        waiting = []
+        try:
+            remote = ray.remote(num_cpus=1, max_retries=0)(function)
+            waiting = [remote.remote(job) for job in jobs]
+            while waiting:
+                done, waiting = ray.wait(waiting, num_returns=1)
+                try:
+                    yield ray.get(done[0])
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
+            if mine:
+                ray.shutdown()
+
+
+def make_executor(name: str, workers: int | None = None) -> Executor:
+    """Return an executor by name; raises `InvalidInputError` for a name not in `EXECUTORS` or a count out of bounds."""
+    if name == "serial":
+        if workers not in {None, 1}:
+            raise InvalidInputError("workers", "must be 1 with the executor serial", got=workers)
+        return SerialExecutor()
+    if name == "process":
+        return ProcessExecutor(workers)
+    if name == "ray":
+        return RayExecutor(workers)
+    raise InvalidInputError("executor", "must be one of " + ", ".join(EXECUTORS), got=name)
+
+
+def cpu_count() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _checked(workers: int) -> int:
+    if type(workers) is not int or not 1 <= workers <= _MAX_WORKERS:
+        raise InvalidInputError("workers", f"must be an integer in 1..{_MAX_WORKERS}", got=workers)
+    return workers
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the one that is asked."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Within it, processes are born deaf to Ctrl-C: until their initializer runs they would die of it with a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,92 @@
+"""Who takes part in an evaluation: agents by name, with what they are given, under a label.
+
+``ppo``, ``static:{"batch_cap": 64}``, ``ppo:weights/{task}/seeds/3`` or ``seed-3=ppo:weights/{task}/seeds/3``. A spec is
+text and a way to make the agent; both cross to other processes, and each process makes the agent itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from llmserve_agents.evaluation_report import WeightsUsed
+from llmserve_agents.policy import AGENTS, Policy, StaticPolicy, make_agent
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.schema import parse_action
+
+__all__ = ["AgentSpec", "agent_specs", "known_agents", "parse_agent", "weights_of"]
+
+FORKING: dict[str, Callable[[], Policy]] = {}
+_LABELLED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]{0,39})=(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """One participant. `make` is called in every process, so it must pickle: a class, or a function of a module."""
+
+    label: str
+    """Its name in the report."""
+    spec: str
+    """What was asked for."""
+    make: Callable[[], Policy]
+
+
+def known_agents() -> tuple[str, ...]:
+    """Return the names that a spec may begin with."""
+    return (*AGENTS, *FORKING)
+
+
+def parse_agent(text: str) -> AgentSpec:
+    """Return the agent that a spec names: NAME, NAME:ARGUMENT, or either after LABEL=.
+
+    Raises `InvalidInputError` for an unknown name or an argument that the agent does not take.
+    """
+    found = _LABELLED.fullmatch(text)
+    label, spec = found.groups() if found else (text, text)
+    name, given, argument = spec.partition(":")
+    if name not in known_agents():
+        raise InvalidInputError("agent", "must be one of " + ", ".join(known_agents()), got=text)
+    if not given:
+        return AgentSpec(label, spec, partial(_by_name, name))
+    if name not in _WITH_ARGUMENT:
+        takers = ", ".join(f"{taker}:{what}" for taker, (what, _) in _WITH_ARGUMENT.items())
+        raise InvalidInputError("agent", f"must be a name without an argument, or one of {takers}", got=text)
+    return AgentSpec(label, spec, _WITH_ARGUMENT[name][1](argument))
+
+
+def agent_specs(agents: Iterable[str | AgentSpec]) -> list[AgentSpec]:
+    """Return the participants; raises `InvalidInputError` for none, or two with one label."""
+    specs = [agent if isinstance(agent, AgentSpec) else parse_agent(agent) for agent in agents]
+    labels = [spec.label for spec in specs]
+    if not labels:
+        raise InvalidInputError("agents", "must be at least one agent")
+    if len(set(labels)) < len(labels):
+        raise InvalidInputError("agents", "must not repeat a label: write LABEL=AGENT", got=labels)
+    return specs
+
+
+def weights_of(agent: Policy) -> WeightsUsed | None:
+    """Return what an agent loaded at its last reset; None for one that needs no file."""
+    return None
+
+
+def _by_name(name: str) -> Policy:
+    return make_agent(name) if name in AGENTS else FORKING[name]()
+
+
+def _static(text: str) -> Callable[[], Policy]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        raise InvalidInputError("agent", "static: must be followed by an action as JSON", got=text) from None
+    return partial(StaticPolicy, parse_action(content))
+
+
+_WITH_ARGUMENT: Final[dict[str, tuple[str, Callable[[str], Callable[[], Policy]]]]] = {
+    "static": ("{ACTION AS JSON}", _static),
+}
+"""By name: what an argument is, and what makes of it a way to make the agent."""
