@@ -12,7 +12,7 @@ from io import TextIOWrapper
 
 from llmserve_agents.errors import MissingExtraError
 
-__all__ = ["baseline", "main"]
+__all__ = ["baseline", "evaluate", "main"]
 
 _EXTRA = {"rich", "typer"}
 _WRONG, _STOPPED = 2, 130
@@ -26,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def baseline(arguments: Sequence[str] | None = None) -> int:
     """Run ``llmserve baseline`` under the name that the documented commands have for it."""
     return _main(arguments, "python -m server.baseline_inference", "baseline")
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> int:
+    """Run ``llmserve evaluate`` under the name that the documented commands have for it."""
+    return _main(arguments, "python evaluate.py", "evaluate")
 
 
 def _main(arguments: Sequence[str] | None, name: str, only: str | None) -> int:

@@ -1,4 +1,4 @@
-"""The commands of `llmserve`: so far `baseline`. It turns arguments into calls and results into tables.
+"""The commands of `llmserve`, and `baseline` itself. It turns arguments into calls and results into tables.
 
 A bad argument, a missing key or a failing endpoint is one line on standard error and exit code 2.
 """
@@ -19,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from llmserve_agents.__about__ import __version__
 from llmserve_agents.baseline import LLMOptions, run_suite
 from llmserve_agents.baseline import Progress as Position
+from llmserve_agents.cli_evaluate import evaluate
+from llmserve_agents.cli_options import as_options
 from llmserve_agents.cli_render import episode_table, summary_lines
 from llmserve_agents.endpoint import Patience
 from llmserve_agents.llm import DEFAULT_MODEL
@@ -162,7 +164,7 @@ def baseline(
 
     The deterministic suite needs no key and no network, and gives the same report from run to run.
     """
-    with _as_options():
+    with as_options(_OPTIONS):
         _check_output(output)
         options = LLMOptions(
             api_key=os.environ.get("OPENAI_API_KEY"),
@@ -205,17 +207,12 @@ def baseline(
     return _NO if report.verified is False else 0
 
 
-_ALONE = {"baseline": typer.Typer(add_completion=False, pretty_exceptions_enable=False)}
+app.command()(evaluate)
+_ALONE = {
+    name: typer.Typer(add_completion=False, pretty_exceptions_enable=False) for name in ("baseline", "evaluate")
+}
 _ALONE["baseline"].command()(baseline)
-
-
-@contextmanager
-def _as_options() -> Iterator[None]:
-    """Within it, an error about an argument that was given as an option names the option."""
-    try:
-        yield
-    except InvalidInputError as error:
-        raise type(error)(_OPTIONS.get(error.field, error.field), error.bound, got=error.got) from error
+_ALONE["evaluate"].command()(evaluate)
 
 
 def _check_output(path: Path | None) -> None:

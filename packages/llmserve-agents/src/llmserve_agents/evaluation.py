@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -19,18 +20,20 @@ from llmserve_agents.evaluation_report import AgentEntry, EpisodeScore, Evaluati
 from llmserve_agents.evaluation_summary import conclude
 from llmserve_agents.executors import Executor, ProcessExecutor
 from llmserve_agents.policy import Policy
-from llmserve_agents.roster import AgentSpec, agent_specs, weights_of
+from llmserve_agents.roster import AgentSpec, agent_specs, parse_agent, weights_of
 from llmserve_agents.statistics import Bootstrap
 from llmserve_sim.env import ServingEnv
-from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.errors import InvalidInputError, LLMServeError
 from llmserve_sim.grader import grade
 from llmserve_sim.schema import ACTION_FIELDS, EpisodeLog
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["EPISODES", "Progress", "evaluation_tasks", "play", "run", "test_seeds"]
+__all__ = ["EPISODES", "SIDE_BY_SIDE", "Progress", "evaluation_tasks", "play", "run", "runnable_agents", "test_seeds"]
 
 EPISODES: Final = 20
 """Test seeds per task unless told otherwise."""
+SIDE_BY_SIDE: Final = ("ppo", "tuned-heuristic", "heuristic", "best-static", "threshold", "static", "random")
+"""The agents of an evaluation that names none: those that need no search, the one to be compared with first."""
 _COST: Final = {"planner": 100.0, "clairvoyant": 2000.0, "ppo": 2.0}
 """What an episode costs, about, with its grading: 1 is an agent of plain rules. Only the order of work depends on it."""
 _CHUNKS: Final = 24
@@ -87,12 +90,13 @@ def run(
     _charge()
     jobs = _chunks(specs, plan, place.workers)
     done: list[_Done] = []
-    for one in place.map(_run_chunk, jobs):
-        done.append(one)
-        if progress is not None:
-            finished = sum(len(chunk.episodes) for chunk in done)
-            last = one.episodes[-1]
-            progress(Progress(finished, len(specs) * sum(map(len, plan.values())), last.agent, last.task_id))
+    with closing(place.map(_run_chunk, jobs)) as results:
+        for one in results:
+            done.append(one)
+            if progress is not None:
+                finished = sum(len(chunk.episodes) for chunk in done)
+                last = one.episodes[-1]
+                progress(Progress(finished, len(specs) * sum(map(len, plan.values())), last.agent, last.task_id))
     wall_s = time.perf_counter() - begun
     found = {(e.task_id, e.agent, e.seed): e for chunk in done for e in chunk.episodes}
     ordered = [found[task, spec.label, seed] for task in chosen for spec in specs for seed in plan[task]]
@@ -122,6 +126,19 @@ def evaluation_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
     if len(set(asked)) < len(asked):
         raise InvalidInputError("tasks", "must not repeat an entry", got=tuple(asked))
     return tuple(asked)
+
+
+def runnable_agents(tasks: Sequence[str] | None = None) -> tuple[list[str], dict[str, str]]:
+    """Return the agents of `SIDE_BY_SIDE` that can run on all of `tasks` here, and of the others why they cannot."""
+    plan = {task: test_seeds(task, 1) for task in evaluation_tasks(tasks)}
+    able, unable = [], {}
+    for name in SIDE_BY_SIDE:
+        try:
+            _entry(parse_agent(name), plan)
+            able.append(name)
+        except LLMServeError as error:
+            unable[name] = str(error)
+    return able, unable
 
 
 def test_seeds(task_id: str, episodes: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar, runtime_checkable
@@ -36,7 +36,7 @@ class Executor(Protocol):
         """How many jobs run at a time."""
         ...
 
-    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Generator[Result, None, None]:
         """Yield ``function(job)`` of every job as it is done, begun in the order of `jobs`.
 
         What a job raises is raised here; what is still running then, or when the iterator is closed or interrupted, is
@@ -50,7 +50,7 @@ class SerialExecutor:
 
     workers = 1
 
-    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Generator[Result, None, None]:
         """Yield the results in the order of the jobs."""
         yield from map(function, jobs)
 
@@ -69,7 +69,7 @@ class ProcessExecutor:
         """How many processes work."""
         return self._workers
 
-    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Generator[Result, None, None]:
         """Yield the results as they are done. Raises `concurrent.futures.BrokenExecutor` where a process is killed."""
         if not jobs:
             return
@@ -114,7 +114,7 @@ class RayExecutor:
             return int(self._ray.cluster_resources().get("CPU", 1))
         return self._workers
 
-    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Generator[Result, None, None]:
         """Yield the results as they are done; each job takes one processor, and is not repeated when it fails."""
         ray = self._ray
         mine = not ray.is_initialized()

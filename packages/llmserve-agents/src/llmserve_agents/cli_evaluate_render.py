@@ -1,0 +1,86 @@
+"""The tables of `llmserve evaluate` and `llmserve ablate`, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from llmserve_agents.evaluation_report import Comparison, Estimate, EvaluationReport, Overall, Standing
+
+__all__ = ["standing_tables", "summary_lines", "timing_line"]
+
+
+def standing_tables(report: EvaluationReport) -> Iterator[Table]:
+    """One table per task, and one over all tasks where there are several."""
+    for task in report.tasks:
+        rows = [row for row in report.standings if row.task_id == task]
+        yield _table(report, f"{task}, {rows[0].episodes} episodes", rows)
+    if len(report.tasks) > 1:
+        yield _table(report, f"all tasks, {report.overall[0].episodes} episodes", report.overall)
+
+
+def summary_lines(report: EvaluationReport) -> Iterator[str]:
+    """Which weights were loaded, who could not take part, and what did not replay."""
+    for entry in report.agents:
+        for task, used in entry.weights.items():
+            known = [f"training seed {used.seed}" if used.seed is not None else "", _steps(used.steps)]
+            yield f"{entry.label}, {task}: {used.path} ({', '.join(filter(None, known)) or 'no card'})"
+    for name, reason in report.skipped.items():
+        yield f"left out: {name}: {reason}"
+    for episode in report.episodes:
+        if episode.reason:
+            yield f"{episode.agent}, {episode.task_id}, seed {episode.seed}: {episode.reason}"
+
+
+def timing_line(report: EvaluationReport) -> str:
+    """How long the evaluation took, and how busy it kept the processors."""
+    timing = report.timing
+    assert timing is not None
+    return (
+        f"{len(report.episodes)} episodes, run and replayed, in {timing.wall_s:.1f} s by {timing.workers} workers "
+        f"({timing.executor}); processors {timing.cpu_share:.0%} busy, workers {timing.occupied_share:.0%} occupied"
+    )
+
+
+def _table(report: EvaluationReport, title: str, rows: list[Standing] | list[Overall]) -> Table:
+    first = report.agents[0].label
+    table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD)
+    table.add_column("agent", overflow="fold")
+    for column in ("reward", "score", "IQM", f"reward − {first}", "wins", "verified"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row.agent,
+            f"{row.reward.value:.3f}",
+            _interval(row.score),
+            "none" if row.score_iqm is None else f"{row.score_iqm.value:.3f}",
+            *_versus(row.versus_first),
+            Text(
+                f"{row.verified}/{row.episodes}",
+                style="" if row.verified == row.episodes else "bold red",
+            ),
+        )
+    table.caption = (
+        f"score 0 random, 0.5 best fixed configuration, 1 clairvoyant; {report.confidence:.0%} intervals, paired by seed"
+    )
+    if report.provisional_references:
+        table.caption += "; provisional references"
+    return table
+
+
+def _versus(found: Comparison | None) -> tuple[str, str]:
+    return ("", "") if found is None else (_interval(found.reward, signed=True), f"{found.win_rate:.0%}")
+
+
+def _interval(found: Estimate | None, *, signed: bool = False) -> str:
+    if found is None:
+        return "none"
+    form = "+.3f" if signed else ".3f"
+    return f"{found.value:{form}}\n{found.low:{form}}..{found.high:{form}}"
+
+
+def _steps(steps: int | None) -> str:
+    return "" if steps is None else f"{steps:,} training windows"
