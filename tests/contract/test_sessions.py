@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmserve_client import LLMServeEnv, Retries, StepConflictError
+from llmserve_client import LLMServeEnv, StepConflictError
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grader import grade
 
@@ -113,9 +113,8 @@ def mortal(start_server: Callable[..., Any]) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("transport", ["http", "websocket"])
-def test_an_episode_outlives_its_server(mortal: Any, transport: Any) -> None:
-    patient = Retries(attempts=300, pause_s=0.2, pause_max_s=1.0)
-    with LLMServeEnv.from_url(mortal.url, transport=transport, retries=patient) as env:
+def test_an_episode_outlives_its_server_with_the_patience_that_a_client_has(mortal: Any, transport: Any) -> None:
+    with LLMServeEnv.from_url(mortal.url, transport=transport) as env:
         seen = [env.reset("static_workload", 7), *(env.step(ACTION).observation for _ in range(3))]
         mortal.kill()
         starting = threading.Thread(target=mortal.start)

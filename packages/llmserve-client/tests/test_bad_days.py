@@ -144,6 +144,33 @@ def test_a_connection_that_keeps_breaking_is_given_up(env: Any, server: LocalSer
     assert len(server.pauses) == Retries().attempts
 
 
+@pytest.mark.parametrize("verb", ["reset", "tasks"])
+def test_an_address_where_nothing_ever_answered_is_given_up_sooner(env: Any, server: LocalServer, verb: str) -> None:
+    server.refuse_connections(100)
+    with pytest.raises(ConnectError):
+        getattr(env, verb)()
+    assert len(server.pauses) == Retries().first_attempts
+
+
+@pytest.mark.parametrize("verb", ["state", "tasks"])
+def test_a_server_that_was_met_is_waited_for(env: Any, server: LocalServer, verb: str) -> None:
+    env.reset("static_workload", 7)
+    server.restart()
+    server.refuse_connections(Retries().attempts - 1)
+    getattr(env, verb)()
+    patience = list(Retries().pauses())
+    assert server.pauses in (patience, patience[:-1])  # a socket has one more to lose: the connection it had
+
+
+def test_a_fork_has_met_its_server(server: LocalServer) -> None:
+    with server.client() as env:
+        env.reset("static_workload", 7)
+        with env.fork() as twin:
+            server.restart()
+            server.refuse_connections(Retries().attempts - 1)
+            assert twin.step(ACTION).observation.step_index == 1
+
+
 def test_no_retries_means_none(clients: Any, server: LocalServer) -> None:
     env = clients.of(server, retries=Retries(attempts=0))
     env.reset("static_workload", 7)

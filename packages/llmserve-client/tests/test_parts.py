@@ -119,7 +119,8 @@ def test_time_limits_are_positive_numbers(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("attempts", -1), ("attempts", 1.5), ("pause_s", -1), ("pause_max_s", "x")]
+    ("name", "value"),
+    [("attempts", -1), ("attempts", 1.5), ("first_attempts", -1), ("pause_s", -1), ("pause_max_s", "x")],
 )
 def test_retries_are_numbers_that_make_sense(name: str, value: Any) -> None:
     with pytest.raises(InvalidFieldError) as refused:
@@ -129,6 +130,10 @@ def test_retries_are_numbers_that_make_sense(name: str, value: Any) -> None:
 
 def test_pauses_double_up_to_their_bound() -> None:
     assert list(Retries(attempts=5, pause_s=0.5, pause_max_s=3.0).pauses()) == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_patience_outlasts_a_restart_several_times_and_ends_within_a_minute() -> None:
+    assert 40 < sum(Retries().pauses()) < 60
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ class Core:
         self.transport: TransportKind | None = None if choice == "auto" else choice
         self.session_id: str | None = None
         self.observation: ServeObservation | None = None
+        self._met = False
+        """Whether anything has ever answered at the address, be it a proxy whose server is restarting."""
         self._open = False
         """Whether a socket is open."""
         self._attached = False
@@ -73,6 +75,7 @@ class Core:
         """Return the memory of another client of the same server, at another session."""
         twin = Core(self.choice, self.timeouts, self.retries)
         twin.transport, twin.session_id, twin.observation = self.transport, session_id, observation
+        twin._met = True
         return twin
 
     def reset(self, task_id: str | None, seed: int | None, episode_id: str | None) -> Flow[ServeObservation]:
@@ -202,7 +205,7 @@ class Core:
         if self.transport is not None:
             return
         try:
-            yield from self._dial()
+            yield from self._dial(self._pauses())
         except WebSocketUnavailableError as error:
             if error.status in _NO_FALLBACK or error.status >= 500:
                 raise _handshake_refusal(error) from error
@@ -210,28 +213,28 @@ class Core:
         else:
             self.transport = "websocket"
 
-    def _dial(self) -> Flow[None]:
-        pauses = self.retries.pauses()
+    def _dial(self, pauses: Iterator[float]) -> Flow[None]:
         while True:
             try:
                 yield Dial(self.timeouts.connect_s)
             except WebSocketUnavailableError as error:
+                self._met = True
                 if error.status not in _PASSING or not (yield from self._pause(pauses)):
                     raise
             except ConnectError:
                 if not (yield from self._pause(pauses)):
                     raise
             else:
-                self._open, self._attached = True, False
+                self._met, self._open, self._attached = True, True, False
                 return
 
     def _say(self, text: str, expected: str, *, attach: bool = True, repeatable: bool = False) -> Flow[dict[str, Any]]:
         """Send a message and return the data of its answer; `attach` where it speaks to this client's session."""
-        pauses = self.retries.pauses()
+        pauses = self._pauses()
         while True:
             try:
                 if not self._open:
-                    yield from self._redial()
+                    yield from self._redial(pauses)
                 if attach and self.session_id is not None and not self._attached:
                     again = _wire.socket_reset({"session_id": self.session_id, "resume": True})
                     yield from self._exchange(again, "observation")
@@ -241,9 +244,9 @@ class Core:
                 if not (repeatable or error.unsent) or not (yield from self._pause(pauses)):
                     raise
 
-    def _redial(self) -> Flow[None]:
+    def _redial(self, pauses: Iterator[float]) -> Flow[None]:
         try:
-            yield from self._dial()
+            yield from self._dial(pauses)
         except WebSocketUnavailableError as error:
             raise _handshake_refusal(error) from error
 
@@ -272,7 +275,7 @@ class Core:
         return HttpCall(method, path, self.timeouts.answer_s, content, headers)
 
     def _ask(self, call: HttpCall, *, repeatable: bool = False) -> Flow[Answer]:
-        pauses = self.retries.pauses()
+        pauses = self._pauses()
         while True:
             try:
                 answer: Answer = yield call
@@ -283,8 +286,16 @@ class Core:
                 if not repeatable or not (yield from self._pause(pauses)):
                     raise
             else:
+                self._met = True
                 if not repeatable or answer.status not in _PASSING or not (yield from self._pause(pauses)):
                     return answer
+
+    def _pauses(self) -> Iterator[float]:
+        """Yield the pause before each further try, while there is one."""
+        for tries, pause in enumerate(self.retries.pauses()):
+            if not self._met and tries >= self.retries.first_attempts:
+                return
+            yield pause
 
     def _pause(self, pauses: Iterator[float]) -> Flow[bool]:
         """Wait before the next try; return whether there is one."""

@@ -21,7 +21,7 @@ def _check(options: Timeouts | Retries) -> None:
     for item in fields(options):
         value = getattr(options, item.name)
         good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-        if item.name == "attempts":
+        if item.name.endswith("attempts"):
             good = type(value) is int and value >= 0
             bound = "must be an integer, 0 or more"
         elif item.name.startswith("pause"):
@@ -55,14 +55,16 @@ class Timeouts:
 class Retries:
     """How often to try again where that is safe: connecting, reading, and steps (which carry their index).
 
-    The pause doubles from `pause_s` up to `pause_max_s`; the defaults wait 6.3 s in all, which a server's restart behind
-    a proxy takes.
+    The pause doubles from `pause_s` up to `pause_max_s`. The defaults wait 46 s in all, several times what a server's
+    restart takes (about 10 s), and 6 s at an address where nothing has answered yet, since that one may be mistyped.
     """
 
-    attempts: int = 6
+    attempts: int = 14
     """Tries after the first; 0 turns retrying off."""
     pause_s: float = 0.1
     pause_max_s: float = 5.0
+    first_attempts: int = 6
+    """Tries after the first while nothing has ever answered; `attempts` bounds them as well."""
 
     def __post_init__(self) -> None:
         _check(self)
