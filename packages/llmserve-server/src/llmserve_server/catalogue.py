@@ -11,7 +11,7 @@ from typing import Any, Final
 from llmserve_server.wire import TasksReply
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import json_schema
-from llmserve_sim.tasks import Task
+from llmserve_sim.tasks.description import describe
 from llmserve_sim.tasks.model import SeedRange
 from llmserve_sim.tasks.registry import list_tasks
 
@@ -28,24 +28,8 @@ _MOST_LISTED: Final = 1000
 def tasks_reply() -> TasksReply:
     """Return the catalogue and the action's schema."""
     return TasksReply.model_construct(
-        tasks=[_described(task) for task in list_tasks()], action_schema=json_schema()["ServeAction"]
+        tasks=[describe(task) for task in list_tasks()], action_schema=json_schema()["ServeAction"]
     )
-
-
-def _described(task: Task) -> dict[str, Any]:
-    return {
-        "id": task.id,
-        "name": task.name,
-        "description": task.description,
-        "difficulty": task.difficulty,
-        "extended": task.extended,
-        "episode_length": task.windows,
-        "window_s": task.window_s,
-        "deployment": task.deployment,
-        "slo": task.slo.model_dump(mode="json"),
-        "splits": {name: {"start": seeds.start, "stop": seeds.stop} for name, seeds in task.seeds.items()},
-        "digest": task.digest,
-    }
 
 
 def size(split: object) -> int:

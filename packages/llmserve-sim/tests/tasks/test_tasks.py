@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.tasks import Task, list_tasks, load_task, registry
+from llmserve_sim.tasks.description import describe
 from llmserve_sim.tasks.registry import MAX_TASK_BYTES, parse_task
 
 CORE = ["static_workload", "bursty_workload", "adversarial_multitenant"]
@@ -263,3 +264,12 @@ def test_an_edited_task_has_the_digest_of_its_content() -> None:
     own = task.digest
     edited = task.model_copy(update={"patience_s": task.patience_s + 1.0})
     assert load_task(edited).digest != own
+
+
+@pytest.mark.parametrize("task", list_tasks(), ids=lambda task: task.id)
+def test_a_task_is_described_in_plain_json_without_its_traffic(task: Task) -> None:
+    told = describe(task)
+    assert json.loads(json.dumps(told)) == told
+    assert (told["id"], told["episode_length"], told["digest"]) == (task.id, task.windows, task.digest)
+    assert set(told["splits"]) == {name for name, _ in task.seeds.items()}
+    assert not {"traffic", "tenants", "events"} & set(told)

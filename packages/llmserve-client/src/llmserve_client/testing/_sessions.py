@@ -15,7 +15,8 @@ from llmserve_sim.env import EngineKind, ServingEnv
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError, UnknownTaskError
 from llmserve_sim.grader import grade
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, parse_action, parse_log
-from llmserve_sim.tasks import Task, list_tasks
+from llmserve_sim.tasks import list_tasks
+from llmserve_sim.tasks.description import describe
 from llmserve_sim.tasks.registry import catalogue_task
 
 __all__ = ["Sessions", "refused"]
@@ -108,7 +109,7 @@ class Sessions:
 
     def catalogue(self) -> list[dict[str, Any]]:
         """Return what the server says of its tasks."""
-        return [_described(task) for task in list_tasks()]
+        return [describe(task) for task in list_tasks()]
 
     def forget(self) -> None:
         """Lose every session, as a server without a store does when it restarts."""
@@ -143,19 +144,3 @@ def _known(fields: Mapping[str, Any], names: set[str]) -> None:
     for name in fields:
         if name not in names:
             raise InvalidInputError(name, "unknown field; the fields are " + ", ".join(sorted(names)))
-
-
-def _described(task: Task) -> dict[str, Any]:
-    return {
-        "id": task.id,
-        "name": task.name,
-        "description": task.description,
-        "difficulty": task.difficulty,
-        "extended": task.extended,
-        "episode_length": task.windows,
-        "window_s": task.window_s,
-        "deployment": task.deployment,
-        "slo": task.slo.model_dump(mode="json"),
-        "splits": {name: {"start": seeds.start, "stop": seeds.stop} for name, seeds in task.seeds.items()},
-        "digest": task.digest,
-    }
