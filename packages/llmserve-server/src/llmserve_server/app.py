@@ -27,6 +27,7 @@ from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.environment import ServingEnvironment
 from llmserve_server.errors import InvalidField, ServiceError, of
+from llmserve_server.head import Head
 from llmserve_server.limits import Guard, SocketGuard
 from llmserve_server.metrics import CONTENT_TYPE, Metrics
 from llmserve_server.openapi import errors, openapi_of
@@ -84,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     _say_errors(app)
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
+    app.add_middleware(Head)
     app.add_middleware(SocketGuard, settings=settings)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Observed, metrics=metrics)

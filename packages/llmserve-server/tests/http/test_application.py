@@ -143,6 +143,26 @@ def test_each_request_has_an_id_of_its_own_or_its_callers(client: TestClient) ->
     assert client.get("/health").headers["x-request-id"] != given
 
 
+@pytest.mark.parametrize("path", ["/health", "/tasks", "/metadata", "/openapi.json", "/nowhere", "/state"])
+def test_head_is_get_without_a_body(client: TestClient, path: str) -> None:
+    """Refusals too; what is only posted stays so."""
+    asked, told = client.head(path), client.get(path)
+    assert (asked.status_code, asked.content) == (told.status_code, b"")
+    for header in ("content-type", "content-length"):
+        assert asked.headers[header] == told.headers[header]
+    assert client.head("/step").status_code == 405
+
+
+def test_head_needs_the_token_and_is_logged_as_what_it_was(serve: Callable[..., TestClient]) -> None:
+    """The layer that makes a GET of it is beneath those that guard and log."""
+    client = serve(api_token=TOKEN)
+    assert client.head("/tasks").status_code == 401
+    assert client.head("/health").status_code == 200
+    with structlog.testing.capture_logs() as lines:
+        client.head("/tasks", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert [(line["method"], line["route"], line["status"]) for line in lines] == [("HEAD", "/tasks", 200)]
+
+
 def test_logs_hold_no_secret(serve: Callable[..., TestClient], caplog: pytest.LogCaptureFixture) -> None:
     """No session id, no token, no key, no query string; the route's pattern and the status, even at debug."""
     caplog.set_level(logging.DEBUG, "llmserve_server")

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from llmserve_server import ui
+from llmserve_server.app import create_app
 from llmserve_server.backends import SimulatedBackend
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.settings import Settings
@@ -77,6 +78,13 @@ def test_a_setting_turns_the_page_off(registry: SessionRegistry) -> None:
     app = FastAPI()
     ui.mount(app, registry, Settings(web=False))
     assert TestClient(app).get("/web/").status_code == 404
+
+
+def test_monitors_may_ask_for_the_head_of_the_page() -> None:
+    client = TestClient(create_app(Settings(store_url="sqlite://", engine="python")))
+    for path, status in (("/", 307), ("/web", 307), ("/web/", 200)):
+        reply = client.head(path, follow_redirects=False)
+        assert (reply.status_code, reply.content) == (status, b"")
 
 
 def test_the_page_is_on_without_any_setting() -> None:

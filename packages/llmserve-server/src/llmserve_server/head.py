@@ -1,0 +1,43 @@
+"""`Head`: a HEAD request is answered as GET would be, without the body. Monitors and link checkers ask that way.
+
+Starlette's routes do so by themselves, FastAPI's and Gradio's do not. Below ``/web/`` some of Gradio's answers never end, so
+only the page itself is answered there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["Head"]
+
+_PAGE: Final = "/web/"
+
+
+class Head:
+    """A plain ASGI layer; what is beneath it sees GET."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or socket."""
+        if scope["type"] != "http" or scope["method"] != "HEAD" or _may_never_end(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+
+        async def bodiless_send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        scope["method"] = "GET"
+        try:
+            await self._app(scope, receive, bodiless_send)
+        finally:
+            scope["method"] = "HEAD"
+
+
+def _may_never_end(path: str) -> bool:
+    return path.startswith(_PAGE) and path != _PAGE
