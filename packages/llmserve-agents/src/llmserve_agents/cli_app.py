@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from llmserve_agents.__about__ import __version__
 from llmserve_agents.baseline import LLMOptions, run_suite
 from llmserve_agents.baseline import Progress as Position
+from llmserve_agents.cli_ablate import ablate
 from llmserve_agents.cli_evaluate import evaluate
 from llmserve_agents.cli_options import as_options
 from llmserve_agents.cli_render import episode_table, summary_lines
@@ -208,6 +209,7 @@ def baseline(
 
 
 app.command()(evaluate)
+app.command()(ablate)
 _ALONE = {
     name: typer.Typer(add_completion=False, pretty_exceptions_enable=False) for name in ("baseline", "evaluate")
 }

@@ -8,9 +8,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from llmserve_agents.ablation_report import AblationReport
 from llmserve_agents.evaluation_report import Comparison, Estimate, EvaluationReport, Overall, Standing
 
-__all__ = ["standing_tables", "summary_lines", "timing_line"]
+__all__ = ["ablation_tables", "standing_tables", "summary_lines", "timing_line"]
 
 
 def standing_tables(report: EvaluationReport) -> Iterator[Table]:
@@ -33,6 +34,26 @@ def summary_lines(report: EvaluationReport) -> Iterator[str]:
     for episode in report.episodes:
         if episode.reason:
             yield f"{episode.agent}, {episode.task_id}, seed {episode.seed}: {episode.reason}"
+
+
+def ablation_tables(report: AblationReport) -> Iterator[Table]:
+    """One table per task: what each knob is worth as a constant, and as a choice."""
+    for task in report.tasks:
+        title = f"{task}, {report.agent}, {len(report.seeds[task])} episodes"
+        table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD)
+        table.add_column("knob", overflow="fold")
+        for column in ("best constant", "best − default", "free − best"):
+            table.add_column(column, justify="right")
+        for row in report.values:
+            if row.task_id == task:
+                table.add_row(
+                    row.knob, str(row.best), _interval(row.level, signed=True), _interval(row.dynamic, signed=True)
+                )
+        free = report.free[task]
+        table.caption = (
+            f"mean reward per window, {report.confidence:.0%} intervals, paired by seed; the agent as it is: {free.value:.3f}"
+        )
+        yield table
 
 
 def timing_line(report: EvaluationReport) -> str:

@@ -28,7 +28,7 @@ from llmserve_sim.grader import grade
 from llmserve_sim.schema import ACTION_FIELDS, EpisodeLog
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["EPISODES", "SIDE_BY_SIDE", "Progress", "evaluation_tasks", "play", "run", "runnable_agents", "test_seeds"]
+__all__ = ["EPISODES", "SIDE_BY_SIDE", "Progress", "drive", "evaluation_tasks", "play", "run", "runnable_agents", "test_seeds", "warm"]
 
 EPISODES: Final = 20
 """Test seeds per task unless told otherwise."""
@@ -85,7 +85,7 @@ def run(
     bootstrap = Bootstrap([len(plan[task]) for task in chosen], resamples=resamples, confidence=confidence)
     place = ProcessExecutor() if executor is None else executor
     entries = [_entry(spec, plan) for spec in specs]
-    _warm()
+    warm()
     begun = time.perf_counter()
     _charge()
     jobs = _chunks(specs, plan, place.workers)
@@ -114,7 +114,7 @@ def run(
 def play(spec: AgentSpec, task_id: str, seed: int) -> EpisodeLog:
     """Run one episode and return its log."""
     env = ServingEnv(catalogue_task(task_id))
-    _drive(env, spec.make(), seed)
+    drive(env, spec.make(), seed)
     return env.episode_log()
 
 
@@ -199,18 +199,18 @@ def _chunks(specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], worker
 
 
 def _run_chunk(chunk: _Chunk) -> _Done:
-    _warm()
+    warm()
     wall, cpu = time.perf_counter(), time.process_time()
     task = catalogue_task(chunk.task_id)
     env, agent = ServingEnv(task), chunk.spec.make()
     episodes = []
     for seed in chunk.seeds:
-        _drive(env, agent, seed)
+        drive(env, agent, seed)
         episodes.append(_scored(env.episode_log(), chunk.spec.label, agent))
     return _Done(tuple(episodes), time.perf_counter() - wall, time.process_time() - cpu, _charge())
 
 
-def _drive(env: ServingEnv, agent: Policy, seed: int) -> None:
+def drive(env: ServingEnv, agent: Policy, seed: int) -> None:
     """Run an episode to its end."""
     observation = env.reset(seed)
     agent.reset(env.task.id, seed)
@@ -252,7 +252,7 @@ def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
 
 
 @cache
-def _warm() -> None:
+def warm() -> None:
     """Load the kernel, compiling it where no process has before; once per process."""
     env = ServingEnv()
     env.start(0)

@@ -1,0 +1,271 @@
+"""What each knob is worth: an agent with one knob held at a constant, against the same agent as it is.
+
+For every task and knob the best constant is chosen on training seeds, among all values of the grid, with the other knobs
+left to the agent. Then, on test seeds and paired by seed: the *level value* is best constant − default, the *dynamic
+value* is free − best constant. An agent that was trained with the knob free might have learnt to do without it, so its
+dynamic value is an upper bound of what the freedom is worth; `searched_values` has no such habits.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from llmserve_agents.__about__ import __version__
+from llmserve_agents.ablation_report import AblationReport, KnobValue
+from llmserve_agents.baseline import validator_tasks
+from llmserve_agents.evaluation import drive, evaluation_tasks, test_seeds, warm
+from llmserve_agents.evaluation_report import Estimate
+from llmserve_agents.executors import Executor, ProcessExecutor
+from llmserve_agents.policy import Policy
+from llmserve_agents.roster import AgentSpec, parse_agent
+from llmserve_agents.statistics import Bootstrap, mean
+from llmserve_sim.__about__ import __version__ as simulator_version
+from llmserve_sim.env import ServingEnv
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.grid import ACTION_GRID, to_indices
+from llmserve_sim.references import load_references
+from llmserve_sim.schema import ACTION_FIELDS, ServeAction, ServeObservation
+from llmserve_sim.tasks.registry import catalogue_task
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_agents.clairvoyant import Budget
+
+    Floats: TypeAlias = NDArray[np.float64]
+
+__all__ = ["SEARCH_SEEDS", "FrozenKnob", "Values", "ablate", "agent_values", "searched_values"]
+
+Constant: TypeAlias = int | float | str | bool
+Values: TypeAlias = "Callable[[str, tuple[int, ...], str | None, Constant | None], Floats]"
+"""What is ablated: from a task's id, seeds, and a knob with the constant it is held at (None, None: free) to the mean reward
+per window of each seed. It crosses to other processes, so it must pickle."""
+
+SEARCH_SEEDS: Final = 16
+"""Training seeds that constants are chosen on, unless told otherwise."""
+_GROUP: Final = 8
+"""Seeds of one job: a search steps them side by side."""
+_DEFAULTS: Final = ServeAction()
+
+
+def ablate(
+    agent: str | AgentSpec | Values,
+    tasks: Sequence[str] | None = None,
+    episodes: int = 20,
+    *,
+    name: str | None = None,
+    search_seeds: int = SEARCH_SEEDS,
+    executor: Executor | None = None,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> AblationReport:
+    """Return what each knob is worth to an agent; the same bytes from every run, whatever the workers.
+
+    Args:
+        agent: a name or spec (see `roster`), or a function of type `Values`.
+        tasks: ids of tasks, "all" for the three that validators know (the default).
+        episodes: how many of each task's test seeds the values are means over.
+        name: what the agent is called in the report; needed for a function.
+        search_seeds: how many of each task's training seeds constants are chosen on.
+        executor: where episodes run; by default in as many processes as there are processors.
+        resamples: of the bootstrap behind the intervals.
+        confidence: of the intervals.
+        progress: called with what is being done, jobs done and jobs in all.
+
+    Raises `InvalidInputError` for wrong arguments, and what the agent raises.
+    """
+    spec = parse_agent(agent) if isinstance(agent, str) else agent
+    values = agent_values(spec) if isinstance(spec, AgentSpec) else spec
+    label = name or (spec.label if isinstance(spec, AgentSpec) else None)
+    if label is None:
+        raise InvalidInputError("name", "must be given for a function")
+    chosen = evaluation_tasks(tasks)
+    trained = {task: _training_seeds(task, search_seeds) for task in chosen}
+    tested = {task: test_seeds(task, episodes) for task in chosen}
+    if isinstance(spec, AgentSpec):
+        _try(spec, tested)
+    place = ProcessExecutor() if executor is None else executor
+    tell = progress or (lambda _what, _done, _jobs: None)
+    warm()
+    cases = [(task, knob, value) for task in chosen for knob in ACTION_FIELDS for value in _candidates(task, knob)]
+    found = _all_values(values, cases, trained, place, partial(tell, "choosing constants"))
+    best = {
+        (task, knob): max(_candidates(task, knob), key=lambda value: _mean(found[task, knob, value]))
+        for task in chosen
+        for knob in ACTION_FIELDS
+    }
+    wanted: list[_Case] = [(task, None, None) for task in chosen]
+    for (task, knob), value in best.items():
+        wanted += [(task, knob, held) for held in dict.fromkeys((value, getattr(_DEFAULTS, knob)))]
+    measured = _all_values(values, wanted, tested, place, partial(tell, "measuring on test seeds"))
+    rows, free = [], {}
+    for task in chosen:
+        bootstrap = Bootstrap([episodes], resamples=resamples, confidence=confidence)
+        unbound = measured[task, None, None]
+        free[task] = _estimate(bootstrap, unbound)
+        for knob in ACTION_FIELDS:
+            held, default = best[task, knob], getattr(_DEFAULTS, knob)
+            rows.append(
+                KnobValue(
+                    task_id=task,
+                    knob=knob,
+                    default=default,
+                    best=held,
+                    candidates={str(value): _mean(found[task, knob, value]) for value in _candidates(task, knob)},
+                    level=_estimate(bootstrap, measured[task, knob, held] - measured[task, knob, default]),
+                    dynamic=_estimate(bootstrap, unbound - measured[task, knob, held]),
+                )
+            )
+    return AblationReport(
+        agent=label,
+        tasks=list(chosen),
+        seeds={task: list(seeds) for task, seeds in tested.items()},
+        search_seeds={task: list(seeds) for task, seeds in trained.items()},
+        free=free,
+        values=rows,
+        confidence=confidence,
+        resamples=resamples,
+        versions={"llmserve-agents": __version__, "llmserve-sim": simulator_version},
+        command=_command(spec, chosen, episodes, search_seeds) if isinstance(spec, AgentSpec) else None,
+    )
+
+
+class FrozenKnob:
+    """An agent whose answer is taken except for one knob, which stays where it is put."""
+
+    def __init__(self, agent: Policy, knob: str, value: Constant) -> None:
+        self._agent = agent
+        self._held = {knob: value}
+
+    def reset(self, task_id: str, seed: int) -> None:
+        """Reset the agent."""
+        self._agent.reset(task_id, seed)
+
+    def attach(self, env: ServingEnv) -> None:
+        """Give the environment to an agent that wants it."""
+        attach = getattr(self._agent, "attach", None)
+        if attach is not None:
+            attach(env)
+
+    def act(self, observation: ServeObservation) -> ServeAction:
+        """Return the agent's action with the knob at its value."""
+        return ServeAction.model_validate(self._agent.act(observation).model_dump() | self._held)
+
+
+def agent_values(spec: AgentSpec) -> Values:
+    """Return the values of an agent, run episode by episode."""
+    return partial(_agent_values, spec)
+
+
+def searched_values(budget: Budget | None = None) -> Values:
+    """Return the values of a clairvoyant search in which the knob never moves; it starts from the best fixed configuration."""
+    return partial(_searched_values, budget)
+
+
+def _agent_values(
+    spec: AgentSpec, task_id: str, seeds: tuple[int, ...], knob: str | None, value: Constant | None
+) -> Floats:
+    env, agent = ServingEnv(catalogue_task(task_id)), spec.make()
+    if knob is not None and value is not None:
+        agent = FrozenKnob(agent, knob, value)
+    found = []
+    for seed in seeds:
+        drive(env, agent, seed)
+        found.append(env.state().total_reward / env.episode_length)
+    return np.array(found)
+
+
+def _searched_values(
+    budget: Budget | None, task_id: str, seeds: tuple[int, ...], knob: str | None, value: Constant | None
+) -> Floats:
+    from llmserve_agents.clairvoyant import improve
+
+    task = catalogue_task(task_id)
+    references = load_references(task.id, task.digest)
+    if references is None:
+        raise InvalidInputError("tasks", "must have references to search from", got=task_id)
+    start = references.best_static_action.model_dump() | ({} if knob is None else {knob: value})
+    row = np.array(to_indices(ServeAction.model_validate(start)), dtype=np.int64)
+    frozen = () if knob is None else (list(ACTION_GRID).index(knob),)
+    return improve(task, seeds, np.tile(row, (len(seeds), task.windows, 1)), budget, frozen=frozen)[1]
+
+
+_Case: TypeAlias = tuple[str, str | None, Constant | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    values: Values
+    case: _Case
+    seeds: tuple[int, ...]
+
+
+def _run_job(job: _Job) -> tuple[_Case, tuple[int, ...], Floats]:
+    warm()
+    task_id, knob, value = job.case
+    return job.case, job.seeds, job.values(task_id, job.seeds, knob, value)
+
+
+def _all_values(
+    values: Values,
+    cases: Sequence[_Case],
+    seeds: dict[str, tuple[int, ...]],
+    executor: Executor,
+    tell: Callable[[int, int], object],
+) -> dict[tuple[Any, ...], Floats]:
+    """Return the values of every case on the seeds of its task."""
+    jobs = [
+        _Job(values, case, seeds[case[0]][begin : begin + _GROUP])
+        for case in cases
+        for begin in range(0, len(seeds[case[0]]), _GROUP)
+    ]
+    parts: dict[tuple[Any, ...], dict[int, float]] = {case: {} for case in cases}
+    with closing(executor.map(_run_job, jobs)) as results:
+        for number, (case, part, found) in enumerate(results, start=1):
+            parts[case].update(zip(part, found.tolist(), strict=True))
+            tell(number, len(jobs))
+    return {case: np.array([by_seed[seed] for seed in seeds[case[0]]]) for case, by_seed in parts.items()}
+
+
+def _candidates(task_id: str, knob: str) -> tuple[Constant, ...]:
+    if knob == "prefill_decode_split" and not ServingEnv(catalogue_task(task_id)).can_split:
+        return (False,)
+    return ACTION_GRID[knob]
+
+
+def _training_seeds(task_id: str, count: int) -> tuple[int, ...]:
+    train = catalogue_task(task_id).seeds.train
+    if type(count) is not int or not 1 <= count <= len(train):
+        raise InvalidInputError("search_seeds", f"must be an integer in 1..{len(train)}", got=count)
+    return tuple(range(train.start, train.start + count))
+
+
+def _try(spec: AgentSpec, seeds: dict[str, tuple[int, ...]]) -> None:
+    """Make the agent here, so that what it lacks shows before anything runs."""
+    agent = spec.make()
+    for task, some in seeds.items():
+        agent.reset(task, some[0])
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean())
+
+
+def _estimate(bootstrap: Bootstrap, values: Floats) -> Estimate:
+    found = bootstrap.interval([values], mean)
+    return Estimate(value=found.value, low=found.low, high=found.high)
+
+
+def _command(spec: AgentSpec, tasks: Sequence[str], episodes: int, search_seeds: int) -> str:
+    words = ["llmserve", "ablate", "--agent", spec.spec]
+    for task in ("all",) if tuple(tasks) == validator_tasks() else tasks:
+        words += ["--task", task]
+    return shlex.join([*words, "--episodes", str(episodes), "--search-seeds", str(search_seeds)])
