@@ -22,7 +22,9 @@ class KnobValue(_Report):
     best: int | float | str | bool = Field(description="The best constant, found on training seeds.")
     candidates: dict[str, float] = Field(description="By constant: mean reward per window on the training seeds.")
     level: Estimate = Field(description="Held at the best constant, minus held at the default.")
-    dynamic: Estimate = Field(description="Left to the agent, minus held at the best constant: what moving it is worth.")
+    dynamic: Estimate = Field(
+        description="Left to the agent, minus held at the best constant: what moving it is worth."
+    )
 
 
 class AblationReport(_Report):

@@ -210,9 +210,7 @@ def baseline(
 
 app.command()(evaluate)
 app.command()(ablate)
-_ALONE = {
-    name: typer.Typer(add_completion=False, pretty_exceptions_enable=False) for name in ("baseline", "evaluate")
-}
+_ALONE = {name: typer.Typer(add_completion=False, pretty_exceptions_enable=False) for name in ("baseline", "evaluate")}
 _ALONE["baseline"].command()(baseline)
 _ALONE["evaluate"].command()(evaluate)
 

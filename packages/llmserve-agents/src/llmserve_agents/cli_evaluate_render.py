@@ -50,9 +50,7 @@ def ablation_tables(report: AblationReport) -> Iterator[Table]:
                     row.knob, str(row.best), _interval(row.level, signed=True), _interval(row.dynamic, signed=True)
                 )
         free = report.free[task]
-        table.caption = (
-            f"mean reward per window, {report.confidence:.0%} intervals, paired by seed; the agent as it is: {free.value:.3f}"
-        )
+        table.caption = f"mean reward per window, {report.confidence:.0%} intervals, paired by seed; the agent as it is: {free.value:.3f}"
         yield table
 
 
@@ -84,9 +82,7 @@ def _table(report: EvaluationReport, title: str, rows: list[Standing] | list[Ove
                 style="" if row.verified == row.episodes else "bold red",
             ),
         )
-    table.caption = (
-        f"score 0 random, 0.5 best fixed configuration, 1 clairvoyant; {report.confidence:.0%} intervals, paired by seed"
-    )
+    table.caption = f"score 0 random, 0.5 best fixed configuration, 1 clairvoyant; {report.confidence:.0%} intervals, paired by seed"
     if report.provisional_references:
         table.caption += "; provisional references"
     return table

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Final
 
 from llmserve_agents.baseline import validator_tasks
@@ -20,7 +21,7 @@ from llmserve_agents.evaluation_report import AgentEntry, EpisodeScore, Evaluati
 from llmserve_agents.evaluation_summary import conclude
 from llmserve_agents.executors import Executor, ProcessExecutor
 from llmserve_agents.policy import Policy
-from llmserve_agents.roster import AgentSpec, agent_specs, parse_agent, weights_of
+from llmserve_agents.roster import AgentSpec, agent_specs, parse_agent, weights_of, weights_path
 from llmserve_agents.statistics import Bootstrap
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, LLMServeError
@@ -28,7 +29,18 @@ from llmserve_sim.grader import grade
 from llmserve_sim.schema import ACTION_FIELDS, EpisodeLog
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["EPISODES", "SIDE_BY_SIDE", "Progress", "drive", "evaluation_tasks", "play", "run", "runnable_agents", "test_seeds", "warm"]
+__all__ = [
+    "EPISODES",
+    "SIDE_BY_SIDE",
+    "Progress",
+    "drive",
+    "evaluation_tasks",
+    "play",
+    "run",
+    "runnable_agents",
+    "test_seeds",
+    "warm",
+]
 
 EPISODES: Final = 20
 """Test seeds per task unless told otherwise."""
@@ -145,7 +157,9 @@ def test_seeds(task_id: str, episodes: int) -> tuple[int, ...]:
     """Return the first of a task's test seeds; raises `InvalidInputError` for more than there are, or fewer than 1."""
     test = catalogue_task(task_id).seeds.test
     if type(episodes) is not int or not 1 <= episodes <= len(test):
-        raise InvalidInputError("episodes", f"must be an integer in 1..{len(test)}, {task_id}'s test seeds", got=episodes)
+        raise InvalidInputError(
+            "episodes", f"must be an integer in 1..{len(test)}, {task_id}'s test seeds", got=episodes
+        )
     return tuple(range(test.start, test.start + episodes))
 
 
@@ -223,7 +237,6 @@ def drive(env: ServingEnv, agent: Policy, seed: int) -> None:
 
 def _scored(log: EpisodeLog, label: str, agent: Policy) -> EpisodeScore:
     report = grade(log)
-    used = weights_of(agent)
     actions = [step.action for step in log.steps]
     return EpisodeScore(
         agent=label,
@@ -238,16 +251,17 @@ def _scored(log: EpisodeLog, label: str, agent: Policy) -> EpisodeScore:
         mean_reward=report.mean_reward,
         components=report.components,
         changes={
-            knob: sum(getattr(a, knob) != getattr(b, knob) for a, b in zip(actions, actions[1:], strict=False))
-            for knob in ACTION_FIELDS
+            knob: sum(getattr(a, knob) != getattr(b, knob) for a, b in pairwise(actions)) for knob in ACTION_FIELDS
         },
-        weights=None if used is None else used.path,
+        weights=weights_path(agent),
     )
 
 
 def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise InvalidInputError("seeds", "must be at least one seed, and none twice", got=tuple(seeds))
+    if not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
+        raise InvalidInputError("seeds", f"must be integers in 0..{2**63 - 1}", got=tuple(seeds))
     return tuple(seeds)
 
 
@@ -264,7 +278,7 @@ _charged_s = 0.0
 
 def _charge() -> float:
     """Return this process' processor seconds that have not been returned before."""
-    global _charged_s  # noqa: PLW0603 - what a process has reported is the process' own
+    global _charged_s
     now = time.process_time()
     since, _charged_s = now - _charged_s, now
     return since

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from llmserve_agents.errors import MissingExtraError
 from llmserve_sim.errors import InvalidInputError
@@ -84,10 +84,13 @@ class ProcessExecutor:
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - others:
+            mine = set(multiprocessing.active_children()) - others
+            for process in mine:
                 process.terminate()
+            for process in mine:
+                process.join()
             raise
-        finally:
+        else:
             pool.shutdown()
 
 
@@ -103,7 +106,7 @@ class RayExecutor:
             import ray
         except ModuleNotFoundError as error:
             raise MissingExtraError("ray", "the executor 'ray'") from error
-        self._ray = ray
+        self._ray: Any = ray
         self._address = address or os.environ.get("RAY_ADDRESS") or None
         self._workers = cpu_count() if workers is None else _checked(workers)
 
@@ -123,8 +126,8 @@ class RayExecutor:
             ray.init(include_dashboard=None if self._address else False, log_to_driver=False, **options)
         waiting = []
         try:
-            remote = ray.remote(num_cpus=1, max_retries=0)(function)
-            waiting = [remote.remote(job) for job in jobs]
+            remote = ray.remote(num_cpus=1, max_retries=0)(_call)
+            waiting = [remote.remote(function, job) for job in jobs]
             while waiting:
                 done, waiting = ray.wait(waiting, num_returns=1)
                 try:
@@ -156,6 +159,11 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _call(function: Callable[[Job], Result], job: Job) -> Result:
+    """What Ray runs: it takes plain functions only, and jobs may be of any callable."""
+    return function(job)
 
 
 def _checked(workers: int) -> int:

@@ -131,11 +131,16 @@ def draw_timeline(logs: Mapping[str, EpisodeLog], path: Path, *, window_s: float
     if not 1 <= len(named) <= 2 or any(not log.steps for _, log in named):
         raise InvalidInputError("logs", "must be one or two logs, each with a step", got=list(logs))
     if len({(log.task_id, log.seed) for _, log in named}) > 1:
-        raise InvalidInputError("logs", "must be of one task and seed", got=[(log.task_id, log.seed) for _, log in named])
+        raise InvalidInputError(
+            "logs", "must be of one task and seed", got=[(log.task_id, log.seed) for _, log in named]
+        )
     heights = [1.0] * len(_ROWS) + [0.75] * 3 + [0.6, 0.45, 0.45]
     figure = _figure(10.0, 1.02 * sum(heights) + 0.9)
     axes: list[Axes] = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
-    styles = ({"color": _BLUE, "linewidth": 1.4}, {"color": _ORANGE, "linewidth": 1.4, "linestyle": (0, (4, 1.2))})
+    styles: tuple[dict[str, Any], ...] = (
+        {"color": _BLUE, "linewidth": 1.4},
+        {"color": _ORANGE, "linewidth": 1.4, "linestyle": (0, (4, 1.2))},
+    )
     minutes = 0.0
     for (name, log), style in zip(named, styles, strict=False):
         edges = np.arange(len(log.steps) + 1) * window_s / 60.0
@@ -236,8 +241,8 @@ def draw_knob_values(report: AblationReport, path: Path) -> None:
 def _neighbour(axis: Axes, log: EpisodeLog, edges: Any) -> None:
     """Shade the co-tenant's memory, where it is reported."""
     windows = [step.observation.metadata.get("window") for step in log.steps]
-    held = [window.get("cotenant_gb") for window in windows if isinstance(window, dict)]
-    if len(held) == len(log.steps) and None not in held:
+    held = [window["cotenant_gb"] for window in windows if isinstance(window, dict) and "cotenant_gb" in window]
+    if len(held) == len(log.steps):
         axis.stairs(held, edges, fill=True, color=_FAINT, alpha=0.3, label="neighbour's memory")
 
 
@@ -271,7 +276,7 @@ def _interval(axis: Axes, place: int, found: Estimate, colour: str) -> None:
     axis.plot([found.value], [place], marker="o", markersize=5.5, color=colour, zorder=3)
 
 
-def _thousands(value: float, _position: int) -> str:
+def _thousands(value: float, _position: float) -> str:
     return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value else "0"
 
 

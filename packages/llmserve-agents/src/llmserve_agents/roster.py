@@ -6,19 +6,21 @@ text and a way to make the agent; both cross to other processes, and each proces
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from llmserve_agents.evaluation_report import WeightsUsed
 from llmserve_agents.policy import AGENTS, Policy, StaticPolicy, make_agent
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import parse_action
 
-__all__ = ["AgentSpec", "agent_specs", "known_agents", "parse_agent", "weights_of"]
+__all__ = ["AgentSpec", "agent_specs", "known_agents", "parse_agent", "weights_of", "weights_path"]
 
 FORKING: dict[str, Callable[[], Policy]] = {}
 _LABELLED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]{0,39})=(.+)", re.DOTALL)
@@ -70,8 +72,30 @@ def agent_specs(agents: Iterable[str | AgentSpec]) -> list[AgentSpec]:
 
 
 def weights_of(agent: Policy) -> WeightsUsed | None:
-    """Return what an agent loaded at its last reset; None for one that needs no file."""
-    return None
+    """Return what an agent loaded at its last reset; None for one that needs no file.
+
+    An agent that loads a file has `weights_path`, and `card`, a mapping that says how the file was made.
+    """
+    path = weights_path(agent)
+    if path is None:
+        return None
+    card: Mapping[str, Any] = getattr(agent, "card", {})
+    return WeightsUsed(
+        path=path,
+        sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        seed=card.get("seed"),
+        steps=card.get("steps"),
+        command=card.get("command"),
+    )
+
+
+def weights_path(agent: Policy) -> str | None:
+    """Return the path of what an agent loaded, relative to the current folder where it is below it."""
+    path: Path | None = getattr(agent, "weights_path", None)
+    if path is None:
+        return None
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _by_name(name: str) -> Policy:

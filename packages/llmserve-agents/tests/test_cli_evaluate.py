@@ -1,0 +1,121 @@
+"""`llmserve evaluate`, `python evaluate.py` and `llmserve ablate`: what they print, write and return."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmserve_agents import cli
+from llmserve_agents.ablation_report import AblationReport
+from llmserve_agents.evaluation_report import EvaluationReport, Timing
+
+ROOT = Path(__file__).resolve().parents[3]
+HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
+needs_matplotlib = pytest.mark.skipif(not HAS_MATPLOTLIB, reason="matplotlib is not installed: the extra plot")
+FAST = ["--task", "bursty_workload", "--episodes", "2", "--workers", "1", "--resamples", "200"]
+
+
+def test_a_table_names_agents_intervals_and_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "--agent", "heuristic", "--agent", "random", *FAST]) == 0
+    shown, told = capsys.readouterr()
+    for word in ("bursty_workload", "heuristic", "random", "IQM", "2/2", "wins", ".."):
+        assert word in shown
+    assert "4 episodes, run and replayed" in told
+    assert "busy" in told
+
+
+def test_both_names_give_the_same_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "--agent", "static", *FAST, "--json"]) == 0
+    first = capsys.readouterr().out
+    assert cli.evaluate(["--agent", "static", *FAST, "--json"]) == 0
+    assert capsys.readouterr().out == first
+    assert EvaluationReport.model_validate_json(first).tasks == ["bursty_workload"]
+
+
+def test_evaluate_py_is_the_command() -> None:
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for option in ("--agent", "--task", "--episodes", "--executor", "--workers", "--output", "--json", "--confidence"):
+        assert option in done.stdout
+
+
+def test_without_agents_all_that_can_run_here_take_part(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "--task", "bursty_workload", "--episodes", "1", "--workers", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = {entry["label"] for entry in found["agents"]}
+    assert {"heuristic", "threshold", "static", "random"} <= names
+    assert not names & set(found["skipped"])
+
+
+@needs_matplotlib
+def test_the_report_and_the_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new" / "folder"
+    arguments = ["evaluate", "--agent", "heuristic", "--agent", 'cap=static:{"batch_cap": 64}', *FAST]
+    assert cli.main([*arguments, "--output", str(folder)]) == 0
+    first = (folder / "report.json").read_bytes()
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["report.json", "scores.png", "timeline-bursty_workload.png", "timing.json"]
+    assert Timing.model_validate_json((folder / "timing.json").read_bytes()).workers == 1
+    assert cli.main([*arguments, "--output", str(folder)]) == 0
+    assert (folder / "report.json").read_bytes() == first
+    assert "report.json" in capsys.readouterr().out
+
+
+def test_pictures_can_be_left_out(tmp_path: Path) -> None:
+    arguments = ["evaluate", "--agent", "static", *FAST, "--output", str(tmp_path), "--no-pictures"]
+    assert cli.main(arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "timing.json"]
+
+
+@pytest.mark.skipif(HAS_MATPLOTLIB, reason="matplotlib is installed")
+def test_without_matplotlib_the_message_names_the_extra_and_the_way_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", "--agent", "static", *FAST, "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "llmserve-agents[plot]" in said
+    assert "--no-pictures" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--agent", "nobody"], "--agent"),
+        (["--agent", "static", "--agent", "static"], "--agent"),
+        (["--agent", "static", "--task", "nonsense"], "--task"),
+        (["--agent", "static", "--episodes", "0"], "--episodes"),
+        (["--agent", "static", "--episodes", "many"], "--episodes"),
+        (["--agent", "static", "--executor", "threads"], "--executor"),
+        (["--agent", "static", "--workers", "0"], "--workers"),
+        (["--agent", "static", "--resamples", "1"], "--resamples"),
+        (["--agent", "static", "--confidence", "95"], "--confidence"),
+        (["--agent", "static", "--seed", "1", "--seed", "1"], "--seed"),
+        (["--agent", "static", "--seed", "-1"], "--seed"),
+        (["--agent", "static", "--output", "/dev/null/folder"], "--output"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_option_and_code_2(
+    arguments: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert option in said
+    assert said.count("\n") == 1
+
+
+def test_ablate_prints_a_table_and_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--agent", "static", "--task", "bursty_workload", "--episodes", "1", "--search-seeds", "1"]
+    wanted = [*arguments, "--workers", "1", "--resamples", "100", "--output", str(tmp_path)]
+    assert cli.main(["ablate", *wanted, *([] if HAS_MATPLOTLIB else ["--no-pictures"])]) == 0
+    shown = capsys.readouterr().out
+    for word in ("quantization_tier", "best constant", "free"):
+        assert word in shown
+    report = AblationReport.model_validate_json((tmp_path / "ablation.json").read_bytes())
+    assert report.agent == "static"
+    assert (tmp_path / "knobs.png").exists() == HAS_MATPLOTLIB
