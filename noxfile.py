@@ -292,6 +292,22 @@ def _vidur(session: nox.Session) -> str | None:
     return python
 
 
+@nox.session(tags=["evidence"], default=False)
+def benchmark(session: nox.Session) -> None:
+    """Every number and picture about agents is made anew and judged; `-- --quick` checks what is committed instead."""
+    _compose(session)
+    session.install("matplotlib")
+    session.run("python", "-m", "benchmarks.agents", *session.posargs, env=_service_environment())
+
+
+@nox.session(tags=["evidence"], default=False)
+def ray(session: nox.Session) -> None:
+    """Episodes run on a local Ray cluster of several processes, and come to the same report."""
+    _install(session, "agents", "[cli,fast,ray]")
+    session.install(*GROUPS["test"])
+    _pytest(session, "tests/test_executors.py", "tests/test_evaluation.py", package="agents")
+
+
 @nox.session(tags=["evidence"])
 def demo(session: nox.Session) -> None:
     """An hour of real traffic through the default deployment under two configurations: a table and a picture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from llmserve_agents.evaluation import Progress, _chunks, evaluation_tasks, play, run, runnable_agents
 from llmserve_agents.evaluation import test_seeds as seeds_of
 from llmserve_agents.evaluation_report import EvaluationReport
-from llmserve_agents.executors import ProcessExecutor, SerialExecutor
+from llmserve_agents.executors import ProcessExecutor, RayExecutor, SerialExecutor
 from llmserve_agents.roster import AgentSpec, agent_specs, parse_agent
 from llmserve_agents.statistics import iqm, win_rate
 from llmserve_sim.env import ServingEnv
@@ -52,6 +53,14 @@ def test_the_report_is_the_same_bytes_with_any_number_of_workers(report: Evaluat
     assert other.stable().model_dump_json() == report.stable().model_dump_json()
     assert other.timing is not None
     assert other.timing.workers == 2
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'llmserve-agents[ray]'"
+)
+def test_the_report_is_the_same_bytes_from_a_ray_cluster(report: EvaluationReport) -> None:
+    other = run(AGENTS, TASKS, 3, executor=RayExecutor(2), resamples=1000)
+    assert other.stable().model_dump_json() == report.stable().model_dump_json()
 
 
 def test_a_report_survives_json(report: EvaluationReport) -> None:

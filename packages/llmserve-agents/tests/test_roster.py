@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from llmserve_agents.policy import AGENTS, StaticPolicy
 from llmserve_agents.roster import agent_specs, known_agents, parse_agent, weights_of
+from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ServeAction
 
@@ -81,3 +82,30 @@ def test_weights_are_named_with_their_digest_and_what_their_card_says(
     monkeypatch.chdir("/")
     assert weights_of(Trained()) is not None
     assert weights_of(StaticPolicy()) is None
+
+
+class Loaded(StaticPolicy):
+    """Loads a folder, as trained agents do."""
+
+    weights_path: Path
+    card: ClassVar = {"seed": 7}
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Loaded:
+        agent = object.__new__(cls)
+        StaticPolicy.__init__(agent, ServeAction(batch_cap=64))
+        agent.weights_path = folder / "policy.safetensors"
+        return agent
+
+
+def test_weights_of_another_folder_are_loaded_for_each_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(AGENTS, "loaded", Loaded)
+    spec = parse_agent("seed-7=loaded:sweep/{task}/seeds/7")
+    agent: Any = spec.make()
+    for task in ("bursty_workload", "static_workload"):
+        agent.reset(task, 1)
+        assert agent.weights_path == Path("sweep") / task / "seeds" / "7" / "policy.safetensors"
+        assert agent.card["seed"] == 7
+        assert agent.act(ServingEnv(task).reset(1)).batch_cap == 64
+    with pytest.raises(InvalidInputError, match="loaded:FOLDER"):
+        parse_agent("heuristic:folder")

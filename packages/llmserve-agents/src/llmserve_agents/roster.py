@@ -18,7 +18,7 @@ from typing import Any, Final
 from llmserve_agents.evaluation_report import WeightsUsed
 from llmserve_agents.policy import AGENTS, Policy, StaticPolicy, make_agent
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.schema import parse_action
+from llmserve_sim.schema import ServeAction, ServeObservation, parse_action
 
 __all__ = ["AgentSpec", "agent_specs", "known_agents", "parse_agent", "weights_of", "weights_path"]
 
@@ -54,10 +54,12 @@ def parse_agent(text: str) -> AgentSpec:
         raise InvalidInputError("agent", "must be one of " + ", ".join(known_agents()), got=text)
     if not given:
         return AgentSpec(label, spec, partial(_by_name, name))
-    if name not in _WITH_ARGUMENT:
-        takers = ", ".join(f"{taker}:{what}" for taker, (what, _) in _WITH_ARGUMENT.items())
+    if name == "static":
+        return AgentSpec(label, spec, _static(argument))
+    if not _takes_folder(name) or not argument:
+        takers = ", ".join(["static:{ACTION AS JSON}", *(f"{one}:FOLDER" for one in AGENTS if _takes_folder(one))])
         raise InvalidInputError("agent", f"must be a name without an argument, or one of {takers}", got=text)
-    return AgentSpec(label, spec, _WITH_ARGUMENT[name][1](argument))
+    return AgentSpec(label, spec, partial(FolderAgent, name, argument))
 
 
 def agent_specs(agents: Iterable[str | AgentSpec]) -> list[AgentSpec]:
@@ -69,6 +71,40 @@ def agent_specs(agents: Iterable[str | AgentSpec]) -> list[AgentSpec]:
     if len(set(labels)) < len(labels):
         raise InvalidInputError("agents", "must not repeat a label: write LABEL=AGENT", got=labels)
     return specs
+
+
+class FolderAgent:
+    """An agent with weights of a given folder; ``{task}`` in the folder's name stands for the task of the episode."""
+
+    def __init__(self, name: str, folder: str) -> None:
+        self._name, self._template = name, folder
+        self._folder: Path | None = None
+        self._agent: Any = None
+
+    def reset(self, task_id: str, seed: int) -> None:
+        """Load the task's weights, where they are others than before, and reset the agent."""
+        folder = Path(self._template.replace("{task}", task_id))
+        if folder != self._folder:
+            make: Any = AGENTS[self._name]
+            self._agent, self._folder = make.from_folder(folder), folder
+        self._agent.reset(task_id, seed)
+
+    def act(self, observation: ServeObservation) -> ServeAction:
+        """Return the agent's action."""
+        action: ServeAction = self._agent.act(observation)
+        return action
+
+    @property
+    def weights_path(self) -> Path | None:
+        """What the agent loaded."""
+        path: Path | None = self._agent.weights_path
+        return path
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """What its card says."""
+        card: Mapping[str, Any] = self._agent.card
+        return card
 
 
 def weights_of(agent: Policy) -> WeightsUsed | None:
@@ -110,7 +146,5 @@ def _static(text: str) -> Callable[[], Policy]:
     return partial(StaticPolicy, parse_action(content))
 
 
-_WITH_ARGUMENT: Final[dict[str, tuple[str, Callable[[str], Callable[[], Policy]]]]] = {
-    "static": ("{ACTION AS JSON}", _static),
-}
-"""By name: what an argument is, and what makes of it a way to make the agent."""
+def _takes_folder(name: str) -> bool:
+    return hasattr(AGENTS.get(name), "from_folder")

@@ -1,0 +1,188 @@
+"""Every number and picture that the documentation says about agents, made anew or checked: `nox -s benchmark`.
+
+All agents that can run here play the same test seeds, PPO once per training seed that is shipped (`weights/{task}/seeds/*`)
+and once as shipped (`weights/{task}`); every episode is graded by replay. The report, the pictures and the tables between
+the markers of README.md and docs/agents.md are written, and the bars judged; 1 if one is missed. With ``--quick`` nothing
+is written: fewer seeds are played, without the searches, and what is committed has to agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.bars import bars
+from benchmarks.results import placed, readme_section, whole_section
+
+from llmserve_agents.ablation import ablate, searched_values
+from llmserve_agents.ablation_report import AblationReport
+from llmserve_agents.evaluation import SIDE_BY_SIDE, Progress, evaluation_tasks, play, run, runnable_agents
+from llmserve_agents.evaluation_report import EvaluationReport
+from llmserve_agents.executors import EXECUTORS, Executor, make_executor
+from llmserve_agents.plots import draw_knob_values, draw_scores, draw_timeline
+from llmserve_agents.roster import agent_specs, known_agents, parse_agent
+from llmserve_sim.tasks.registry import catalogue_task
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+SEARCHES: Final = ("planner", "clairvoyant")
+"""Agents that take seconds to minutes an episode."""
+QUICK_EPISODES: Final = 20
+SLACK: Final = 2.0
+"""A committed mean has to lie within so many half-widths of the quick run's interval: about four standard errors."""
+PAGES: Final = {"README.md": False, "docs/agents.md": True}
+"""The pages with markers; whether they hold the whole or the README's part."""
+
+
+def line_up(tasks: Sequence[str], skip: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the specs of all that take part, the shipped PPO first, and why others cannot."""
+    able, unable = runnable_agents(tasks)
+    names = [name for name in [*able, *(name for name in SEARCHES if name in known_agents())] if name not in skip]
+    seeds = [
+        {path.parent.name for path in (ROOT / "weights" / task).glob("seeds/*/policy.safetensors")} for task in tasks
+    ]
+    shared = sorted(set.intersection(*seeds), key=lambda name: (len(name), name)) if "ppo" in names else []
+    trained = [f"ppo-seed-{seed}=ppo:weights/{{task}}/seeds/{seed}" for seed in shared]
+    return [*names[:1], *trained, *names[1:]], unable | dict.fromkeys(skip, "left out by --skip")
+
+
+def measure(arguments: argparse.Namespace, place: Executor) -> int:
+    """Run everything and write it; 1 if a bar is missed."""
+    tasks = evaluation_tasks(arguments.task)
+    agents, skipped = line_up(tasks, arguments.skip)
+    report = run(agents, tasks, arguments.episodes, executor=place, skipped=skipped, progress=_teller())
+    ablations = [_ablation(name, tasks, arguments.episodes, place) for name in arguments.ablate]
+    out = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "benchmark.json").write_text(report.stable().model_dump_json(indent=1) + "\n", encoding="utf-8")
+    for found in ablations:
+        (out / f"ablation-{found.agent}.json").write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        draw_knob_values(found, out / f"knobs-{found.agent}.png")
+    draw_scores(report, out / "scores.png")
+    rivals = [spec for spec in agent_specs(agents) if spec.label in {"ppo", "heuristic"}]
+    for task in tasks:
+        logs = {spec.label: play(spec, task, report.seeds[task][0]) for spec in rivals}
+        draw_timeline(logs, out / f"timeline-{task}.png", window_s=catalogue_task(task).window_s)
+    for name, whole in PAGES.items():
+        page = arguments.pages / name
+        page.write_text(placed(page, _section(report, ablations, whole=whole)), encoding="utf-8")
+    return _judge(report)
+
+
+def check(arguments: argparse.Namespace, place: Executor) -> int:
+    """Play fewer seeds and compare them with what is committed; 1 if it does not agree."""
+    committed = EvaluationReport.model_validate_json((arguments.out / "benchmark.json").read_bytes())
+    ablations = [
+        AblationReport.model_validate_json(path.read_bytes()) for path in sorted(arguments.out.glob("ablation-*.json"))
+    ]
+    problems = [
+        f"{name}: the numbers between the markers are not those of benchmark.json"
+        for name, whole in PAGES.items()
+        if placed(arguments.pages / name, _section(committed, ablations, whole=whole))
+        != (arguments.pages / name).read_text(encoding="utf-8")
+    ]
+    entries = {entry.label: entry for entry in committed.agents if entry.spec not in SEARCHES}
+    specs = [label if label == entry.spec else f"{label}={entry.spec}" for label, entry in entries.items()]
+    report = run(
+        [parse_agent(spec) for spec in specs],
+        committed.tasks,
+        min([QUICK_EPISODES, *map(len, committed.seeds.values())]),
+        executor=place,
+        progress=_teller(),
+    )
+    problems += disagreements(report, committed)
+    known = {(e.agent, e.task_id, e.seed): e.mean_reward for e in committed.episodes}
+    same = sum(known.get((e.agent, e.task_id, e.seed)) == e.mean_reward for e in report.episodes)
+    print(f"{same} of {len(report.episodes)} episodes earn what is committed, to the last bit")
+    for problem in problems:
+        print(f"FAIL  {problem}")
+    if not problems:
+        print(f"PASS  every committed mean lies within {SLACK:g} half-widths of this run's interval")
+    return 1 if problems else 0
+
+
+def disagreements(report: EvaluationReport, committed: EvaluationReport) -> list[str]:
+    """Return what of the committed report a run with fewer seeds contradicts."""
+    found = []
+    if report.references != committed.references:
+        found.append("the references of the scores are not those that benchmark.json was made with")
+    for ours, theirs in zip(report.agents, [e for e in committed.agents if e.spec not in SEARCHES], strict=True):
+        for task, used in ours.weights.items():
+            if task not in theirs.weights or theirs.weights[task].sha256 != used.sha256:
+                found.append(f"{ours.label}, {task}: {used.path} is not the file that benchmark.json was made with")
+    for row in report.standings:
+        was = committed.standing(row.agent, row.task_id).reward.value
+        half = (row.reward.high - row.reward.low) / 2.0
+        if abs(was - row.reward.value) > SLACK * half + 1e-9:
+            found.append(
+                f"{row.agent}, {row.task_id}: committed {was:.4f}, now {row.reward.value:.4f} over {row.episodes} seeds "
+                f"[{row.reward.low:.4f}, {row.reward.high:.4f}]"
+            )
+        if row.verified < row.episodes:
+            found.append(f"{row.agent}, {row.task_id}: {row.verified} of {row.episodes} episodes verified")
+    return found
+
+
+def _ablation(name: str, tasks: Sequence[str], episodes: int, place: Executor) -> AblationReport:
+    def tell(what: str, done: int, jobs: int) -> None:
+        print(f"ablation of {name}: {what}, {done}/{jobs}", file=sys.stderr)
+
+    values = searched_values() if name == "clairvoyant" else parse_agent(name)
+    return ablate(values, tasks, episodes, name=name, executor=place, progress=tell)
+
+
+def _section(report: EvaluationReport, ablations: Sequence[AblationReport], *, whole: bool) -> str:
+    return whole_section(report, ablations) if whole else readme_section(report)
+
+
+def _judge(report: EvaluationReport) -> int:
+    judged = bars(report)
+    for bar in judged:
+        print(bar)
+    if report.timing is not None:
+        for label, seconds in report.timing.agent_s.items():
+            print(f"      {label}: {seconds:.2f} processor seconds per episode, grading included")
+    return 1 if any(bar.passed is False for bar in judged) else 0
+
+
+class _teller:  # noqa: N801 - used as a function
+    """Say on standard error how far the evaluation is, at every tenth of it."""
+
+    def __init__(self) -> None:
+        self._said = 0
+
+    def __call__(self, at: Progress) -> None:
+        tenth = 10 * at.done // at.episodes
+        if tenth > self._said:
+            self._said = tenth
+            print(f"{at.done} of {at.episodes} episodes", file=sys.stderr)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.agents", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"check what is committed with {QUICK_EPISODES} seeds")
+    parser.add_argument("--episodes", type=int, default=100, help="test seeds per task (default: %(default)s)")
+    parser.add_argument("--task", action="append", help="a task; by default the three that validators know")
+    parser.add_argument("--skip", action="append", default=[], choices=[*SIDE_BY_SIDE, *SEARCHES], help="leave one out")
+    parser.add_argument(
+        "--ablate", action="append", default=[], help="an agent whose knobs are ablated, or clairvoyant"
+    )
+    parser.add_argument("--executor", default="process", choices=EXECUTORS, help="where episodes run")
+    parser.add_argument("--workers", type=int, help="episodes at a time; by default one per processor")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="folder of reports and pictures")
+    parser.add_argument("--pages", type=Path, default=ROOT, help="folder that holds README.md and docs/agents.md")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write, or check; 1 if a bar is missed or something committed does not agree."""
+    options = parse(arguments)
+    place = make_executor(options.executor, options.workers)
+    return check(options, place) if options.quick else measure(options, place)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

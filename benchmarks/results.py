@@ -1,0 +1,152 @@
+"""The benchmark's numbers as Markdown, and their place in the documentation: between two markers in a page.
+
+Everything is made from committed reports, so a page can be checked against them without running anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from benchmarks.bars import RIVALS, difference, training_seeds
+
+from llmserve_agents.ablation_report import AblationReport
+from llmserve_agents.evaluation_report import Estimate, EvaluationReport
+from llmserve_agents.statistics import Interval
+
+__all__ = ["COMMAND", "MARKERS", "placed", "readme_section", "table", "whole_section"]
+
+MARKERS: Final = ("<!-- results:begin -->", "<!-- results:end -->")
+COMMAND: Final = "nox -s benchmark"
+"""What makes every number here."""
+
+
+def readme_section(report: EvaluationReport) -> str:
+    """The README's part: mean scores by task, and what PPO earns more than each rival."""
+    seeds = training_seeds(report)
+    lines = [
+        (
+            f"Mean score over {len(report.seeds[report.tasks[0]])} test seeds per task with "
+            f"{report.confidence:.0%} bootstrap intervals; 0 is the random policy, 0.5 the best fixed configuration, 1 the "
+            f"clairvoyant search. Every episode is graded by replay. `{COMMAND}` makes these numbers and pictures anew, "
+            f"`{COMMAND} -- --quick` checks them."
+        ),
+        "",
+        *table(["agent", *(f"`{task}`" for task in report.tasks)], _score_rows(report)),
+    ]
+    if len(seeds) > 1:
+        lines += ["", f"`ppo` is the shipped policy; the {len(seeds)} training seeds are in docs/agents.md."]
+    differences = list(_difference_rows(report))
+    if differences:
+        lines += [
+            "",
+            "What PPO earns more per window, paired by seed"
+            + (f", from the lowest to the highest of {len(seeds)} training seeds:" if len(seeds) > 1 else ":"),
+            "",
+            *table(["ppo − rival", *(f"`{task}`" for task in report.tasks)], differences),
+        ]
+    return "\n".join([*lines, "", "![Mean score per agent and task](docs/results/scores.png)"])
+
+
+def whole_section(report: EvaluationReport, ablations: Iterable[AblationReport] = ()) -> str:
+    """The part of docs/agents.md: everything, task by task."""
+    first = report.agents[0].label
+    lines = [f"Made by `{COMMAND}`; the evaluation alone is", "", "```bash", report.command, "```", ""]
+    for task in report.tasks:
+        rows = [row for row in report.standings if row.task_id == task]
+        header = ["agent", "mean reward", "score", "IQM of scores", f"reward − {first}", f"beats {first}", "verified"]
+        cells = []
+        for row in rows:
+            versus = row.versus_first
+            cells.append(
+                [
+                    f"`{row.agent}`",
+                    _shown(row.reward, 4),
+                    _shown(row.score, 3),
+                    _shown(row.score_iqm, 3),
+                    "" if versus is None else _shown(versus.reward, 4, signed=True),
+                    "" if versus is None else f"{versus.win_rate:.0%}",
+                    f"{row.verified} of {row.episodes}",
+                ]
+            )
+        lines += [f"**`{task}`**, {rows[0].episodes} test seeds", "", *table(header, cells), ""]
+    lines += list(_weights(report))
+    for ablation in ablations:
+        lines += ["", *_knobs(ablation)]
+    return "\n".join(lines).rstrip()
+
+
+def placed(page: Path, section: str) -> str:
+    """Return the page's text with `section` between its markers; raises `ValueError` for a page without them."""
+    text = page.read_text(encoding="utf-8")
+    begin, end = MARKERS
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{page.name} must hold {begin} and {end}, once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{section}\n{end}{rest.split(end)[1]}"
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    """The lines of a Markdown table."""
+    yield "| " + " | ".join(header) + " |"
+    yield "| " + " | ".join(["---"] * len(header)) + " |"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _score_rows(report: EvaluationReport) -> Iterator[list[str]]:
+    for entry in report.agents:
+        if not entry.label.startswith("ppo-seed-"):
+            yield [f"`{entry.label}`", *(_shown(report.standing(entry.label, task).score, 3) for task in report.tasks)]
+
+
+def _difference_rows(report: EvaluationReport) -> Iterator[list[str]]:
+    labels, seeds = {entry.label for entry in report.agents}, training_seeds(report)
+    for rival in RIVALS:
+        if rival in labels and seeds:
+            cells = []
+            for task in report.tasks:
+                each = sorted((difference(report, seed, rival, task) for seed in seeds), key=lambda one: one.value)
+                ends = each if len(each) == 1 else [each[0], each[-1]]
+                cells.append(" to ".join(_shown(one, 3, signed=True) for one in ends))
+            yield [f"`{rival}`", *cells]
+
+
+def _weights(report: EvaluationReport) -> Iterator[str]:
+    rows = [
+        [
+            f"`{entry.label}`",
+            f"`{task}`",
+            f"`{used.path}`",
+            "" if used.seed is None else str(used.seed),
+            "" if used.steps is None else f"{used.steps:,}",
+        ]
+        for entry in report.agents
+        for task, used in entry.weights.items()
+    ]
+    if rows:
+        yield from table(["agent", "task", "weights", "training seed", "training windows"], rows)
+
+
+def _knobs(report: AblationReport) -> Iterator[str]:
+    yield f"What each knob is worth to `{report.agent}`, mean reward per window with {report.confidence:.0%} intervals:"
+    yield ""
+    rows = []
+    for knob in dict.fromkeys(row.knob for row in report.values):
+        cells = [f"`{knob}`"]
+        for task in report.tasks:
+            row = report.value(task, knob)
+            cells += [str(row.best), _shown(row.level, 3, signed=True), _shown(row.dynamic, 3, signed=True)]
+        rows.append(cells)
+    header = ["knob"]
+    for task in report.tasks:
+        header += [f"`{task}`: best constant", "best − default", "free − best"]
+    yield from table(header, rows)
+
+
+def _shown(found: Estimate | Interval | None, digits: int, *, signed: bool = False) -> str:
+    if found is None:
+        return "none"
+    form = f"{'+' if signed else ''}.{digits}f"
+    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"

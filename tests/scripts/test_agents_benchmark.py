@@ -1,0 +1,147 @@
+"""The agents' benchmark: bars judged by the numbers, tables placed between markers, a contradiction noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmarks.agents import disagreements, line_up, main
+from benchmarks.bars import Bar, bars, difference
+from benchmarks.results import placed, readme_section, whole_section
+
+from llmserve_agents.evaluation_report import AgentEntry, EpisodeScore, EvaluationReport
+from llmserve_agents.evaluation_summary import conclude
+from llmserve_agents.statistics import Bootstrap
+
+STATIC, BURSTY = "static_workload", "bursty_workload"
+LEVELS = {
+    "ppo": 0.70,
+    "ppo-seed-0": 0.70,
+    "ppo-seed-1": 0.69,
+    "ppo-seed-2": 0.71,
+    "tuned-heuristic": 0.66,
+    "heuristic": 0.60,
+    "best-static": 0.64,
+    "random": 0.01,
+    "clairvoyant": 0.75,
+}
+
+
+def made(levels: dict[str, float], *, episodes: int = 40, scores: float = 0.85) -> EvaluationReport:
+    """A report in which agents earn their level, give or take the traffic and a little of their own."""
+    found = [
+        EpisodeScore(
+            agent=label,
+            task_id=task,
+            seed=seed,
+            split="test",
+            steps=120,
+            complete=True,
+            verified=True,
+            reason=None,
+            score=scores,
+            mean_reward=level + 0.01 * (seed % 5 - 2) + 0.0006 * ((seed * (place + 2)) % 11 - 5),
+            components={},
+            changes={},
+        )
+        for task in (STATIC, BURSTY)
+        for place, (label, level) in enumerate(levels.items())
+        for seed in range(episodes)
+    ]
+    return conclude(
+        found,
+        agents=[AgentEntry(label=label, spec=label) for label in levels],
+        seeds={task: list(range(episodes)) for task in (STATIC, BURSTY)},
+        bootstrap=Bootstrap([episodes, episodes], resamples=500),
+        skipped={},
+        command="made up",
+        timing=None,
+    )
+
+
+def verdicts(report: EvaluationReport) -> dict[str, bool | None]:
+    """By claim: whether it is met."""
+    return {bar.claim: bar.passed for bar in bars(report)}
+
+
+def test_all_bars_pass_where_the_numbers_are_good() -> None:
+    found = verdicts(made(LEVELS))
+    assert len(found) == 1 + 2 * 7
+    assert set(found.values()) == {True}
+
+
+def test_one_weak_training_seed_fails_where_every_seed_has_to_win_and_not_where_the_median_has() -> None:
+    found = verdicts(made(LEVELS | {"ppo-seed-1": 0.65}))
+    assert found[f"{BURSTY}: ppo − tuned-heuristic above 0 for every training seed"] is False
+    assert found[f"{BURSTY}: ppo − best-static above 0 for every training seed"] is True
+    assert found[f"{STATIC}: ppo − tuned-heuristic above 0 for the median training seed"] is True
+
+
+def test_a_low_score_a_lost_order_and_an_agent_above_the_bound_fail() -> None:
+    found = verdicts(made(LEVELS | {"heuristic": 0.80}, scores=0.79))
+    assert found[f"{STATIC}: score of ppo at least 0.80"] is False
+    assert found[f"{STATIC}: random < heuristic < ppo, intervals apart"] is False
+    assert found[f"{STATIC}: nobody above the clairvoyant bound"] is False
+
+
+def test_what_nobody_took_part_in_is_not_measured_rather_than_passed() -> None:
+    found = verdicts(made({"heuristic": 0.6, "random": 0.0}))
+    assert set(found.values()) == {True, None}
+    assert str(Bar("claim", None, "not measured")) == "----  claim: not measured"
+
+
+def test_differences_are_paired_between_any_two() -> None:
+    found = difference(made(LEVELS), "ppo", "heuristic", BURSTY)
+    assert found.value == pytest.approx(0.10, abs=0.002)
+    assert found.high - found.low < 0.004
+
+
+def test_tables_are_placed_between_the_markers_and_nothing_else_changes(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n", encoding="utf-8")
+    report = made(LEVELS)
+    text = placed(page, readme_section(report))
+    assert text.startswith("before\n<!-- results:begin -->\nMean score over 40 test seeds")
+    assert text.endswith("\n<!-- results:end -->\nafter\n")
+    assert "old" not in text
+    assert "| `ppo` | 0.850 [0.850, 0.850] |" in text
+    assert "ppo-seed-0" not in text
+    page.write_text(text, encoding="utf-8")
+    assert placed(page, readme_section(report)) == text
+    assert "`ppo-seed-2`" in whole_section(report)
+    page.write_text("no markers", encoding="utf-8")
+    with pytest.raises(ValueError, match="results:begin"):
+        placed(page, "section")
+
+
+def test_a_run_with_fewer_seeds_contradicts_only_what_is_far_off() -> None:
+    few = {label: level for label, level in LEVELS.items() if label != "clairvoyant"}
+    fewer = made(few, episodes=20)
+    assert disagreements(fewer, made(few)) == []
+    found = disagreements(fewer, made(few | {"ppo": 0.60}))
+    assert len(found) == 2
+    assert "ppo, static_workload: committed 0." in found[0]
+
+
+def test_everyone_who_can_run_takes_part_unless_left_out() -> None:
+    agents, skipped = line_up([BURSTY], ["random"])
+    assert "heuristic" in agents
+    assert "random" not in agents
+    assert "random" in skipped
+
+
+def test_the_benchmark_writes_what_its_quick_form_then_finds_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/agents.md"):
+        (tmp_path / name).write_text("<!-- results:begin -->\n<!-- results:end -->\n", encoding="utf-8")
+    others = ["ppo", "tuned-heuristic", "best-static", "threshold", "planner", "clairvoyant"]
+    places = ["--out", str(tmp_path / "results"), "--pages", str(tmp_path), "--executor", "serial"]
+    skip = [word for name in others for word in ("--skip", name)]
+    assert main(["--episodes", "2", "--task", BURSTY, *skip, *places]) in {0, 1}  # its processors may be busy elsewhere
+    assert {"benchmark.json", "scores.png", f"timeline-{BURSTY}.png"} <= {
+        p.name for p in (tmp_path / "results").iterdir()
+    }
+    assert main(["--quick", *places]) == 0
+    page = tmp_path / "docs" / "agents.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("0.", "0.9", 1), encoding="utf-8")
+    assert main(["--quick", *places]) == 1
