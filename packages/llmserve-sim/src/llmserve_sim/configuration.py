@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmserve_sim.tasks import Task
     from llmserve_sim.workload.scenario import Scenario
 
-__all__ = ["TIER_INDEX", "Claim", "Configurator", "Course", "Setting", "tokens_per_step"]
+__all__ = ["TIER_INDEX", "Claim", "Configurator", "Course", "Need", "Setting", "tokens_per_step"]
 
 _BYTES_PER_GB: Final = 1e9
 TIER_INDEX: Final = {name: index for index, name in enumerate(TIERS)}
@@ -51,6 +51,16 @@ class Setting:
     """KV blocks per replica that the action asks for, before the co-tenant takes its share."""
     stall_ps: int
     """What is left of a reconfiguration's stall when the window ends."""
+
+
+class Need(NamedTuple):
+    """What a configuration asks of the GPUs' memory."""
+
+    memory: MemoryNeed
+    reserved_gb: float
+    """Per GPU."""
+    half_blocks: int
+    """Cached blocks at which half of all prefixes are hit."""
 
 
 class Claim(NamedTuple):
@@ -114,7 +124,8 @@ class Configurator:
         """SHA-256 (hex) of the task and, where it is not the task's own preset, of the deployment."""
         if deployment != get_deployment(task.deployment):
             self.digest = hashlib.sha256(f"{task.digest} {deployment!r}".encode()).hexdigest()
-        self._need = lru_cache(maxsize=4096)(self._memory_need)
+        self.need = lru_cache(maxsize=4096)(self._memory_need)
+        """Return the `Need` of a tier (index), a KV fraction and whether anything is drafted."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what it is made of: the copy is made anew, or is the one that its process already shares."""
@@ -193,17 +204,20 @@ class Configurator:
 
     def claim(self, tier: int, fraction: float, speculating: bool, cotenant_bytes: int) -> Claim:
         """Return what a configuration gets of the GPUs' memory beside the co-tenant's demand."""
-        need, reserved_gb, half_blocks = self._need(tier, fraction, speculating)
-        grant = self.memory.grant(need, cotenant_bytes, cap_share=self.task.memory_cap_share)
+        return self.claim_of(SCALAR, self.need(tier, fraction, speculating), cotenant_bytes)
+
+    def claim_of(self, arithmetic: Arithmetic, need: Need, cotenant_bytes: Any) -> Claim:
+        """Return what a need gets beside the co-tenant's demand; with `ARRAYS`, for every environment."""
+        grant = self.memory.share(arithmetic, need.memory, cotenant_bytes, self.task.memory_cap_share)
         return Claim(
-            wanted_blocks=need.wanted_blocks,
+            wanted_blocks=need.memory.wanted_blocks,
             pool_blocks=grant.pool_blocks,
-            half_blocks=half_blocks,
-            reserved_gb=reserved_gb,
+            half_blocks=need.half_blocks,
+            reserved_gb=need.reserved_gb,
             pool_gb=grant.pool_bytes / _BYTES_PER_GB,
             cotenant_gb=cotenant_bytes / _BYTES_PER_GB,
             # A neighbour may demand more than the card holds; pressure is a share of the card.
-            pressure=min(1.0, grant.pressure),
+            pressure=arithmetic.at_most(grant.pressure, 1.0),
         )
 
     def transition(
@@ -229,12 +243,11 @@ class Configurator:
         stall = stall_ps + anew + choose(resized, self.fleet.resize_ps, 0)
         return resized, arithmetic.at_least(stall - window_ps, 0)
 
-    def _memory_need(self, tier: int, fraction: float, speculating: bool) -> tuple[MemoryNeed, float, int]:
-        """Return the need, what it reserves in GB, and the cached blocks at which half of all prefixes are hit."""
+    def _memory_need(self, tier: int, fraction: float, speculating: bool) -> Need:
         need = self.memory.need(TIERS[tier], fraction, speculating=speculating)
         cache = self.task.prefix_cache
         half = 1 if cache is None else max(1, round(cache.half_gb * _BYTES_PER_GB / need.block_bytes))
-        return need, need.reserved_bytes / _BYTES_PER_GB, half
+        return Need(need, need.reserved_bytes / _BYTES_PER_GB, half)
 
 
 @lru_cache(maxsize=64)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from llmserve_sim.engine import Engine
     from llmserve_sim.hardware import Deployment
 
-__all__ = ["EngineKind", "Outcome", "ServingEnv"]
+__all__ = ["EngineKind", "Outcome", "ServingEnv", "Standing"]
 
 EngineKind = Literal["auto", "numba", "python", "reference"]
 """Which scheduler runs: all give the same numbers. "auto" is the kernel, compiled where numba is installed."""
@@ -66,6 +66,19 @@ class Outcome:
     def reward(self) -> float:
         """The window's reward; 0 at the start."""
         return 0.0 if self.terms is None else self.terms.total
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a running episode stands; to be read, not changed."""
+
+    engine: Engine
+    course: Course
+    meter: Meter
+    rewards: RewardMeter
+    setting: Setting | None
+    window: int
+    """Windows behind it."""
 
 
 @dataclass(slots=True)
@@ -145,6 +158,11 @@ class ServingEnv:
     def episode_length(self) -> int:
         """Windows in an episode."""
         return self._episode.course.windows if self._episode else self._task.windows
+
+    @property
+    def deployment(self) -> Deployment:
+        """What serves: the task's own deployment, or the one in its place."""
+        return self._configurator.deployment
 
     @property
     def can_split(self) -> bool:
@@ -248,6 +266,16 @@ class ServingEnv:
         outcome = self._take_in(episode, setting, stats)
         episode.stepping = False
         return outcome
+
+    def standing(self) -> Standing:
+        """Return what of the running episode decides how it goes on, for callers that carry it on in a batch.
+
+        Raises `EpisodeStateError` before `reset`.
+        """
+        episode = self._running()
+        return Standing(
+            episode.engine, episode.course, episode.meter, episode.rewards, episode.setting, len(episode.history)
+        )
 
     def conclude(self, setting: Setting, stats: WindowStats) -> Outcome:
         """Take in what the engine reported after running `setting.plan`."""

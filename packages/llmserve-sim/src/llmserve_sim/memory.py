@@ -11,13 +11,15 @@ Knows nothing about requests, only about how many blocks there can be.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llmserve_sim.arithmetic import SCALAR
 from llmserve_sim.engine.interface import BLOCK_TOKENS
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance.quantization import TIERS, weight_bytes
 
 if TYPE_CHECKING:
+    from llmserve_sim.arithmetic import Arithmetic
     from llmserve_sim.hardware import Deployment
 
 __all__ = ["ACTIVATION_BYTES", "MemoryGrant", "MemoryModel", "MemoryNeed"]
@@ -127,12 +129,17 @@ class MemoryModel:
             raise InvalidInputError("cotenant_bytes", "at least 0", got=cotenant_bytes)
         if not 0.0 < cap_share <= 1.0:
             raise InvalidInputError("cap_share", "in (0, 1]", got=cap_share)
+        return self.share(SCALAR, need, cotenant_bytes, cap_share)
+
+    def share(self, arithmetic: Arithmetic, need: MemoryNeed, cotenant_bytes: Any, cap_share: float) -> MemoryGrant:
+        """Do what `grant` does, unchecked; with `ARRAYS`, need, demand and grant hold one entry per environment."""
+        at_least, at_most = arithmetic.at_least, arithmetic.at_most
         room = (self.usable_bytes - need.reserved_bytes - cotenant_bytes) // need.block_bytes
-        blocks = max(self.min_pool_blocks, min(need.wanted_blocks, room))
+        blocks = at_least(at_most(need.wanted_blocks, room), self.min_pool_blocks)
         demand = need.reserved_bytes + blocks * need.block_bytes + cotenant_bytes
         return MemoryGrant(
             pool_blocks=blocks,
             pool_bytes=blocks * need.block_bytes,
-            refused_bytes=max(0, demand - self.usable_bytes),
-            pressure=max(0.0, demand - self.usable_bytes * cap_share) / self.usable_bytes,
+            refused_bytes=at_least(demand - self.usable_bytes, 0),
+            pressure=at_least(demand - self.usable_bytes * cap_share, 0.0) / self.usable_bytes,
         )

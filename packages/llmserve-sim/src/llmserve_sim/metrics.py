@@ -213,9 +213,18 @@ class Meter:
         self._last = Measurement(cotenant_gb=cotenant_gb)
         return self._last
 
+    @property
+    def last(self) -> Measurement:
+        """What was read last."""
+        return self._last
+
     def fork(self) -> Meter:
         """Return an independent meter with the same memory."""
         return replace(self)
+
+    def recall(self, last: Measurement) -> Meter:
+        """Return an independent meter that read `last` last."""
+        return replace(self, _last=last)
 
     def read(self, stats: WindowStats, facts: WindowFacts) -> Measurement:
         """Return the measurement of the window that has just been simulated."""

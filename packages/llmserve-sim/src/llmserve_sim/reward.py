@@ -18,7 +18,7 @@ engines beyond their counts, and nothing about scores.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llmserve_sim.arithmetic import SCALAR
 
@@ -87,6 +87,15 @@ class RewardMeter:
     def fork(self) -> RewardMeter:
         """Return an independent meter with the same memory."""
         return replace(self)
+
+    @property
+    def memory(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Tokens offered and delivered in the last windows, the last of them last."""
+        return self._offered, self._delivered
+
+    def recall(self, memory: tuple[tuple[Any, ...], tuple[Any, ...]]) -> RewardMeter:
+        """Return an independent meter with this memory."""
+        return replace(self, _offered=memory[0], _delivered=memory[1])
 
     def recount(self, offered: Sequence[int]) -> RewardMeter:
         """Return an independent meter for which the windows so far offered so many tokens, the last of them last."""

@@ -123,8 +123,10 @@ class LLMServeVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
         if hasattr(self, "batch"):  # Gymnasium closes what was refused at construction, too
             self.batch.close()
 
-    def _decode(self, actions: Any) -> list[ServeAction]:
+    def _decode(self, actions: Any) -> list[ServeAction] | NDArray[np.integer]:
         if isinstance(actions, np.ndarray):
+            if actions.ndim == 2 and np.issubdtype(actions.dtype, np.integer):
+                return actions  # the batch reads indices itself, all at once
             actions = actions.tolist()
         elif isinstance(actions, dict):
             actions = iterate(self.action_space, actions)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmserve_sim.engine.interface import FleetSpec, Slo, Traffic
+    from llmserve_sim.engine.simulator import KernelEngine
 
     Ints = NDArray[np.int64]
 
@@ -58,16 +59,21 @@ class KernelBatch:
         self._no_records = native(np.zeros(0, dtype=np.int64), backend)
         self._rows: Any
         self._traffic: Any
+        self.stats: Ints
+        self.totals: Ints
         if backend == "numba":
             self._rows = np.zeros(shape, dtype=np.int64)
             self._traffic = np.zeros((size, TRAFFIC_WIDTH), dtype=np.int64)
-            self.stats: Ints = self._rows[:, STATS : STATS + STATS_SIZE]
-            self.totals: Ints = self._rows[:, H_TOTAL_ARRIVED : H_TOTAL_ARRIVED + TOTALS]
+            self._view()
         else:
             self._rows = [[0] * shape[1] for _ in range(size)]
             self._traffic = [[] for _ in range(size)]
             self.stats = np.zeros((size, STATS_SIZE), dtype=np.int64)
             self.totals = np.zeros((size, TOTALS), dtype=np.int64)
+        self._faces: Ints = np.arange(size)
+        """[size] the row of the traffic that an environment faces."""
+        self._lent = False
+        """The traffic is shared with a selection, or is a selection's: whoever changes it takes a copy first."""
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         pieces = min(size, 1 if threads == 1 else threads * CHUNKS_PER_THREAD)
         edges = np.linspace(0, size, pieces + 1).astype(int).tolist()
@@ -81,8 +87,18 @@ class KernelBatch:
 
     def load(self, index: int, traffic: Traffic) -> None:
         """Start environment `index` anew, idle at time 0, with these requests to come."""
-        packed = pack_traffic(traffic)
-        row = new_row(self.fleet, self.slo, traffic)
+        self._put(index, native(new_row(self.fleet, self.slo, traffic), self.backend), pack_traffic(traffic))
+
+    def adopt(self, index: int, engine: KernelEngine) -> None:
+        """Let environment `index` go on where an engine of this fleet stands, facing the same requests."""
+        self._put(index, native(engine.row, self.backend), engine.traffic)
+
+    def _put(self, index: int, row: Any, packed: Ints) -> None:
+        if self._lent:
+            self._traffic = (
+                self._traffic[self._faces] if self.backend == "numba" else [self._traffic[i] for i in self._faces]
+            )
+            self._faces, self._lent = np.arange(self.size), False
         if self.backend == "numba":
             if len(packed) > self._traffic.shape[1]:
                 wider = np.zeros((self.size, len(packed) + len(packed) // 8), dtype=np.int64)
@@ -92,8 +108,37 @@ class KernelBatch:
             self._rows[index] = row
         else:
             self._traffic[index] = packed.tolist()
-            self._rows[index] = row.tolist()
+            self._rows[index] = list(row)
             self._show(index)
+
+    def select(self, indices: Ints, into: KernelBatch | None = None) -> KernelBatch:
+        """Independent copies of the environments at `indices`, in this order and with repeats, on one thread.
+
+        `into` is an earlier selection that nobody needs any more: its memory is used again where the size is the same.
+        """
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)  # the traffic, which nobody changes, is shared
+        twin.size = len(indices)
+        self._lent = twin._lent = True
+        twin._faces = self._faces[indices]
+        if self.backend == "numba":
+            old = None if into is None else into.arena
+            if old is not None and old.shape != (twin.size, self._rows.shape[1]):
+                old = None
+            twin._rows = np.take(self._rows, indices, axis=0, out=old, mode="clip")
+            twin._view()
+        else:
+            twin._rows = [self._rows[i].copy() for i in indices]
+            twin.stats, twin.totals = self.stats[indices], self.totals[indices]
+        twin._pool = None
+        twin._chunks = [(0, twin.size)]
+        twin._everyone = np.ones(twin.size, dtype=np.int64)
+        return twin
+
+    def _view(self) -> None:
+        """Show statistics and totals where compiled code leaves them: in the rows themselves."""
+        self.stats = self._rows[:, STATS : STATS + STATS_SIZE]
+        self.totals = self._rows[:, H_TOTAL_ARRIVED : H_TOTAL_ARRIVED + TOTALS]
 
     def step(self, plans: Ints, active: NDArray[np.bool_] | None = None) -> Ints:
         """Run one window of every active environment.
@@ -110,7 +155,8 @@ class KernelBatch:
         mask = self._everyone if active is None else active.astype(np.int64)
         compiles = self.backend == "numba"
         run: Any = compiled.compiled_fleet().run_batch if compiles else fleet_kernel.run_batch
-        args = (self._rows, self._tables, self._traffic, self._no_records, native(plans, self.backend), mask)
+        faces = native(self._faces, self.backend)
+        args = (self._rows, self._tables, self._traffic, faces, self._no_records, native(plans, self.backend), mask)
         if self._pool is None:
             run(*args, 0, self.size)
         else:

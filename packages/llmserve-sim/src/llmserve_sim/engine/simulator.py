@@ -183,6 +183,16 @@ class KernelEngine:
         rows = (values[at : at + RECORD_SIZE] for at in range(0, len(values), RECORD_SIZE))
         return sorted(RequestRecord(r[0], STATUSES[r[1]], *r[2:]) for r in rows)
 
+    @property
+    def row(self) -> Ints:
+        """[row_size] a copy of the whole state."""
+        return np.array(self._row, dtype=np.int64)
+
+    @property
+    def traffic(self) -> Ints:
+        """The requests it faces, as the kernel reads them."""
+        return np.asarray(self._traffic, dtype=np.int64)
+
     def state_bytes(self) -> bytes:
         """The whole state, for hashing."""
         return np.asarray(self._row, dtype=np.int64).tobytes()

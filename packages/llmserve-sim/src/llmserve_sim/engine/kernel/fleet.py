@@ -451,13 +451,14 @@ def run_batch(
     arena: Sequence[Row],
     tb: Row,
     traffic: Sequence[Row],
+    faces: Row,
     rec: Row,
     plans: Sequence[Row],
     active: Row,
     low: int,
     high: int,
 ) -> None:
-    """Run one window of the environments low..high−1 that are active; rows of the arguments belong together."""
+    """Run one window of the environments low..high−1 that are active; environment e faces the traffic in row faces[e]."""
     for e in range(low, high):
         if active[e] != 0:
-            run_window(arena[e], tb, traffic[e], rec, plans[e], 0)
+            run_window(arena[e], tb, traffic[faces[e]], rec, plans[e], 0)

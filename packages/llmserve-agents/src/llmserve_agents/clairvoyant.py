@@ -1,0 +1,178 @@
+"""The clairvoyant bound: what an agent could earn that knows the episode's future, found by searching plans on true forks.
+
+A plan is one configuration per window. It is improved window by window: every change of one knob, held for each of several
+lengths, is simulated to a few windows beyond its end, against the plan as it stands and on the same future; the change
+that gains most is taken. Passes repeat until they gain nothing. What the search starts from (the best fixed configuration, or
+what any agent did) it never falls below. The result is a lower bound of the optimum, hence searched hard.
+
+Only references, evaluations and the page's "what if" may use this: it copies the true future.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from llmserve_agents.search import ROWS, play
+from llmserve_sim.batch import ServingBatch
+from llmserve_sim.grid import ACTION_GRID, GRID_SIZES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_sim.tasks import Task
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+
+__all__ = ["Budget", "improve", "whole_plan_values"]
+
+_NAMES: Final = list(ACTION_GRID)
+_SPLIT: Final = _NAMES.index("prefill_decode_split")
+_SLOW: Final = {_NAMES.index("quantization_tier"), _SPLIT}
+"""Knobs whose change costs seconds: only a long stay can pay for it."""
+_FEW: Final = 3
+"""Values that are few enough to try all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How hard the search tries."""
+
+    passes: int = 3
+    """Passes over the episode, at most; one that gains nothing ends the search."""
+    strides: tuple[int, ...] = (1, 2, 4)
+    """By how many points of the grid a knob is moved, up and down."""
+    holds: tuple[int, ...] = (1, 4)
+    """For how many windows a change is tried."""
+    slow_holds: tuple[int, ...] = (6, 12, 24)
+    """The same for the knobs whose change costs seconds."""
+    beyond: int = 3
+    """Windows simulated after a change has ended: what it leaves behind (queue, cache, swaps back) counts as well."""
+
+
+def whole_plan_values(task: Task, seeds: Sequence[int], plans: Ints) -> Floats:
+    """Return float64[seeds]: mean reward per window of `plans` int64[seeds, windows, 6]."""
+    values = np.empty(len(seeds))
+    for begin in range(0, len(seeds), ROWS):
+        batch = ServingBatch(task, len(seeds[begin : begin + ROWS]))
+        batch.start(seeds[begin : begin + ROWS])
+        values[begin : begin + ROWS] = play(batch, plans[begin : begin + ROWS]).mean(axis=1)
+    return values
+
+
+def improve(
+    task: Task,
+    seeds: Sequence[int],
+    plans: Ints,
+    budget: Budget | None = None,
+    *,
+    frozen: Sequence[int] = (),
+    tell: Callable[[int, int, float], object] | None = None,
+) -> tuple[Ints, Floats]:
+    """Return plans int64[seeds, windows, 6] that are at least as good as those given, and their mean rewards per window.
+
+    `frozen` knobs keep the values that they have in the plans. `tell(pass, window, value)` hears of every window, with the
+    mean value of all plans before this pass.
+    """
+    budget = Budget() if budget is None else budget
+    best, value = plans.copy(), whole_plan_values(task, seeds, plans)
+    moves = _moves(budget, frozen, can_split=ServingBatch(task, 1).can_split)
+    going = np.arange(len(seeds))
+    for number in range(budget.passes):
+        tried = best[going].copy()
+        group = max(1, ROWS // max(len(m) for m in moves.values()))
+        for begin in range(0, len(going), group):
+            rows = slice(begin, begin + group)
+            tried[rows] = _pass(
+                task,
+                [seeds[i] for i in going[rows].tolist()],
+                tried[rows],
+                moves,
+                budget.beyond,
+                None if tell is None else partial(_relay, tell, number, float(value.mean())),
+            )
+        reached = whole_plan_values(task, [seeds[i] for i in going.tolist()], tried)
+        better = reached > value[going]
+        best[going[better]], value[going[better]] = tried[better], reached[better]
+        # An episode in which a pass found next to nothing is left alone from then on.
+        going = going[better]
+        if not len(going):
+            break
+    return best, value
+
+
+def _relay(tell: Callable[[int, int, float], object], number: int, value: float, window: int) -> None:
+    tell(number, window, value)
+
+
+def _moves(budget: Budget, frozen: Sequence[int], *, can_split: bool) -> dict[int, Ints]:
+    """By hold: int64[n, 2] of a knob and by how much it is moved."""
+    moves: dict[int, list[tuple[int, int]]] = {}
+    for knob, size in enumerate(GRID_SIZES):
+        if knob in frozen or (knob == _SPLIT and not can_split):
+            continue
+        strides = [step for step in budget.strides if step < size]
+        for hold in budget.slow_holds if knob in _SLOW else budget.holds:
+            moves.setdefault(hold, []).extend((knob, sign * step) for step in strides for sign in (1, -1))
+    return {hold: np.array(some, dtype=np.int64) for hold, some in sorted(moves.items())}
+
+
+def _pass(
+    task: Task,
+    seeds: Sequence[int],
+    plans: Ints,
+    moves: dict[int, Ints],
+    beyond: int,
+    tell: Callable[[int], object] | None,
+) -> Ints:
+    """One pass over the episodes of some seeds; returns the changed plans."""
+    plans = plans.copy()
+    trunk = ServingBatch(task, len(seeds))
+    trunk.start(seeds)
+    everyone = np.arange(len(seeds))
+    spent: dict[int, ServingBatch] = {}
+    for window in range(trunk.episode_length):
+        gains = np.zeros(len(seeds))
+        chosen = plans[:, window:].copy()
+        baseline = play(trunk.select(everyone), plans[:, window : window + max(moves) + beyond])
+        for hold, options in moves.items():
+            found, changed = _try(trunk, plans[:, window : window + hold + beyond], options, hold, baseline, spent)
+            better = found > gains + 1e-9
+            gains[better] = found[better]
+            chosen[better] = plans[better, window:]
+            chosen[better, : changed.shape[1]] = changed[better]
+        plans[:, window:] = chosen
+        trunk.advance(plans[:, window])
+        if tell is not None:
+            tell(window)
+    return plans
+
+
+def _try(
+    trunk: ServingBatch, ahead: Ints, options: Ints, hold: int, baseline: Floats, spent: dict[int, ServingBatch]
+) -> tuple[Floats, Ints]:
+    """Try every option, held for `hold` windows; return the best gain by episode, and the plan that has it.
+
+    `spent` holds earlier selections by size, for their memory.
+    """
+    episodes, windows = ahead.shape[:2]
+    rows = np.repeat(np.arange(episodes), len(options))
+    tried = ahead[rows]
+    knob, step = np.tile(options, (episodes, 1)).T
+    # Held at one value, however the plan went on: knobs of two or three values wrap, so that each is tried.
+    size = np.array(GRID_SIZES)[knob]
+    value = tried[np.arange(len(rows)), 0, knob] + step
+    value = np.where(size <= _FEW, value % size, np.clip(value, 0, size - 1))
+    tried[np.arange(len(rows))[:, None], np.arange(min(hold, windows))[None, :], knob[:, None]] = value[:, None]
+    batch = spent[len(rows)] = trunk.select(rows, into=spent.get(len(rows)))
+    rewards = play(batch, tried)
+    gain = rewards.sum(axis=1) - baseline[rows, : rewards.shape[1]].sum(axis=1)
+    by_episode = gain.reshape(episodes, len(options))
+    best = by_episode.argmax(axis=1)
+    at = np.arange(episodes) * len(options) + best
+    return gain[at], tried[at]

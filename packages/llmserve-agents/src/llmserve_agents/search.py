@@ -1,0 +1,200 @@
+"""Searches that many simulated episodes at once make cheap: the value of fixed configurations, and the best of them.
+
+Configurations are rows of indices on `llmserve_sim.grid.ACTION_GRID`, int64[..., 6]; values are mean rewards per window. The
+module knows nothing about policies: it drives `ServingBatch` with plans made in advance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import combinations
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+
+from llmserve_sim.batch import ServingBatch
+from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, from_indices, to_indices
+from llmserve_sim.schema import ServeAction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_sim.tasks import Task
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+
+__all__ = ["ROWS", "STARTS", "best_by_regime", "best_static", "play", "static_values"]
+
+ROWS: Final = 512
+"""Episodes simulated side by side, at most: more do not make a window cheaper, and each takes about 200 KB."""
+STARTS: Final = tuple(
+    ServeAction(
+        batch_cap=cap, kv_budget_fraction=0.4, quantization_tier=tier, speculation_depth=depth, priority_routing=True
+    )
+    for tier in ("FP16", "INT8", "INT4")
+    for cap, depth in ((32, 2), (128, 0))
+)
+"""Where the search for a fixed configuration begins: each tier, small batches with a draft and large ones without."""
+_ENOUGH: Final = 1e-6
+"""A gain in reward per window that is worth a move."""
+_SPLIT: Final = list(ACTION_GRID).index("prefill_decode_split")
+
+
+def play(batch: ServingBatch, plans: Ints) -> Floats:
+    """Run `plans` int64[size, n, 6] through the next n windows; return float64[size, n] rewards (fewer at the end)."""
+    windows = min(plans.shape[1], batch.episode_length - batch.window)
+    rewards = np.empty((batch.size, windows))
+    for window in range(windows):
+        rewards[:, window] = batch.advance(plans[:, window]).reward
+    return rewards
+
+
+def static_values(task: Task, configurations: Ints, seeds: Sequence[int]) -> Floats:
+    """Return float64[n, seeds]: what each of n configurations earns per window when held for a whole episode."""
+    values = np.empty((len(configurations), len(seeds)))
+    each = max(1, ROWS // len(seeds))
+    first = ServingBatch(task, len(seeds))
+    first.start(seeds)
+    for begin in range(0, len(configurations), each):
+        held = configurations[begin : begin + each]
+        batch = first.select(np.tile(np.arange(len(seeds)), len(held)))
+        plan = np.repeat(held, len(seeds), axis=0)
+        total = np.zeros(batch.size)
+        for _ in range(batch.episode_length):
+            total += batch.advance(plan).reward
+        values[begin : begin + len(held)] = (total / batch.episode_length).reshape(len(held), len(seeds))
+    return values
+
+
+def best_static(
+    task: Task,
+    seeds: Sequence[int],
+    *,
+    starts: Iterable[ServeAction] = STARTS,
+    pairs: bool = True,
+    tell: Callable[[str], object] | None = None,
+) -> tuple[ServeAction, float]:
+    """Return the best fixed configuration found and its mean reward per window over `seeds`.
+
+    From each start, sweeps over one knob at a time on a quarter of the seeds; from the best end, sweeps over every pair of
+    knobs (all values of the one with all values of the other) on all seeds until none improves: a cap and a depth, or a tier
+    and a budget, are only good together. `pairs=False` sweeps single knobs there, too. Deterministic.
+    """
+    few = seeds[: max(2, len(seeds) // 4)]
+    ends = []
+    for start in starts:
+        end, value = _climb(task, few, np.array(to_indices(start), dtype=np.int64), _knob_by_knob(task))
+        _say(tell, f"{task.id}: from {start.quantization_tier}, cap {start.batch_cap}: {value:.4f}")
+        ends.append((value, end))
+    here = max(ends, key=lambda found: found[0])[1]
+    sweeps = _pair_by_pair(task) if pairs else _knob_by_knob(task)
+    here, value = _climb(task, seeds, here, sweeps)
+    _say(tell, f"{task.id}: best fixed configuration {value:.4f}")
+    return from_indices(here.tolist()), value
+
+
+def _say(tell: Callable[[str], object] | None, line: str) -> None:
+    if tell is not None:
+        tell(line)
+
+
+Sweep: TypeAlias = "Callable[[Ints], Ints]"
+"""From a configuration to those that a sweep compares, itself among them."""
+
+
+def _climb(task: Task, seeds: Sequence[int], here: Ints, sweeps: Sequence[Sweep]) -> tuple[Ints, float]:
+    """Repeat the sweeps, each time moving to the best configuration, until a whole round improves nothing."""
+    known: dict[tuple[int, ...], float] = {}
+
+    def value(options: Ints) -> Floats:
+        new = [key for key in dict.fromkeys(map(tuple, options.tolist())) if key not in known]
+        if new:
+            found = static_values(task, np.array(new, dtype=np.int64), seeds).mean(axis=1)
+            known.update(zip(new, found.tolist(), strict=True))
+        return np.array([known[tuple(option)] for option in options.tolist()])
+
+    at = float(value(here[None])[0])
+    improved = True
+    while improved:
+        improved = False
+        for sweep in sweeps:
+            options = sweep(here)
+            values = value(options)
+            best = int(values.argmax())
+            if values[best] > at + _ENOUGH:
+                here, at, improved = options[best], float(values[best]), True
+    return here, at
+
+
+def _knob_by_knob(task: Task) -> list[Sweep]:
+    can_split = ServingBatch(task, 1).can_split
+    return [partial(_grid, first=i, second=i, can_split=can_split) for i in range(len(GRID_SIZES))]
+
+
+def _pair_by_pair(task: Task) -> list[Sweep]:
+    can_split = ServingBatch(task, 1).can_split
+    pairs = combinations(range(len(GRID_SIZES)), 2)
+    return [partial(_grid, first=i, second=j, can_split=can_split) for i, j in pairs]
+
+
+def best_by_regime(
+    task: Task,
+    seeds: Sequence[int],
+    regimes: Ints,
+    start: ServeAction,
+    *,
+    groups: Sequence[Sequence[int]] = (),
+    tied: Sequence[int] = (),
+    rounds: int = 4,
+) -> tuple[Ints, Floats]:
+    """Return the best configuration of each regime and what they earn together, float64[seeds] per window.
+
+    `regimes` int64[seeds, windows] says in which regime (0..n-1) each window is. Sweeps over one knob of all regimes, of each
+    of `groups` of them and of one at a time, from `start` everywhere, until nothing improves or `rounds` are over. `tied`
+    knobs have one value in all regimes.
+    """
+    count = int(regimes.max()) + 1
+    table = np.tile(np.array(to_indices(start), dtype=np.int64), (count, 1))
+    can_split = ServingBatch(task, 1).can_split
+    first = ServingBatch(task, len(seeds))
+    first.start(seeds)
+    spent: dict[int, ServingBatch] = {}
+
+    def values(tables: Ints) -> Floats:
+        rows = np.tile(np.arange(len(seeds)), len(tables))
+        batch = spent[len(rows)] = first.select(rows, into=spent.get(len(rows)))
+        plans = tables[:, regimes].reshape(len(rows), regimes.shape[1], len(GRID_SIZES))
+        earned: Floats = play(batch, plans).mean(axis=1).reshape(len(tables), len(seeds))
+        return earned
+
+    at = values(table[None])[0]
+    for _ in range(rounds):
+        before = at.mean()
+        for knob, size in enumerate(GRID_SIZES):
+            if knob == _SPLIT and not can_split:
+                continue
+            together = [list(range(count))]
+            for where in together if knob in tied else [*together, *map(list, groups), *([i] for i in range(count))]:
+                options = np.repeat(table[None], size, axis=0)
+                options[:, where, knob] = np.arange(size)[:, None]
+                reached = values(options)
+                best = int(reached.mean(axis=1).argmax())
+                if reached[best].mean() > at.mean() + _ENOUGH:
+                    table, at = options[best], reached[best]
+        if at.mean() <= before + _ENOUGH:
+            break
+    return table, at
+
+
+def _grid(here: Ints, *, first: int, second: int, can_split: bool) -> Ints:
+    """All values of two knobs (or of one, named twice), the others as they are."""
+    if first == second:
+        options = np.repeat(here[None], GRID_SIZES[first], axis=0)
+        options[:, first] = np.arange(GRID_SIZES[first])
+        return options if can_split else options[options[:, _SPLIT] == 0]
+    a, b = np.meshgrid(np.arange(GRID_SIZES[first]), np.arange(GRID_SIZES[second]), indexing="ij")
+    options = np.repeat(here[None], a.size, axis=0)
+    options[:, first], options[:, second] = a.ravel(), b.ravel()
+    return options if can_split else options[options[:, _SPLIT] == 0]

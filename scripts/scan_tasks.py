@@ -1,0 +1,148 @@
+"""What control is worth in a task, and in variants of it: how the tasks' loads and ingredients were chosen.
+
+    python scripts/scan_tasks.py bursty_workload --set traffic.rate_rps=6,9,12
+    python scripts/scan_tasks.py phase_shift --knobs
+
+For every variant, on training seeds: the mean reward per window of the random policy, of the best fixed configuration (and the
+share of requests that it serves within their targets, which says whether the load sits on a cliff), and of the best
+configuration per *regime*: a table of configurations, one for each combination of what an attentive operator can tell apart. That
+gap is the room that control has and can learn. With `--knobs` the table is searched again with each knob tied to one value: what
+is lost is that knob's value over time. With `--bound` a pass of the clairvoyant search starts from the table.
+Load belongs where the best fixed configuration is neither saturated nor idle; every knob should have value in some task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from llmserve_agents.clairvoyant import Budget, improve
+from llmserve_agents.search import best_by_regime, best_static, play
+from llmserve_sim.batch import ServingBatch
+from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, to_indices
+from llmserve_sim.tasks import Task, load_task
+from llmserve_sim.workload.scenario import Phase, generate
+
+
+def variants(task: Task, settings: Sequence[str]) -> list[tuple[str, Task]]:
+    """Return every combination of the settings' values, ``field.field=value,value``, with its name."""
+    axes = []
+    for setting in settings:
+        path, _, values = setting.partition("=")
+        axes.append([(path, json.loads(value)) for value in values.split(",")])
+    found = []
+    for chosen in itertools.product(*axes):
+        content = task.model_dump(mode="json")
+        for path, value in chosen:
+            *parents, name = path.split(".")
+            table: Any = content
+            for parent in parents:
+                table = table[int(parent) if isinstance(table, list) else parent]
+            table[name] = value
+        found.append(
+            (" ".join(f"{path}={value}" for path, value in chosen) or "as it is", Task.model_validate(content))
+        )
+    return found
+
+
+def regimes(task: Task, seeds: Sequence[int]) -> tuple[np.ndarray, list[str], list[list[int]]]:
+    """Return int64[seeds, windows] regimes that an operator could tell apart, the signs they are made of, and groups by sign.
+
+    Loaded windows and the one before them; the neighbour above or below its middle; drafts accepted more or less often
+    than on average; alternating lengths; a surge of priority requests: whichever of these the task has.
+    """
+    scenarios = [generate(task, seed) for seed in seeds]
+    signs: dict[str, np.ndarray] = {}
+    phase = np.array([scenario.phase for scenario in scenarios])
+    if task.traffic.burst or task.traffic.spikes:
+        loaded = (phase & int(Phase.BURST | Phase.SPIKE)) != 0
+        signs["loaded"] = loaded | np.roll(loaded, -1, axis=1)
+    if task.cotenant is not None and task.cotenant.high_gb > task.cotenant.low_gb:
+        middle = 0.5e9 * (task.cotenant.high_gb + task.cotenant.low_gb)
+        signs["neighbour"] = np.array([scenario.cotenant_bytes for scenario in scenarios]) > middle
+    if task.acceptance.swing > 0.0:
+        signs["acceptance"] = np.array([scenario.acceptance[:, 0] for scenario in scenarios]) > task.acceptance.mean
+    if task.lengths.alternation is not None:
+        signs["alternate"] = (phase & int(Phase.ALTERNATE)) != 0
+    if task.priority.surge is not None:
+        signs["surge"] = (phase & int(Phase.SURGE)) != 0
+    code = np.zeros_like(phase)
+    for bit, sign in enumerate(signs.values()):
+        code += sign.astype(np.int64) << bit
+    present, dense = np.unique(code, return_inverse=True)
+    groups = [np.flatnonzero((present >> bit & 1) == side) for bit in range(len(signs)) for side in (0, 1)]
+    return dense.reshape(code.shape), list(signs), [group.tolist() for group in groups if len(group)]
+
+
+def describe(task: Task, seeds: Sequence[int], *, knobs: bool, bound: bool) -> str:
+    """Return lines about a task: fixed, by regime, the knobs' values over time, and the clairvoyant's."""
+    action, fixed = best_static(task, seeds, pairs=False)
+    windows = (len(seeds), task.windows, len(GRID_SIZES))
+    chance = ServingBatch(task, len(seeds))
+    chance.start(seeds)
+    random = float(play(chance, np.random.default_rng(0).integers(0, GRID_SIZES, windows)).mean())
+    held = ServingBatch(task, len(seeds))
+    held.start(seeds)
+    plan = np.broadcast_to(np.array(to_indices(action)), windows)
+    met = np.mean([held.advance(plan[:, w]).measurement.slo_compliance_rate for w in range(task.windows)])
+    by_regime, signs, groups = regimes(task, seeds)
+    table, adapted = best_by_regime(task, seeds, by_regime, action, groups=groups)
+    lines = [
+        f"random {random:+.4f}  fixed {fixed:.4f} (SLO {met:.2f}) {_short(to_indices(action))}",
+        f"  by regime ({', '.join(signs)}): {adapted.mean():.4f}, {adapted.mean() - fixed:+.4f}",
+        *(
+            f"    {code:2d} {_short(row)} in {np.mean(by_regime == code):.0%}"
+            for code, row in enumerate(table.tolist())
+        ),
+    ]
+    if knobs:
+        for knob, name in enumerate(ACTION_GRID):
+            _, tied = best_by_regime(task, seeds, by_regime, action, groups=groups, tied=[knob])
+            loss = adapted - tied
+            lines.append(f"  {name:22s} worth {loss.mean():+.4f} (+-{1.96 * loss.std() / len(seeds) ** 0.5:.4f})")
+    if bound:
+        plans, values = improve(task, seeds, table[by_regime], Budget(passes=1))
+        changes = (np.diff(plans, axis=1) != 0).mean(axis=(0, 1)) * task.windows
+        counted = ", ".join(f"{name} {n:.0f}" for name, n in zip(ACTION_GRID, changes, strict=True))
+        lines.append(f"  clairvoyant {values.mean():.4f}, changes per episode: {counted}")
+    return "\n".join(lines)
+
+
+def _short(indices: Sequence[int]) -> str:
+    cap, kv, depth, tier, split, priority = (
+        choices[i] for choices, i in zip(ACTION_GRID.values(), indices, strict=True)
+    )
+    return f"cap {cap} kv {kv} K {depth} {tier}{' split' if split else ''}{' priority' if priority else ''}"
+
+
+def main() -> int:
+    """Parse, scan, print."""
+    parser = argparse.ArgumentParser(
+        prog="python scripts/scan_tasks.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", help="a task's id, or the path of a task file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=V,V", help="values of a field (repeatable)"
+    )
+    parser.add_argument("--knobs", action="store_true", help="the value of each knob over time as well")
+    parser.add_argument("--bound", action="store_true", help="the clairvoyant search's value as well")
+    parser.add_argument("--seeds", type=int, default=8, help="training seeds (8)")
+    options = parser.parse_args()
+    task = load_task(options.task)
+    first = task.seeds.train.start
+    seeds = list(range(first, first + options.seeds))
+    for name, variant in variants(task, options.set):
+        sys.stdout.write(f"{task.id}, {name}\n  ")
+        sys.stdout.write(describe(variant, seeds, knobs=options.knobs, bound=options.bound) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
