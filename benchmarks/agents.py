@@ -17,9 +17,10 @@ from typing import Final
 from benchmarks.bars import bars
 from benchmarks.results import placed, readme_section, whole_section
 
-from llmserve_agents.ablation import ablate, searched_values
+from llmserve_agents.ablation import ablate
 from llmserve_agents.ablation_report import AblationReport
-from llmserve_agents.evaluation import SIDE_BY_SIDE, Progress, evaluation_tasks, play, run, runnable_agents
+from llmserve_agents.episodes import play
+from llmserve_agents.evaluation import SIDE_BY_SIDE, Progress, evaluation_tasks, run, runnable_agents
 from llmserve_agents.evaluation_report import EvaluationReport
 from llmserve_agents.executors import EXECUTORS, Executor, make_executor
 from llmserve_agents.plots import draw_knob_values, draw_scores, draw_timeline
@@ -129,8 +130,7 @@ def _ablation(name: str, tasks: Sequence[str], episodes: int, place: Executor) -
     def tell(what: str, done: int, jobs: int) -> None:
         print(f"ablation of {name}: {what}, {done}/{jobs}", file=sys.stderr)
 
-    values = searched_values() if name == "clairvoyant" else parse_agent(name)
-    return ablate(values, tasks, episodes, name=name, executor=place, progress=tell)
+    return ablate(name, tasks, episodes, executor=place, progress=tell)
 
 
 def _section(report: EvaluationReport, ablations: Sequence[AblationReport], *, whole: bool) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents.evaluation import Progress, _chunks, evaluation_tasks, play, run, runnable_agents
+from llmserve_agents.clairvoyant import Budget
+from llmserve_agents.episodes import play
+from llmserve_agents.evaluation import Progress, _chunks, evaluation_tasks, run, runnable_agents
 from llmserve_agents.evaluation import test_seeds as seeds_of
 from llmserve_agents.evaluation_report import EvaluationReport
 from llmserve_agents.executors import ProcessExecutor, RayExecutor, SerialExecutor
@@ -161,11 +163,28 @@ class Broken(Forking):
         raise InvalidInputError("weights", "must be there")
 
 
+def test_the_clairvoyant_bound_is_searched_from_what_the_others_did_and_is_below_none_of_them() -> None:
+    tiny = Budget(passes=1, strides=(1,), holds=(1,), slow_holds=(), beyond=1)
+    places = (SerialExecutor(), ProcessExecutor(2))
+    first, other = (
+        run(["heuristic", "clairvoyant", "static"], [TASKS[0]], 2, executor=place, resamples=100, budget=tiny)
+        for place in places
+    )
+    assert first.stable() == other.stable()
+    bound = first.rewards("clairvoyant", TASKS[0])
+    for rival in ("heuristic", "static"):
+        assert all(high >= low for high, low in zip(bound, first.rewards(rival, TASKS[0]), strict=True))
+    assert sum(bound) > sum(first.rewards("heuristic", TASKS[0]))
+    assert first.verified
+    with pytest.raises(InvalidInputError, match="window by window"):
+        play(parse_agent("clairvoyant"), TASKS[0], 1)
+
+
 def test_chunks_hold_every_episode_once_and_begin_with_the_dearest() -> None:
     specs = agent_specs(["random", "heuristic", "static"])
     plan = {"bursty_workload": tuple(range(100)), "static_workload": tuple(range(50))}
     for workers in (1, 2, 16):
-        chunks = _chunks(specs, plan, workers)
+        chunks = _chunks(specs, plan, workers, keep=False)
         work = [(chunk.task_id, chunk.spec.label, seed) for chunk in chunks for seed in chunk.seeds]
         assert len(work) == len(set(work)) == 3 * 150
         costs = [chunk.cost for chunk in chunks]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from llmserve_agents.ablation_report import AblationReport, KnobValue
-from llmserve_agents.evaluation import play, run
+from llmserve_agents.episodes import play
+from llmserve_agents.evaluation import run
 from llmserve_agents.evaluation_report import Estimate
 from llmserve_agents.executors import SerialExecutor
 from llmserve_agents.plots import Curve, draw_knob_values, draw_learning_curves, draw_scores, draw_timeline

@@ -20,7 +20,8 @@ import numpy as np
 from llmserve_agents.__about__ import __version__
 from llmserve_agents.ablation_report import AblationReport, KnobValue
 from llmserve_agents.baseline import validator_tasks
-from llmserve_agents.evaluation import drive, evaluation_tasks, test_seeds, warm
+from llmserve_agents.episodes import drive, warm
+from llmserve_agents.evaluation import evaluation_tasks, test_seeds
 from llmserve_agents.evaluation_report import Estimate
 from llmserve_agents.executors import Executor, ProcessExecutor
 from llmserve_agents.policy import Policy
@@ -70,7 +71,7 @@ def ablate(
     """Return what each knob is worth to an agent; the same bytes from every run, whatever the workers.
 
     Args:
-        agent: a name or spec (see `roster`), or a function of type `Values`.
+        agent: a name or spec (see `roster`), "clairvoyant" for `searched_values`, or a function of type `Values`.
         tasks: ids of tasks, "all" for the three that validators know (the default).
         episodes: how many of each task's test seeds the values are means over.
         name: what the agent is called in the report; needed for a function.
@@ -83,14 +84,15 @@ def ablate(
     Raises `InvalidInputError` for wrong arguments, and what the agent raises.
     """
     spec = parse_agent(agent) if isinstance(agent, str) else agent
-    values = agent_values(spec) if isinstance(spec, AgentSpec) else spec
+    acts = isinstance(spec, AgentSpec) and not spec.searched
+    values = (agent_values(spec) if acts else searched_values()) if isinstance(spec, AgentSpec) else spec
     label = name or (spec.label if isinstance(spec, AgentSpec) else None)
     if label is None:
         raise InvalidInputError("name", "must be given for a function")
     chosen = evaluation_tasks(tasks)
     trained = {task: _training_seeds(task, search_seeds) for task in chosen}
     tested = {task: test_seeds(task, episodes) for task in chosen}
-    if isinstance(spec, AgentSpec):
+    if isinstance(spec, AgentSpec) and acts:
         _try(spec, tested)
     place = ProcessExecutor() if executor is None else executor
     tell = progress or (lambda _what, _done, _jobs: None)

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from llmserve_agents.cli_evaluate_render import standing_tables, summary_lines, timing_line
 from llmserve_agents.cli_options import as_options, output_folder, progress_bar
-from llmserve_agents.evaluation import EPISODES, Progress, play, run, runnable_agents
+from llmserve_agents.episodes import play
+from llmserve_agents.evaluation import EPISODES, Progress, run, runnable_agents
 from llmserve_agents.evaluation_report import EvaluationReport
 from llmserve_agents.executors import EXECUTORS, make_executor
 from llmserve_agents.roster import AgentSpec, agent_specs, known_agents
@@ -126,7 +127,10 @@ def _write(report: EvaluationReport, folder: Path, agents: Sequence[AgentSpec], 
     from llmserve_agents.plots import draw_scores, draw_timeline
 
     draw_scores(report, folder / "scores.png")
+    acting = [spec for spec in agents if not spec.searched]
+    if not acting:
+        return
     for task_id in report.tasks:
         seed = report.seeds[task_id][0]
-        logs = {spec.label: play(spec, task_id, seed) for spec in agents[:2]}
+        logs = {spec.label: play(spec, task_id, seed) for spec in acting[:2]}
         draw_timeline(logs, folder / f"timeline-{task_id}.png", window_s=catalogue_task(task_id).window_s)

@@ -12,44 +12,35 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
 from typing import Final
 
 from llmserve_agents.baseline import validator_tasks
+from llmserve_agents.clairvoyant import Budget
+from llmserve_agents.episodes import drive, scored, warm
+from llmserve_agents.evaluation_bound import Authored, BoundJob, packed, search
 from llmserve_agents.evaluation_report import AgentEntry, EpisodeScore, EvaluationReport, Timing, WeightsUsed
 from llmserve_agents.evaluation_summary import conclude
 from llmserve_agents.executors import Executor, ProcessExecutor
-from llmserve_agents.policy import Policy
 from llmserve_agents.roster import AgentSpec, agent_specs, parse_agent, weights_of, weights_path
 from llmserve_agents.statistics import Bootstrap
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, LLMServeError
-from llmserve_sim.grader import grade
-from llmserve_sim.schema import ACTION_FIELDS, EpisodeLog
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = [
-    "EPISODES",
-    "SIDE_BY_SIDE",
-    "Progress",
-    "drive",
-    "evaluation_tasks",
-    "play",
-    "run",
-    "runnable_agents",
-    "test_seeds",
-    "warm",
-]
+__all__ = ["EPISODES", "SIDE_BY_SIDE", "Progress", "evaluation_tasks", "run", "runnable_agents", "test_seeds"]
 
 EPISODES: Final = 20
 """Test seeds per task unless told otherwise."""
 SIDE_BY_SIDE: Final = ("ppo", "tuned-heuristic", "heuristic", "best-static", "threshold", "static", "random")
 """The agents of an evaluation that names none: those that need no search, the one to be compared with first."""
-_COST: Final = {"planner": 100.0, "clairvoyant": 2000.0, "ppo": 2.0}
+_COST: Final = {"planner": 100.0, "ppo": 2.0}
 """What an episode costs, about, with its grading: 1 is an agent of plain rules. Only the order of work depends on it."""
 _CHUNKS: Final = 24
 """A worker's work is cut into so many chunks, at least: what the last one holds up is then a few per cent."""
+
+
+_SIDE_BY_SIDE: Final = 8
+"""Episodes that one search steps together, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +63,7 @@ def run(
     executor: Executor | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
+    budget: Budget | None = None,
     skipped: dict[str, str] | None = None,
     progress: Callable[[Progress], object] | None = None,
 ) -> EvaluationReport:
@@ -85,6 +77,7 @@ def run(
         executor: where episodes run; by default in as many processes as there are processors.
         resamples: of the bootstrap behind the intervals.
         confidence: of the intervals.
+        budget: of the clairvoyant search, where it takes part; the command has the default one.
         skipped: agents that were left out and why, for the report.
         progress: called after each chunk.
 
@@ -100,15 +93,23 @@ def run(
     warm()
     begun = time.perf_counter()
     _charge()
-    jobs = _chunks(specs, plan, place.workers)
     done: list[_Done] = []
-    with closing(place.map(_run_chunk, jobs)) as results:
-        for one in results:
-            done.append(one)
-            if progress is not None:
-                finished = sum(len(chunk.episodes) for chunk in done)
-                last = one.episodes[-1]
-                progress(Progress(finished, len(specs) * sum(map(len, plan.values())), last.agent, last.task_id))
+
+    def carry_out(jobs: Sequence[_Chunk | BoundJob]) -> None:
+        with closing(place.map(_run_job, jobs)) as results:
+            for one in results:
+                done.append(one)
+                if progress is not None:
+                    finished = sum(len(chunk.episodes) for chunk in done)
+                    last = one.episodes[-1]
+                    progress(Progress(finished, len(specs) * sum(map(len, plan.values())), last.agent, last.task_id))
+
+    searched = [spec for spec in specs if spec.searched]
+    acting = [spec for spec in specs if not spec.searched]
+    carry_out(_chunks(acting, plan, place.workers, keep=bool(searched)))
+    authored = _authored(done)
+    for spec in searched:
+        carry_out(_bound_jobs(spec, plan, authored, place.workers, budget))
     wall_s = time.perf_counter() - begun
     found = {(e.task_id, e.agent, e.seed): e for chunk in done for e in chunk.episodes}
     ordered = [found[task, spec.label, seed] for task in chosen for spec in specs for seed in plan[task]]
@@ -121,13 +122,6 @@ def run(
         command=_command(specs, chosen, episodes, seeds, resamples, confidence),
         timing=_timing(done, place, wall_s),
     )
-
-
-def play(spec: AgentSpec, task_id: str, seed: int) -> EpisodeLog:
-    """Run one episode and return its log."""
-    env = ServingEnv(catalogue_task(task_id))
-    drive(env, spec.make(), seed)
-    return env.episode_log()
 
 
 def evaluation_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
@@ -169,6 +163,8 @@ class _Chunk:
     task_id: str
     seeds: tuple[int, ...]
     cost: float
+    keep: bool
+    """Whether the actions are wanted, for a search to begin at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +175,15 @@ class _Done:
     """Of the chunk alone."""
     charged_s: float
     """Of the process since its chunk before; with its first one, since its birth."""
+    actions: tuple[Authored, ...] = ()
+    """By episode, where they are wanted."""
 
 
 def _entry(spec: AgentSpec, plan: dict[str, tuple[int, ...]]) -> AgentEntry:
     """Make an agent as the episodes will, so that what it lacks shows before anything runs."""
     weights: dict[str, WeightsUsed] = {}
+    if spec.searched:
+        return AgentEntry(label=spec.label, spec=spec.spec)
     agent = spec.make()
     for task, seeds in plan.items():
         agent.reset(task, seeds[0])
@@ -193,7 +193,7 @@ def _entry(spec: AgentSpec, plan: dict[str, tuple[int, ...]]) -> AgentEntry:
     return AgentEntry(label=spec.label, spec=spec.spec, weights=weights)
 
 
-def _chunks(specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], workers: int) -> list[_Chunk]:
+def _chunks(specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], workers: int, *, keep: bool) -> list[_Chunk]:
     """Return the work, the dearest chunks first."""
     costs = {
         (task, spec.label): _COST.get(spec.spec.partition(":")[0], 1.0) * catalogue_task(task).windows
@@ -208,53 +208,57 @@ def _chunks(specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], worker
             cost = costs[task, spec.label]
             size = max(1, int(most / cost))
             parts = [seeds[begin : begin + size] for begin in range(0, len(seeds), size)]
-            chunks += [_Chunk(spec, task, part, cost * len(part)) for part in parts]
+            chunks += [_Chunk(spec, task, part, cost * len(part), keep) for part in parts]
     return sorted(chunks, key=lambda chunk: -chunk.cost)
 
 
-def _run_chunk(chunk: _Chunk) -> _Done:
+def _bound_jobs(
+    spec: AgentSpec,
+    plan: dict[str, tuple[int, ...]],
+    authored: dict[tuple[str, int], list[tuple[Authored, float]]],
+    workers: int,
+    budget: Budget | None,
+) -> list[BoundJob]:
+    """Return the searches, of as many episodes side by side as leaves every worker enough of them."""
+    size = max(1, min(_SIDE_BY_SIDE, sum(map(len, plan.values())) // (_CHUNKS // 4 * workers)))
+    return [
+        BoundJob(spec.label, task, part, tuple(tuple(authored.get((task, seed), ())) for seed in part), budget)
+        for task, seeds in plan.items()
+        for part in (seeds[begin : begin + size] for begin in range(0, len(seeds), size))
+    ]
+
+
+def _authored(done: Sequence[_Done]) -> dict[tuple[str, int], list[tuple[Authored, float]]]:
+    """Return what every agent did in each episode, agents in the order of their labels: that of their ends is chance."""
+    found: dict[tuple[str, int], dict[str, tuple[Authored, float]]] = {}
+    for chunk in done:
+        for episode, actions in zip(chunk.episodes, chunk.actions, strict=False):
+            found.setdefault((episode.task_id, episode.seed), {})[episode.agent] = actions, episode.mean_reward
+    return {key: [by_agent[label] for label in sorted(by_agent)] for key, by_agent in found.items()}
+
+
+def _run_job(job: _Chunk | BoundJob) -> _Done:
     warm()
+    if isinstance(job, _Chunk):
+        return _run_chunk(job)
     wall, cpu = time.perf_counter(), time.process_time()
-    task = catalogue_task(chunk.task_id)
-    env, agent = ServingEnv(task), chunk.spec.make()
-    episodes = []
-    for seed in chunk.seeds:
-        drive(env, agent, seed)
-        episodes.append(_scored(env.episode_log(), chunk.spec.label, agent))
+    episodes = search(job)
     return _Done(tuple(episodes), time.perf_counter() - wall, time.process_time() - cpu, _charge())
 
 
-def drive(env: ServingEnv, agent: Policy, seed: int) -> None:
-    """Run an episode to its end."""
-    observation = env.reset(seed)
-    agent.reset(env.task.id, seed)
-    attach = getattr(agent, "attach", None)
-    if attach is not None:
-        attach(env)
-    while not observation.done:
-        observation = env.step(agent.act(observation))
-
-
-def _scored(log: EpisodeLog, label: str, agent: Policy) -> EpisodeScore:
-    report = grade(log)
-    actions = [step.action for step in log.steps]
-    return EpisodeScore(
-        agent=label,
-        task_id=report.task_id,
-        seed=report.seed,
-        split=report.split,
-        steps=report.steps,
-        complete=report.complete,
-        verified=report.verified,
-        reason=report.reason,
-        score=report.score,
-        mean_reward=report.mean_reward,
-        components=report.components,
-        changes={
-            knob: sum(getattr(a, knob) != getattr(b, knob) for a, b in pairwise(actions)) for knob in ACTION_FIELDS
-        },
-        weights=weights_path(agent),
-    )
+def _run_chunk(chunk: _Chunk) -> _Done:
+    wall, cpu = time.perf_counter(), time.process_time()
+    task = catalogue_task(chunk.task_id)
+    env, agent = ServingEnv(task), chunk.spec.make()
+    episodes, actions = [], []
+    for seed in chunk.seeds:
+        drive(env, agent, seed)
+        log = env.episode_log()
+        episodes.append(scored(log, chunk.spec.label, weights_path(agent)))
+        if chunk.keep:
+            actions.append(packed([step.action for step in log.steps]))
+    seconds = time.perf_counter() - wall, time.process_time() - cpu
+    return _Done(tuple(episodes), *seconds, _charge(), tuple(actions))
 
 
 def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -263,14 +267,6 @@ def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
     if not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
         raise InvalidInputError("seeds", f"must be integers in 0..{2**63 - 1}", got=tuple(seeds))
     return tuple(seeds)
-
-
-@cache
-def warm() -> None:
-    """Load the kernel, compiling it where no process has before; once per process."""
-    env = ServingEnv()
-    env.start(0)
-    env.step({})
 
 
 _charged_s = 0.0

@@ -20,9 +20,11 @@ from llmserve_agents.policy import AGENTS, Policy, StaticPolicy, make_agent
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ServeAction, ServeObservation, parse_action
 
-__all__ = ["AgentSpec", "agent_specs", "known_agents", "parse_agent", "weights_of", "weights_path"]
+__all__ = ["SEARCHED", "AgentSpec", "agent_specs", "known_agents", "parse_agent", "weights_of", "weights_path"]
 
 FORKING: dict[str, Callable[[], Policy]] = {}
+SEARCHED: Final = "clairvoyant"
+"""What is no agent, since it knows the future, and takes part by a search; see `evaluation_bound.py`."""
 _LABELLED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]{0,39})=(.+)", re.DOTALL)
 
 
@@ -36,10 +38,15 @@ class AgentSpec:
     """What was asked for."""
     make: Callable[[], Policy]
 
+    @property
+    def searched(self) -> bool:
+        """Whether this is the clairvoyant search, which cannot act window by window."""
+        return self.spec == SEARCHED
+
 
 def known_agents() -> tuple[str, ...]:
     """Return the names that a spec may begin with."""
-    return (*AGENTS, *FORKING)
+    return (*AGENTS, *FORKING, SEARCHED)
 
 
 def parse_agent(text: str) -> AgentSpec:
@@ -52,6 +59,8 @@ def parse_agent(text: str) -> AgentSpec:
     name, given, argument = spec.partition(":")
     if name not in known_agents():
         raise InvalidInputError("agent", "must be one of " + ", ".join(known_agents()), got=text)
+    if spec == SEARCHED:
+        return AgentSpec(label, spec, _no_agent)
     if not given:
         return AgentSpec(label, spec, partial(_by_name, name))
     if name == "static":
@@ -132,6 +141,10 @@ def weights_path(agent: Policy) -> str | None:
         return None
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _no_agent() -> Policy:
+    raise InvalidInputError("agent", "must be one that acts window by window", got=SEARCHED)
 
 
 def _by_name(name: str) -> Policy:

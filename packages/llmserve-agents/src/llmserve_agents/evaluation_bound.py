@@ -1,0 +1,99 @@
+"""The clairvoyant bound's part in an evaluation: plans searched for episodes whose future is known, then played and graded.
+
+The search begins at what the other agents did in the same episode (and at the best fixed configuration), so the bound is
+never below any of them, episode by episode, and is the tighter the better its company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+
+from llmserve_agents.clairvoyant import Budget, clairvoyant, snapped
+from llmserve_agents.episodes import drive, scored
+from llmserve_agents.evaluation_report import EpisodeScore
+from llmserve_sim.env import ServingEnv
+from llmserve_sim.grid import from_indices
+from llmserve_sim.policies import StaticPolicy
+from llmserve_sim.references import load_references
+from llmserve_sim.schema import ACTION_FIELDS, ServeAction, ServeObservation, made
+from llmserve_sim.tasks.registry import catalogue_task
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_sim.tasks import Task
+
+    Ints = NDArray[np.int64]
+
+__all__ = ["Authored", "BoundJob", "packed", "search"]
+
+Authored: TypeAlias = tuple[tuple[int | float | str | bool, ...], ...]
+"""What an agent did in an episode: the six values of each window's action."""
+_KNOBS: Final = tuple(ACTION_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundJob:
+    """Some episodes of a task to be searched."""
+
+    label: str
+    task_id: str
+    seeds: tuple[int, ...]
+    authored: tuple[tuple[tuple[Authored, float], ...], ...]
+    """By seed: what each agent did and its mean reward per window; every seed has as many."""
+    budget: Budget | None = None
+
+
+def packed(actions: Sequence[ServeAction]) -> Authored:
+    """Return actions in a form that is cheap to send."""
+    return tuple(tuple(getattr(action, knob) for knob in _KNOBS) for action in actions)
+
+
+def search(job: BoundJob) -> list[EpisodeScore]:
+    """Search the job's episodes and return what the plans come to, played and graded like any agent's."""
+    task = catalogue_task(job.task_id)
+    fixed = snapped([_fixed(task)])
+    fixed_plans = np.tile(fixed, (len(job.seeds), task.windows, 1))
+    starts = [(fixed_plans, np.full(len(job.seeds), -np.inf))]
+    for place in range(len(job.authored[0])):
+        plans = np.stack([snapped(_unpacked(by_seed[place][0])) for by_seed in job.authored])
+        starts.append((plans, np.array([by_seed[place][1] for by_seed in job.authored])))
+    found = clairvoyant(task, job.seeds, starts, job.budget)
+    env = ServingEnv(task)
+    results = []
+    for seed, plan, by_seed in zip(job.seeds, found.plans, job.authored, strict=True):
+        drive(env, _Plan([from_indices(row) for row in plan.tolist()]), seed)
+        best = max(by_seed, key=lambda one: one[1], default=None)
+        # Between the grid's points somebody may have earned more than the search found on them.
+        if best is not None and best[1] > env.state().total_reward / env.episode_length:
+            drive(env, _Plan(_unpacked(best[0])), seed)
+        results.append(scored(env.episode_log(), job.label, None))
+    return results
+
+
+class _Plan:
+    """Actions that are known in advance, one per window."""
+
+    def __init__(self, actions: Sequence[ServeAction]) -> None:
+        self._actions = actions
+
+    def reset(self, task_id: str, seed: int) -> None:
+        """Nothing to forget."""
+
+    def act(self, observation: ServeObservation) -> ServeAction:
+        """Return the window's action."""
+        return self._actions[observation.step_index]
+
+
+def _unpacked(actions: Authored) -> list[ServeAction]:
+    return [made(ServeAction, dict(zip(_KNOBS, values, strict=True))) for values in actions]
+
+
+def _fixed(task: Task) -> ServeAction:
+    """The best fixed configuration where it is known, else the default one."""
+    references = load_references(task.id, task.digest)
+    return StaticPolicy().action if references is None else references.best_static_action
