@@ -58,6 +58,14 @@ def test_serial_results_come_in_the_order_of_the_jobs_and_lazily() -> None:
     assert seen == [1]
 
 
+def test_processes_have_one_thread_of_linear_algebra_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    asked = ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"]
+    assert sorted(ProcessExecutor(1).map(os.getenv, asked)) == ["1", "3"]
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
 def test_results_come_as_they_are_done() -> None:
     results = ProcessExecutor(2).map(time.sleep, [30.0, 0.0])
     assert next(results) is None  # the job that does not sleep

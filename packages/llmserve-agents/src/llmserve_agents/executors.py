@@ -22,6 +22,8 @@ __all__ = ["EXECUTORS", "Executor", "ProcessExecutor", "RayExecutor", "SerialExe
 EXECUTORS: Final = ("serial", "process", "ray")
 """Executors by the name that commands use."""
 _MAX_WORKERS: Final = 1024
+_THREADS: Final = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What libraries of linear algebra take their number of threads from when they are loaded."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -78,7 +80,7 @@ class ProcessExecutor:
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(min(self._workers, len(jobs)), context, initializer=_ignore_interrupts)
         try:
-            with _interrupts_blocked():
+            with _interrupts_blocked(), _one_thread_each():
                 futures = [pool.submit(function, job) for job in jobs]
             for future in as_completed(futures):
                 yield future.result()
@@ -175,6 +177,21 @@ def _checked(workers: int) -> int:
 def _ignore_interrupts() -> None:
     """Leave Ctrl-C, which a terminal sends to every process, to the one that is asked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Within it, processes are born with one thread for linear algebra, unless told otherwise.
+
+    Several processes that each use all processors for their small products wait for one another most of the time.
+    """
+    unset = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, "1"))
+    try:
+        yield
+    finally:
+        for name in unset:
+            del os.environ[name]
 
 
 @contextmanager
