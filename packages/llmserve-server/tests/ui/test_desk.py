@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,8 +15,8 @@ from llmserve_server.ui.desk import HOLD, REPEAT, Desk, sentence
 from llmserve_server.ui.visit import Visit
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
-from llmserve_sim.policies import POLICIES, make_policy
-from llmserve_sim.schema import ServeAction, parse_log
+from llmserve_sim.policies import POLICIES, StaticPolicy, make_policy
+from llmserve_sim.schema import ServeAction, ServeObservation, parse_log
 
 NARROW = ServeAction(batch_cap=8)
 WIDE = ServeAction(batch_cap=128, quantization_tier="INT8")
@@ -114,6 +116,72 @@ def test_a_step_by_hand_while_an_agent_drives_is_a_conflict_and_not_a_mix(desk: 
     desk.step(visit, NARROW, 1)
     with pytest.raises(StepConflict):
         driver.advance(1)
+
+
+def test_an_agent_that_is_let_go_moves_nothing_any_more(desk: Desk, visit: Visit) -> None:
+    driver = desk.drive(visit, "static")
+    driver.advance(3)
+    assert desk.let_go(visit)
+    assert driver.advance(1)
+    desk.step(visit, NARROW, 1)
+    assert len(desk.runs(visit)[0].log.steps) == 4
+    assert not desk.let_go(visit), "nobody is there any more"
+
+
+def test_a_second_driver_lets_the_first_one_go(desk: Desk, visit: Visit) -> None:
+    first = desk.drive(visit, "static")
+    first.advance(3)
+    second = desk.drive(visit, "threshold")
+    assert first.advance(1)
+    second.advance(2)
+    assert len(desk.runs(visit)[0].log.steps) == 5
+    desk.leave(first)  # comes late, and is nobody's business any more
+    assert desk.let_go(visit)
+    assert second.advance(1)
+    assert len(desk.runs(visit)[0].log.steps) == 5
+
+
+def test_a_driver_that_left_is_not_let_go(desk: Desk, visit: Visit) -> None:
+    driver = desk.drive(visit, "static")
+    desk.leave(driver)
+    assert not desk.let_go(visit)
+    assert not driver.advance(1)
+
+
+def test_being_let_go_waits_for_the_window_under_way(registry: SessionRegistry, visit: Visit) -> None:
+    class Slow(StaticPolicy):
+        def act(self, observation: ServeObservation) -> ServeAction:
+            if observation.step_index:
+                acting.set()
+                going.wait(60)
+            return super().act(observation)
+
+    acting, going = threading.Event(), threading.Event()
+    desk = Desk(registry, {"slow": Slow})
+    driver = desk.drive(visit, "slow")
+    driver.advance(1)
+    with ThreadPoolExecutor() as threads:
+        window = threads.submit(driver.advance, 1)
+        acting.wait(60)
+        taken = threads.submit(desk.let_go, visit)
+        assert not taken.done()
+        going.set()
+        taken.result(60)
+        window.result(60)
+    assert len(desk.runs(visit)[0].log.steps) == 2
+
+
+def test_an_agent_is_let_go_quietly_once_its_page_shows_no_more(desk: Desk, visit: Visit) -> None:
+    driver = desk.drive(visit, "static")
+    with ThreadPoolExecutor() as threads:
+        cleared = threads.submit(desk.let_go, visit, quietly=True)
+        while not driver.stopped:
+            pass
+        assert driver.advance(1)
+        assert driver.quietly
+        desk.leave(driver)
+        assert cleared.result(60)
+    assert len(desk.runs(visit)[0].log.steps) == 0
 
 
 def test_an_unknown_agent_is_refused_with_the_known_ones(desk: Desk, visit: Visit) -> None:

@@ -74,14 +74,23 @@ def test_a_change_is_announced_with_its_cost(before: ServeAction | None, after: 
 
 
 def test_a_visit_survives_the_way_through_the_browser() -> None:
-    visit = Visit(main="a", rival="b", rival_name="static", branch="c", branch_name="branch at 3", branch_window=3)
+    visit = Visit(
+        main="a",
+        rival="b",
+        rival_name="static",
+        branch="c",
+        branch_name="branch at 3",
+        branch_window=3,
+        driver="heuristic",
+        pace="watch",
+    )
     assert Visit.of(visit.as_json()) == visit
     assert visit.sessions == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(
     "kept",
-    [None, [], "x", {"main": 7}, {"main": "x" * 201}, {"main": ["a"]}, {"branch_window": True}, {"branch_window": -1}],
+    [None, [], "x", {"main": 7}, {"main": "x" * 201}, {"main": ["a"]}, {"branch_window": True}, {"driver": 1}],
 )
 def test_what_a_browser_garbled_is_an_empty_visit(kept: object) -> None:
     assert Visit.of(kept) == Visit()

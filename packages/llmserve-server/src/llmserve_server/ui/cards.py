@@ -21,6 +21,7 @@ __all__ = [
     "driving",
     "grades",
     "header",
+    "let_go",
     "notice",
     "progress",
     "quiet",
@@ -60,6 +61,16 @@ def driving(agent: str, done: int, of: int) -> str:
     """How far an agent has driven."""
     text = f"{agent} has driven to the end." if done >= of else f"{agent} drives: window {done} of {of}."
     return quiet(text)
+
+
+def let_go(agent: str, done: int, of: int) -> str:
+    """What became of an agent whose page was loaded again."""
+    if done >= of:
+        return driving(agent, done, of)
+    return quiet(
+        f"{agent} was let go after window {done} of {of}, when this page was loaded again: "
+        "Start autopilot hands it the wheel back."
+    )
 
 
 def difference(own: Run, branch: Run) -> str:

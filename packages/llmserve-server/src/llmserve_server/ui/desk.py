@@ -34,6 +34,8 @@ REPEAT: Final = "repeat"
 """A branch goes on with what the visitor did next."""
 
 _MAX_STEPS: Final = 1000
+_PATIENCE_S: Final = 2.0
+"""How long a page may take to finish showing what an agent did; a page that is gone never does."""
 _MAX_SETTLED: Final = 64
 """Logs of finished runs that are kept for redrawing, about 200 KB each."""
 
@@ -55,7 +57,7 @@ def sentence(error: ServiceError | LLMServeError) -> str:
 
 
 class Desk:
-    """What the page does. It keeps nothing about anybody (finished logs are a cache), so one serves all visitors at once.
+    """What the page does. It keeps nothing but a cache of finished logs and who drives now, and serves all visitors at once.
 
     Args:
         registry: the sessions.
@@ -70,6 +72,8 @@ class Desk:
         self._agents = agents
         self._replayable = replayable
         self._settled: OrderedDict[str, EpisodeLog] = OrderedDict()
+        self._drivers: dict[str, Driver] = {}
+        """Who is at the wheel, by session."""
         self._lock = Lock()
         self.tasks: tuple[Task, ...] = list_tasks()
         self.agents: tuple[str, ...] = tuple(agents)
@@ -95,10 +99,34 @@ class Desk:
                 break
 
     def drive(self, visit: Visit, agent: str) -> Driver:
-        """An agent at the wheel of the own episode from here on."""
+        """An agent at the wheel of the own episode from here on; who was there before is let go. `leave` ends it."""
         session = self._own(visit)
         self._refuse_ended(session)
-        return Driver.enter(self._registry, session, self._policy(agent))
+        policy = self._policy(agent)
+        self.let_go(visit)
+        driver = Driver.enter(self._registry, session, policy)
+        with self._lock:
+            self._drivers[session] = driver
+        return driver
+
+    def leave(self, driver: Driver) -> None:
+        """The driver's page is done with it, or gone."""
+        driver.left.set()
+        with self._lock:
+            self._drivers = {session: other for session, other in self._drivers.items() if other is not driver}
+
+    def let_go(self, visit: Visit, *, quietly: bool = False) -> bool:
+        """Let the agent go that drives the own episode, for this page or another; whether there was one.
+
+        Nothing moves afterwards; `quietly` where its page is to show other things, and waits until it shows nothing more.
+        """
+        with self._lock:
+            driver = self._drivers.pop(visit.main or "", None)
+        if driver is not None:
+            driver.let_go(quietly=quietly)
+            if quietly:
+                driver.left.wait(_PATIENCE_S)
+        return driver is not None
 
     def compare(self, visit: Visit, agent: str) -> Visit:
         """Run `agent` through a whole episode on the own episode's traffic (same task, same seed)."""

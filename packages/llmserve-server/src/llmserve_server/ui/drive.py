@@ -6,6 +6,7 @@ knows nothing about pages.
 
 from __future__ import annotations
 
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["Driver"]
 
 
 class Driver:
-    """Steps a session with what a policy answers. It holds no lock: a step in between is refused as a conflict."""
+    """Steps a session with what a policy answers. It does not lock the session: a step in between is a conflict."""
 
     def __init__(
         self, registry: SessionRegistry, session_id: str, policy: Policy, observation: ServeObservation
@@ -27,6 +28,13 @@ class Driver:
         self._policy = policy
         self.observation = observation
         """The last observation."""
+        self.stopped = False
+        """Whether the agent was let go."""
+        self.quietly = False
+        """Whether there is nobody left to tell about it."""
+        self.left = Event()
+        """Set once its page has shown the last of it."""
+        self._wheel = Lock()
 
     @classmethod
     def enter(cls, registry: SessionRegistry, session_id: str, policy: Policy) -> Self:
@@ -39,11 +47,20 @@ class Driver:
         return cls(registry, session_id, policy, seen[-1])
 
     def advance(self, windows: int) -> bool:
-        """Step at most so many windows; whether the episode has ended. Raises what the registry's step raises."""
+        """Step at most so many windows; whether it goes no further: the episode has ended, or the agent was let go.
+
+        Raises what the registry's step raises.
+        """
         for _ in range(windows):
-            if self.observation.done:
-                break
-            action = self._policy.act(self.observation)
-            reply = self._registry.step(self._session_id, action, step_index=self.observation.step_index)
-            self.observation = reply.observation
-        return self.observation.done
+            with self._wheel:
+                if self.stopped or self.observation.done:
+                    break
+                action = self._policy.act(self.observation)
+                reply = self._registry.step(self._session_id, action, step_index=self.observation.step_index)
+                self.observation = reply.observation
+        return self.stopped or self.observation.done
+
+    def let_go(self, *, quietly: bool) -> None:
+        """Step no further. The window that is under way is finished first, so that nothing moves afterwards."""
+        with self._wheel:
+            self.stopped, self.quietly = True, quietly

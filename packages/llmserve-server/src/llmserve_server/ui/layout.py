@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import gradio as gr
@@ -37,6 +38,7 @@ _DOWNLOAD: Final = """(text) => {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }"""
+_STOPPED: Final = "Stopped: the wheel is yours."
 _FREE: Final[Mapping[str, Any]] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 """Events: no overlay over what is read, no visitor waits for another, and no second way in beside the HTTP routes."""
 
@@ -70,18 +72,18 @@ class _Events:
         ) -> Any:
             return button.click(self._telling(notice, handler), [*who, *given], [*changed, notice], **_FREE)
 
-        blocks.load(self._return, who, [*scene, page.about, page.task], **_FREE)
+        left = [page.step_notice, page.agent, page.pace]
+        blocks.load(self._return, who, [*scene, page.about, page.task, *left], **_FREE)
         page.task.input(self._describe, [page.task], [page.about], **_FREE)
-        auto = page.go.click(
-            self._drive, [*who, page.agent, page.pace], [*results, *driving, page.step_notice], **_FREE
-        )
-        page.stop.click(self._halt, who, [*driving, page.step_notice], cancels=[auto], **_FREE)
-        gr.on(
-            [page.start.click, page.seed.submit],
+        wheel = [*driving, page.step_notice]
+        page.go.click(self._drive, [*who, page.agent, page.pace], [*results, *wheel], **_FREE)
+        page.stop.click(self._halt, who, [*who, *wheel], queue=False, **_FREE)
+        # In two steps, so that the last picture of an agent at the wheel is not drawn over the new episode.
+        cleared = gr.on([page.start.click, page.seed.submit], self._clear, who, [*who, *wheel], **_FREE)
+        cleared.then(
             self._telling(page.start_notice, self._start),
             [*who, page.task, page.seed],
             [*results, *driving, *notices, page.grade_notice],
-            cancels=[auto],
             **_FREE,
         )
         on_click(page.one, self._step_once, page.step_notice, page.knobs, results)
@@ -119,6 +121,12 @@ class _Events:
     def _describe(self, task_id: str) -> Update:
         return {self._page.about: cards.task_card(catalogue_task(task_id))}
 
+    def _clear(self, visit: object, kept: object) -> Update:
+        """Let the agent go that drives what is about to be left."""
+        who = _alone(_who(visit, kept))
+        self._desk.let_go(who, quietly=True)
+        return self._remember(who) | self._driving(who, on=False) | {self._page.step_notice: ""}
+
     def _start(self, visit: Visit, task_id: str, seed: str) -> Update:
         visit = self._desk.start(visit, task_id, seed)
         page = self._page
@@ -141,10 +149,20 @@ class _Events:
         remembered = self._desk.surviving(known)
         if remembered.main is None:
             return self._remember(remembered)
+        self._desk.let_go(remembered)  # the page that it drove for is gone, or is about to be a second one
         runs = self._desk.runs(remembered)
         task_id = runs[0].log.task_id
         about = {self._page.task: task_id, self._page.about: cards.task_card(catalogue_task(task_id))}
-        return self._remember(remembered) | self._scene(remembered, runs) | about
+        told = self._left(remembered, len(runs[0].log.steps))
+        return self._remember(_alone(remembered)) | self._scene(remembered, runs) | about | told
+
+    def _left(self, visit: Visit, done: int) -> Update:
+        """Tell a visitor whose page went away under an agent, and choose that agent for another start."""
+        page = self._page
+        if visit.driver not in self._desk.agents or visit.pace not in PACES:
+            return {}
+        text = cards.let_go(visit.driver, done, self._desk.length(visit))
+        return {page.step_notice: text, page.agent: visit.driver, page.pace: visit.pace}
 
     def _step_once(self, visit: Visit, *knobs: Any) -> Update:
         return self._step(visit, 1, knobs)
@@ -171,28 +189,41 @@ class _Events:
         return {self._page.price: cards.quiet(text)}
 
     async def _drive(self, visit: object, kept: object, agent: str, pace: str) -> AsyncIterator[Update]:
-        """Step by step under an agent, a picture every few windows, until the end or until `_halt` cancels it."""
-        who = _who(visit, kept)
+        """Step by step under an agent, a picture every few windows, until the end or until the agent is let go."""
+        who = _alone(_who(visit, kept))
+        driver = None
         try:
             windows, rest_s = PACES[pace]
             driver = await to_thread.run_sync(self._desk.drive, who, agent)
-            yield self._driving(who, on=True) | {self._page.report: ""}
+            driven = replace(who, driver=agent, pace=pace)
+            yield self._remember(driven) | self._driving(who, on=True) | {self._page.report: ""}
             ended = False
             while not ended:
                 began = time.monotonic()
                 ended = await to_thread.run_sync(driver.advance, windows)
                 scene = await to_thread.run_sync(self._scene, who)
                 done, of = driver.observation.step_index, self._desk.length(who)
+                if driver.quietly:
+                    return
                 yield scene | {self._page.step_notice: cards.driving(agent, done, of)}
                 await sleep(max(rest_s - (time.monotonic() - began), 0.0))
-            yield self._driving(who, on=False) | {self._page.step_notice: cards.driving(agent, done, of)}
+            if driver.stopped:  # whoever did that has remembered it
+                yield self._driving(who, on=False) | {self._page.step_notice: cards.quiet(_STOPPED)}
+            else:
+                yield self._remember(who) | self._driving(who, on=False)
         except (ServiceError, LLMServeError) as error:
-            yield self._driving(who, on=False) | {self._page.step_notice: cards.notice(sentence(error))}
+            told = {self._page.step_notice: cards.notice(sentence(error))}
+            yield self._remember(who) | self._driving(who, on=False) | told
+        finally:
+            if driver is not None:
+                self._desk.leave(driver)
 
     def _halt(self, visit: object, kept: object) -> Update:
-        return self._driving(_who(visit, kept), on=False) | {
-            self._page.step_notice: cards.quiet("Stopped: the wheel is yours.")
-        }
+        """Let the agent go; the driving event then shows it, and this one does where there is none (the server restarted)."""
+        who = _alone(_who(visit, kept))
+        if self._desk.let_go(who):
+            return self._remember(who)
+        return self._remember(who) | self._driving(who, on=False) | {self._page.step_notice: cards.quiet(_STOPPED)}
 
     def _compare(self, visit: Visit, agent: str) -> Update:
         visit = self._desk.compare(visit, agent)
@@ -249,3 +280,8 @@ def _who(visit: object, kept: object) -> Visit:
     """The visitor's ids: the page's own, else (the server was restarted) those that the browser kept."""
     here = Visit.of(visit)
     return here if here.main else Visit.of(kept)
+
+
+def _alone(visit: Visit) -> Visit:
+    """The visit with nobody but the visitor at the wheel."""
+    return replace(visit, driver="", pace="")

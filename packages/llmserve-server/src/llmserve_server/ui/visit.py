@@ -1,4 +1,4 @@
-"""`Visit`: what the page keeps about one visitor, which is session ids and nothing else.
+"""`Visit`: what the page keeps about one visitor, which is session ids, and who drives.
 
 It goes through the browser (its storage, so that a reload or a restart of the server loses nothing), so what comes back is
 checked and not trusted: ids are unguessable, and a foreign or garbled visit is an empty one.
@@ -27,6 +27,9 @@ class Visit:
     branch_name: str = ""
     branch_window: int = 0
     """Windows that the branch shares with the own episode."""
+    driver: str = ""
+    """The agent at the wheel of the own episode, and its pace: what a page that is loaded again has lost."""
+    pace: str = ""
 
     @property
     def sessions(self) -> tuple[str, ...]:
@@ -50,6 +53,8 @@ class Visit:
             branch=_text(value.get("branch"), _ID_LENGTH) or None,
             branch_name=_text(value.get("branch_name"), _NAME_LENGTH),
             branch_window=window if type(window) is int and 0 <= window <= _MAX_WINDOW else 0,
+            driver=_text(value.get("driver"), _NAME_LENGTH),
+            pace=_text(value.get("pace"), _NAME_LENGTH),
         )
 
 
