@@ -9,6 +9,7 @@ is written: fewer seeds are played, without the searches, and what is committed 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from llmserve_agents.episodes import play
 from llmserve_agents.evaluation import SIDE_BY_SIDE, Progress, evaluation_tasks, run, runnable_agents
 from llmserve_agents.evaluation_report import EvaluationReport
 from llmserve_agents.executors import EXECUTORS, Executor, make_executor
-from llmserve_agents.plots import draw_knob_values, draw_scores, draw_timeline
+from llmserve_agents.plots import Curve, draw_knob_values, draw_learning_curves, draw_scores, draw_timeline
 from llmserve_agents.roster import agent_specs, known_agents, parse_agent
 from llmserve_sim.tasks.registry import catalogue_task
 
@@ -66,10 +67,27 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
     for task in tasks:
         logs = {spec.label: play(spec, task, report.seeds[task][0]) for spec in rivals}
         draw_timeline(logs, out / f"timeline-{task}.png", window_s=catalogue_task(task).window_s)
+    curves = learning_curves(tasks)
+    if len(curves) == len(tasks):
+        draw_learning_curves(curves, out / "learning.png", levels={task: _levels(report, task) for task in tasks})
+    else:
+        print("no learning curves: the cards in weights/<task>/seeds/* have no `curve`", file=sys.stderr)
     for name, whole in PAGES.items():
         page = arguments.pages / name
         page.write_text(placed(page, _section(report, ablations, whole=whole)), encoding="utf-8")
     return _judge(report)
+
+
+def learning_curves(tasks: Sequence[str], weights: Path = ROOT / "weights") -> dict[str, list[Curve]]:
+    """Return each task's curves, by training seed: a card's ``curve``, pairs of windows and mean reward on validation seeds."""
+    found: dict[str, list[Curve]] = {}
+    for task in tasks:
+        for path in sorted(weights.joinpath(task).glob("seeds/*/card.json")):
+            points = json.loads(path.read_text(encoding="utf-8")).get("curve")
+            if points:
+                steps, values = zip(*points, strict=True)
+                found.setdefault(task, []).append(Curve(path.parent.name, steps, values))
+    return found
 
 
 def check(arguments: argparse.Namespace, place: Executor) -> int:
@@ -124,6 +142,13 @@ def disagreements(report: EvaluationReport, committed: EvaluationReport) -> list
         if row.verified < row.episodes:
             found.append(f"{row.agent}, {row.task_id}: {row.verified} of {row.episodes} episodes verified")
     return found
+
+
+def _levels(report: EvaluationReport, task: str) -> dict[str, float]:
+    """Return what other agents earn on test seeds, for comparison with the curves."""
+    names = ("best-static", "heuristic", "tuned-heuristic", "clairvoyant")
+    labels = {entry.label for entry in report.agents}
+    return {name: report.standing(name, task).reward.value for name in names if name in labels}
 
 
 def _ablation(name: str, tasks: Sequence[str], episodes: int, place: Executor) -> AblationReport:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from benchmarks.agents import disagreements, line_up, main
+from benchmarks.agents import disagreements, learning_curves, line_up, main
 from benchmarks.bars import Bar, bars, difference
 from benchmarks.results import placed, readme_section, whole_section
 
@@ -121,6 +122,19 @@ def test_a_run_with_fewer_seeds_contradicts_only_what_is_far_off() -> None:
     found = disagreements(fewer, made(few | {"ppo": 0.60}))
     assert len(found) == 2
     assert "ppo, static_workload: committed 0." in found[0]
+
+
+def test_learning_curves_are_read_from_the_cards_of_the_training_seeds(tmp_path: Path) -> None:
+    for seed, points in (("0", [[100, 0.1], [200, 0.4]]), ("1", [[100, 0.2]])):
+        folder = tmp_path / BURSTY / "seeds" / seed
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text(json.dumps({"curve": points}), encoding="utf-8")
+    found = learning_curves([BURSTY, STATIC], tmp_path)
+    assert list(found) == [BURSTY]
+    assert [(list(curve.steps), list(curve.values)) for curve in found[BURSTY]] == [
+        ([100, 200], [0.1, 0.4]),
+        ([100], [0.2]),
+    ]
 
 
 def test_everyone_who_can_run_takes_part_unless_left_out() -> None:

@@ -24,7 +24,7 @@ from llmserve_agents.episodes import drive, warm
 from llmserve_agents.evaluation import evaluation_tasks, test_seeds
 from llmserve_agents.evaluation_report import Estimate
 from llmserve_agents.executors import Executor, ProcessExecutor
-from llmserve_agents.policy import Policy
+from llmserve_agents.policy import Attachable, Policy
 from llmserve_agents.roster import AgentSpec, parse_agent
 from llmserve_agents.statistics import Bootstrap, mean
 from llmserve_sim.__about__ import __version__ as simulator_version
@@ -153,9 +153,8 @@ class FrozenKnob:
 
     def attach(self, env: ServingEnv) -> None:
         """Give the environment to an agent that wants it."""
-        attach = getattr(self._agent, "attach", None)
-        if attach is not None:
-            attach(env)
+        if isinstance(self._agent, Attachable):
+            self._agent.attach(env)
 
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return the agent's action with the knob at its value."""

@@ -9,7 +9,7 @@ from functools import cache
 from itertools import pairwise
 
 from llmserve_agents.evaluation_report import EpisodeScore
-from llmserve_agents.policy import Policy
+from llmserve_agents.policy import Attachable, Policy
 from llmserve_agents.roster import AgentSpec
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grader import grade
@@ -23,9 +23,8 @@ def drive(env: ServingEnv, agent: Policy, seed: int) -> None:
     """Run an episode of the environment's task to its end; an agent that forks is given the environment first."""
     observation = env.reset(seed)
     agent.reset(env.task.id, seed)
-    attach = getattr(agent, "attach", None)
-    if attach is not None:
-        attach(env)
+    if isinstance(agent, Attachable):
+        agent.attach(env)
     while not observation.done:
         observation = env.step(agent.act(observation))
 

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmserve_agents.evaluation_report import WeightsUsed
-from llmserve_agents.policy import AGENTS, Policy, StaticPolicy, make_agent
+from llmserve_agents.policy import AGENTS, FORKING, Policy, StaticPolicy, make_agent
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ServeAction, ServeObservation, parse_action
 
 __all__ = ["SEARCHED", "AgentSpec", "agent_specs", "known_agents", "parse_agent", "weights_of", "weights_path"]
 
-FORKING: dict[str, Callable[[], Policy]] = {}
 SEARCHED: Final = "clairvoyant"
 """What is no agent, since it knows the future, and takes part by a search; see `evaluation_bound.py`."""
 _LABELLED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]{0,39})=(.+)", re.DOTALL)
