@@ -19,18 +19,22 @@ import numpy as np
 
 from llmserve_agents.search import ROWS, play
 from llmserve_sim.batch import ServingBatch
+from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llmserve_sim.schema import ServeAction
     from llmserve_sim.tasks import Task
 
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["Budget", "improve", "whole_plan_values"]
+__all__ = ["Budget", "Found", "clairvoyant", "improve", "snapped", "whole_plan_values"]
 
+_AMOUNTS: Final = {"batch_cap", "kv_budget_fraction"}
+"""Knobs with values between the grid's points."""
 _NAMES: Final = list(ACTION_GRID)
 _SPLIT: Final = _NAMES.index("prefill_decode_split")
 _SLOW: Final = {_NAMES.index("quantization_tier"), _SPLIT}
@@ -53,6 +57,53 @@ class Budget:
     """The same for the knobs whose change costs seconds."""
     beyond: int = 3
     """Windows simulated after a change has ended: what it leaves behind (queue, cache, swaps back) counts as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the search came to on some seeds."""
+
+    plans: Ints
+    """int64[seeds, windows, 6] indices on the action grid."""
+    values: Floats
+    """float64[seeds] mean reward per window, never below any start's."""
+
+
+def clairvoyant(
+    task: Task,
+    seeds: Sequence[int],
+    starts: Sequence[tuple[Ints, Floats]],
+    budget: Budget | None = None,
+    *,
+    tell: Callable[[int, int, float], object] | None = None,
+) -> Found:
+    """Return the best plans found for episodes whose future is known.
+
+    `starts` are plans int64[seeds, windows, 6] with what their authors earned, float64[seeds]: those of a fixed
+    configuration, or of any agent, put on the grid. The search begins, episode by episode, at the best of them.
+    """
+    if not starts:
+        raise InvalidInputError("starts", "must be at least one plan to begin with")
+    own = np.stack([earned for _, earned in starts])
+    on_grid = np.stack([whole_plan_values(task, seeds, plans) for plans, _ in starts])
+    first = on_grid.argmax(axis=0)
+    plans = np.stack([plans for plans, _ in starts])[first, np.arange(len(seeds))]
+    plans, values = improve(task, seeds, plans, budget, tell=tell)
+    # An author between the grid's points may have earned more than the search found from beside it.
+    return Found(plans, np.maximum(values, own.max(axis=0)))
+
+
+def snapped(actions: Sequence[ServeAction]) -> Ints:
+    """Return int64[n, 6]: the nearest point of the grid to each action."""
+    rows = np.empty((len(actions), len(GRID_SIZES)), dtype=np.int64)
+    for column, (name, choices) in enumerate(ACTION_GRID.items()):
+        values = [getattr(action, name) for action in actions]
+        if name in _AMOUNTS:
+            distance = np.abs(np.array(values, dtype=np.float64)[:, None] - np.array(choices, dtype=np.float64))
+            rows[:, column] = distance.argmin(axis=1)
+        else:
+            rows[:, column] = [choices.index(value) for value in values]
+    return rows
 
 
 def whole_plan_values(task: Task, seeds: Sequence[int], plans: Ints) -> Floats:

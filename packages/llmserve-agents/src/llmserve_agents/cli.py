@@ -12,7 +12,7 @@ from io import TextIOWrapper
 
 from llmserve_agents.errors import MissingExtraError
 
-__all__ = ["baseline", "evaluate", "main"]
+__all__ = ["baseline", "evaluate", "main", "train"]
 
 _EXTRA = {"rich", "typer"}
 _WRONG, _STOPPED = 2, 130
@@ -31,6 +31,11 @@ def baseline(arguments: Sequence[str] | None = None) -> int:
 def evaluate(arguments: Sequence[str] | None = None) -> int:
     """Run ``llmserve evaluate`` under the name that the documented commands have for it."""
     return _main(arguments, "python evaluate.py", "evaluate")
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Run ``llmserve train`` under the name that the documented commands have for it."""
+    return _main(arguments, "python train.py", "train")
 
 
 def _main(arguments: Sequence[str] | None, name: str, only: str | None) -> int:

@@ -23,6 +23,7 @@ from llmserve_agents.cli_ablate import ablate
 from llmserve_agents.cli_evaluate import evaluate
 from llmserve_agents.cli_options import as_options
 from llmserve_agents.cli_render import episode_table, summary_lines
+from llmserve_agents.cli_train import train
 from llmserve_agents.endpoint import Patience
 from llmserve_agents.llm import DEFAULT_MODEL
 from llmserve_agents.policy import AGENTS
@@ -210,9 +211,14 @@ def baseline(
 
 app.command()(evaluate)
 app.command()(ablate)
-_ALONE = {name: typer.Typer(add_completion=False, pretty_exceptions_enable=False) for name in ("baseline", "evaluate")}
+app.command()(train)
+_ALONE = {
+    name: typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    for name in ("baseline", "evaluate", "train")
+}
 _ALONE["baseline"].command()(baseline)
 _ALONE["evaluate"].command()(evaluate)
+_ALONE["train"].command()(train)
 
 
 def _check_output(path: Path | None) -> None:

@@ -6,6 +6,8 @@
     └── AgentError
         ├── MissingKeyError      no usable API key: set OPENAI_API_KEY
         ├── MissingExtraError    an optional dependency is absent (also ImportError): install the named extra
+        ├── MissingWeightsError  there are no weights for this task: train some, or name their folder
+        ├── WeightsMismatchError weights were made for another interface, task or version: train anew
         ├── EndpointError        the model's endpoint refuses or fails for good: mend it, or choose another
         └── RequestCapError      a run needs, or has used up, more requests than it may send
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from llmserve_sim.errors import LLMServeError
 
-__all__ = ["AgentError", "EndpointError", "MissingExtraError", "MissingKeyError", "RequestCapError"]
+__all__ = ["AgentError", "EndpointError", "MissingExtraError", "MissingKeyError", "MissingWeightsError", "RequestCapError", "WeightsMismatchError"]
 
 
 class AgentError(LLMServeError):
@@ -46,3 +48,15 @@ class EndpointError(AgentError):
 
 class RequestCapError(AgentError):
     """A run would send more requests than its cap allows."""
+
+
+class MissingWeightsError(AgentError):
+    """There is no file of weights for a task; the message names the places that were looked at."""
+
+
+class WeightsMismatchError(AgentError):
+    """A file of weights does not fit what it would act on. `field` is what differs."""
+
+    def __init__(self, field: str, made_for: object, here: object) -> None:
+        self.field = field
+        super().__init__(f"{field}: the weights were made for {made_for}, and here it is {here}: train them anew")

@@ -1,0 +1,135 @@
+"""Weights on disk: `policy.safetensors` with a card, `card.json`, that says what they are for and how they were made.
+
+Tensors are float32, read by safetensors: nothing is unpickled. A card that names another action and observation schema, other
+features, another task or another simulator is refused: weights never act on what they were not made for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
+from llmserve_agents.features import features_hash
+from llmserve_agents.network import MLPPolicy
+from llmserve_sim.__about__ import __version__ as simulator_version
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.schema import schema_hash
+from llmserve_sim.tasks.registry import catalogue_task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llmserve_sim.tasks import Task
+
+__all__ = [
+    "CARD",
+    "POLICY",
+    "WEIGHTS_VARIABLE",
+    "Checkpoint",
+    "check_card",
+    "find_weights",
+    "identity",
+    "read",
+    "write",
+]
+
+POLICY: Final = "policy.safetensors"
+CARD: Final = "card.json"
+WEIGHTS_VARIABLE: Final = "LLMSERVE_WEIGHTS"
+"""Environment variable that names the folder of all tasks' weights."""
+_PACKAGED: Final = Path(__file__).with_name("weights")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A policy that was read, with where it was read from and its card."""
+
+    path: Path
+    card: Mapping[str, Any]
+    policy: MLPPolicy
+
+
+def identity(task: Task) -> dict[str, str]:
+    """Return what weights for a task are bound to, as their card says it."""
+    return {
+        "task_id": task.id,
+        "task_digest": task.digest,
+        "schema_hash": schema_hash(),
+        "features_hash": features_hash(),
+        "simulator_version": simulator_version,
+    }
+
+
+def find_weights(task_id: str, filename: str = POLICY, root: Path | None = None) -> Path:
+    """Return the path of a task's file of weights.
+
+    Looked for in `root` where one is given, else in ``$LLMSERVE_WEIGHTS`` where that is set, else in ``weights`` below the
+    current folder where there is one, else in what the package brought along. Raises `MissingWeightsError`.
+    """
+    name = catalogue_task(task_id).id  # a task's id is a name, and never a path
+    given = os.environ.get(WEIGHTS_VARIABLE)
+    if root is not None:
+        folder = root
+    elif given:
+        folder = Path(given)
+    else:
+        folder = Path("weights") if Path("weights").is_dir() else _PACKAGED
+    path = folder / name / filename
+    if not path.is_file():
+        raise MissingWeightsError(
+            f"there is no {filename} for {name} in {folder}: train one (llmserve train --task {name}), or name the folder "
+            f"of all weights in {WEIGHTS_VARIABLE}"
+        )
+    return path
+
+
+def read(path: Path, *, strict: bool = True) -> Checkpoint:
+    """Return the checkpoint of a file, its card beside it.
+
+    `strict`: the task's digest and the simulator's version must agree as well. Raises `MissingWeightsError` where file or card
+    are missing, `WeightsMismatchError` naming what differs, and `InvalidInputError` for a file that is damaged.
+    """
+    card_path = path.with_name(CARD)
+    for needed in (path, card_path):
+        if not needed.is_file():
+            raise MissingWeightsError(f"there is no {needed}")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+        tensors = load(path.read_bytes())
+    except (ValueError, SafetensorError) as error:
+        raise InvalidInputError(str(path), f"must be weights with their card ({type(error).__name__})") from error
+    if not isinstance(card, dict):
+        raise InvalidInputError(str(card_path), "must be a JSON object")
+    check_card(card, strict=strict)
+    return Checkpoint(path, card, MLPPolicy.of(tensors, can_split=bool(card.get("can_split"))))
+
+
+def check_card(card: Mapping[str, Any], *, strict: bool = True, features: bool = True) -> None:
+    """Raise `WeightsMismatchError` unless a card fits this installation (`strict`: the task and simulator as well)."""
+    expected = identity(catalogue_task(str(card.get("task_id"))))
+    names = [
+        "schema_hash",
+        *(["features_hash"] if features else []),
+        *(["simulator_version", "task_digest"] if strict else []),
+    ]
+    for name in names:
+        if card.get(name) != expected[name]:
+            raise WeightsMismatchError(name, card.get(name), expected[name])
+
+
+def write(folder: Path, tensors: Mapping[str, NDArray[np.float32]], card: Mapping[str, Any]) -> Path:
+    """Write a policy and its card into `folder`, and return the policy's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / POLICY
+    path.write_bytes(save({name: tensors[name] for name in sorted(tensors)}))
+    (folder / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,88 @@
+"""What the learned agent sees: the extended observation, and a memory of what came before.
+
+`FeatureHistory` turns one vector per window (llmserve_sim's extended vector, entries in [0, 1]) into the network's input. The
+same code runs on thousands of training episodes and on the one episode that an agent plays, in this process or over a
+network. It holds nothing that an observation does not say: no rewards, no task, no seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.metrics import observation_names
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Singles = NDArray[np.float32]
+
+__all__ = ["FEATURES", "LAGS", "FeatureHistory", "features_hash"]
+
+_VECTOR: Final = observation_names("extended")
+_WIDTH: Final = len(_VECTOR)
+
+LAGS: Final[dict[str, tuple[int, ...]]] = {
+    # The phase of a burst, a surge or an alternation shows in two periods at most; the longest is two dozen windows and a bit.
+    "request_arrival_rate": tuple(range(1, 27)),
+    "priority_arrival_rate": tuple(range(1, 17)),
+    "mean_prompt_length": tuple(range(1, 21)),
+    # A wave is smooth: few points tell where it is and where it goes.
+    "cotenant_gb": (1, 2, 4, 7, 11, 16, 22, 30),
+    "spec_acceptance_rate": (1, 2, 4, 8),
+    "queue_depth": (1, 2, 3),
+    "slo_compliance_rate": (1, 2, 3),
+}
+"""Entries of the vector that are remembered, and how many windows back they are shown."""
+_DEEPEST: Final = max(max(lags) for lags in LAGS.values())
+_COLUMNS: Final = np.array([_VECTOR.index(name) for name in LAGS])
+_PICKED: Final = np.array([(row, lag - 1) for row, lags in enumerate(LAGS.values()) for lag in lags]).T
+_DEPTH: Final = _VECTOR.index("depth_share")
+_AGE_WINDOWS: Final = 8.0
+"""Age of the last measured acceptance that is shown as one half, windows."""
+
+FEATURES: Final[tuple[str, ...]] = (
+    *_VECTOR,
+    *(f"{name}[-{lag}]" for name, lags in LAGS.items() for lag in lags),
+    "windows_since_draft",
+)
+"""Names of the network's inputs, in order."""
+
+
+def features_hash() -> str:
+    """Return the SHA-256 (hex) of the features' names: weights are only good for the inputs that they were trained on."""
+    return hashlib.sha256("\n".join(FEATURES).encode()).hexdigest()
+
+
+class FeatureHistory:
+    """The memory of `size` episodes in lock step. What lies before an episode's beginning is 0."""
+
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
+        self._past = np.zeros((size, len(LAGS), _DEEPEST))
+        self._undrafted = np.zeros(size)
+
+    def reset(self) -> None:
+        """Forget everything: new episodes begin."""
+        self._past[:] = 0.0
+        self._undrafted[:] = 0.0
+
+    def push(self, vectors: Floats) -> Singles:
+        """Take in the newest window, float[size, 40], and return the inputs, float32[size, len(FEATURES)].
+
+        Raises `InvalidInputError` for vectors of another shape.
+        """
+        if vectors.shape != (self.size, _WIDTH):
+            raise InvalidInputError("vectors", f"must have shape {(self.size, _WIDTH)}", got=vectors.shape)
+        drafted = vectors[:, _DEPTH] > 0.0
+        self._undrafted = np.where(drafted, 0.0, self._undrafted + 1.0)
+        age = self._undrafted / (self._undrafted + _AGE_WINDOWS)
+        lagged = self._past[:, _PICKED[0], _PICKED[1]]
+        inputs = np.concatenate((vectors, lagged, age[:, None]), axis=1).astype(np.float32)
+        self._past[:, :, 1:] = self._past[:, :, :-1]
+        self._past[:, :, 0] = vectors[:, _COLUMNS]
+        return inputs

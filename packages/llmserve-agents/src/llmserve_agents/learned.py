@@ -1,0 +1,84 @@
+"""The trained agent: a checkpoint's network on the features of what was observed. Needs numpy only.
+
+It loads the weights of the task that an episode is reset to; without any it raises, it never acts as somebody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from llmserve_agents.checkpoint import POLICY, Checkpoint, find_weights, read
+from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
+from llmserve_agents.features import FeatureHistory
+from llmserve_sim.grid import from_indices
+from llmserve_sim.observation import vector
+from llmserve_sim.schema import ServeAction, ServeObservation
+
+__all__ = ["PPOPolicy"]
+
+
+class PPOPolicy:
+    """Acts as `ppo.py` trained it to: the likeliest choice of every head, window by window.
+
+    Args:
+        weights: a folder with ``policy.safetensors`` and ``card.json`` for the one task that it will play; without it, the
+            task's shipped weights are looked up (see `checkpoint.find_weights`).
+    """
+
+    def __init__(self, weights: Path | None = None) -> None:
+        self._folder = weights
+        self._loaded: Checkpoint | None = None
+        self._history = FeatureHistory()
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """Return the agent with the weights in `folder`."""
+        return cls(folder)
+
+    @property
+    def loaded(self) -> Checkpoint | None:
+        """What the last reset loaded."""
+        return self._loaded
+
+    @property
+    def weights_path(self) -> Path | None:
+        """Where that was read from."""
+        return None if self._loaded is None else self._loaded.path
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """What its card says."""
+        return {} if self._loaded is None else self._loaded.card
+
+    def reset(self, task_id: str, seed: int) -> None:
+        """Load the weights for a task and forget the previous episode.
+
+        Raises `MissingWeightsError` and `WeightsMismatchError`.
+        """
+        path = find_weights(task_id) if self._folder is None else self._folder / POLICY
+        loaded = _read(path, path.stat().st_mtime_ns if path.exists() else 0)
+        if loaded.card["task_id"] != task_id:
+            raise WeightsMismatchError("task_id", loaded.card["task_id"], task_id)
+        self._loaded = loaded
+        self._history.reset()
+
+    def act(self, observation: ServeObservation) -> ServeAction:
+        """Return the next window's configuration.
+
+        Raises `InvalidInputError` for an observation without the extended features: a backend that does not report them.
+        """
+        if self._loaded is None:
+            raise MissingWeightsError("no weights are loaded: reset the agent to a task first")
+        inputs = self._history.push(np.array([vector(observation, "extended")]))
+        return from_indices(self._loaded.policy.act(inputs)[0].tolist())
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, modified_ns: int) -> Checkpoint:  # noqa: ARG001 - part of the key: a file that changed is read again
+    """Read a file once."""
+    return read(path)

@@ -1,0 +1,574 @@
+"""Proximal policy optimisation on CPU, in one file: rollouts in numpy on whole episodes, updates in torch.
+
+One update plays `num_envs` whole episodes of the task's training seeds in lock step and learns from them for a few epochs. An
+episode's end is a time limit: the value of its last observation stands for what would have come. The policy that is kept is the
+one that did best on validation seeds. Everything is drawn from `seed`, so a run repeats itself on the same machine, and one
+that was interrupted goes on as if it had not been.
+
+Schulman et al., "Proximal Policy Optimization Algorithms", 2017; generalised advantages: Schulman et al., 2016.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+
+from llmserve_agents.errors import MissingExtraError
+
+try:
+    import torch
+    from torch import nn
+except ModuleNotFoundError as error:
+    raise MissingExtraError("train", "llmserve_agents.ppo") from error
+
+from llmserve_agents.features import FEATURES, FeatureHistory
+from llmserve_agents.network import (
+    CLIP,
+    HEAD_SLICES,
+    HEADS,
+    KEEP_LOGITS,
+    MLPPolicy,
+    masked,
+    to_grid,
+)
+from llmserve_sim.batch import ServingBatch
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.metrics import encode
+from llmserve_sim.tasks import Task, load_task
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_sim.env import Outcome
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+    Singles = NDArray[np.float32]
+
+__all__ = ["PPOConfig", "TrainResult", "Trainer", "Update", "play", "train", "validation_seeds"]
+
+_MASKED_OFF: Final = -1e9
+"""Logit of a choice that there is not, as in `network.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PPOConfig:
+    """Every hyper-parameter. A step is one window of one environment."""
+
+    task: str = "bursty_workload"
+    """Task to train on: an id, or the path of a task file."""
+    steps: int = 3_000_000
+    """Windows to train on; rounded up to whole updates."""
+    seed: int = 0
+    """Of everything that is drawn: episodes, actions, initial weights, minibatches."""
+    num_envs: int = 0
+    """Episodes played side by side; 0: 96, or fewer where `steps` would otherwise give fewer than 100 updates (at least 8)."""
+    learning_rate: float = 1e-3
+    """Adam's step size at the start; it falls linearly to 0."""
+    gamma: float = 0.97
+    """Discount per window: about half a minute of traffic at 0.5."""
+    gae_lambda: float = 0.95
+    """Weight of longer returns in the advantage."""
+    clip: float = 0.2
+    """Bound on how far an update may move a probability, as a ratio."""
+    epochs: int = 3
+    """Passes over the data of an update."""
+    minibatches: int = 6
+    """Parts that a pass is cut into."""
+    entropy: float = 0.006
+    """Weight of the entropy bonus at the start; it falls linearly to 0."""
+    value_weight: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """The gradient is scaled down to this norm."""
+    hidden: int = 128
+    """Units of each of the two tanh layers, of the actor and of the critic."""
+    keep_bias: float = 3.0
+    """Initial logit of KEEP on the tier's and the split's heads: a change of these costs seconds, so random ones are ruinous."""
+    validate_every: int = 10
+    """Updates between two validations."""
+    validation_episodes: int = 24
+    """Validation seeds, the first of the task's range."""
+    clone_from: str | None = None
+    """Name of an agent whose actions are imitated before training; None: from scratch."""
+    clone_steps: int = 60_000
+    """Windows of that agent to learn from; they count as steps."""
+    threads: int = 1
+    """Threads of torch."""
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "steps": (1, 10**10), "seed": (0, 2**32 - 1), "num_envs": (0, 4096), "learning_rate": (0.0, 1.0),
+            "gamma": (0.0, 0.9999), "gae_lambda": (0.0, 1.0), "clip": (0.001, 1.0), "epochs": (1, 100),
+            "minibatches": (1, 1024), "entropy": (0.0, 1.0), "value_weight": (0.0, 100.0), "max_grad_norm": (1e-6, 1e6),
+            "hidden": (1, 4096), "validate_every": (1, 10**6), "validation_episodes": (1, 1000),
+            "clone_steps": (1, 10**9), "threads": (1, 256),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise InvalidInputError(name, f"must be in {low}..{high}", got=getattr(self, name))
+
+    def envs(self, windows: int) -> int:
+        """Return the number of environments, for episodes of so many windows."""
+        return self.num_envs or min(96, max(8, self.steps // (windows * 100)))
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one update showed. Losses are means over its minibatches."""
+
+    number: int
+    """From 1."""
+    updates: int
+    """In the whole run."""
+    steps: int
+    """Windows so far."""
+    episodic_return: float
+    """Mean reward per window of the episodes just played, with exploration."""
+    validation: float | None
+    """Mean reward per window on the validation seeds without exploration; None: not measured after this update."""
+    best: float | None
+    """The best of these so far."""
+    losses: dict[str, float]
+    """policy_loss, value_loss, entropy, approx_kl, clipfrac, explained_variance."""
+    learning_rate: float
+    seconds: float
+    """Since training began, this process only."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """The best policy by validation, and how the run went."""
+
+    config: PPOConfig
+    tensors: dict[str, Singles]
+    """As a checkpoint holds them."""
+    validation: float
+    """Its mean reward per window on the validation seeds."""
+    steps: int
+    """Windows of the whole run."""
+    best_steps: int
+    """Windows after which this policy was reached."""
+    updates: list[Update]
+    seconds: dict[str, float]
+    """Where the time went: generate, simulate, features, act, update, validate."""
+
+
+class Normalizer:
+    """Running mean and variance of the inputs, which the policy divides by; frozen in a checkpoint."""
+
+    def __init__(self) -> None:
+        self.count = 1e-4
+        self.mean = np.zeros(len(FEATURES))
+        self.variance = np.ones(len(FEATURES))
+
+    def update(self, inputs: Singles) -> None:
+        """Take in inputs float32[n, features]."""
+        flat = inputs.astype(np.float64)
+        mean, variance, count = flat.mean(axis=0), flat.var(axis=0), len(flat)
+        total = self.count + count
+        delta = mean - self.mean
+        spread = self.variance * self.count + variance * count + delta**2 * self.count * count / total
+        self.mean, self.variance, self.count = self.mean + delta * count / total, spread / total, total
+
+    @property
+    def deviation(self) -> Floats:
+        """Standard deviations, never so small that a feature which hardly ever moves would be blown up."""
+        return np.sqrt(self.variance + 1e-4)
+
+
+class ReturnScale:
+    """The size of discounted returns, in which the critic learns: rewards less their mean, over the returns' deviation."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self.deviation = 1.0
+        self.updates = 0
+
+    def update(self, rewards: Singles, gamma: float) -> None:
+        """Take in the rewards [windows, envs] of whole episodes; newer ones weigh a tenth, or more at the beginning."""
+        self.updates += 1
+        weight = max(0.1, 1.0 / self.updates)
+        self.mean += weight * (float(rewards.mean()) - self.mean)
+        running, returns = np.zeros(rewards.shape[1]), np.empty(rewards.shape)
+        for window, row in enumerate(rewards):
+            running = returns[window] = gamma * running + row - self.mean
+        self.deviation += weight * (max(float(returns.std()), 1e-3) - self.deviation)
+
+
+class ActorCritic(nn.Module):
+    """Two separate tanh networks on the normalised inputs."""
+
+    def __init__(self, hidden: int, keep_bias: float) -> None:
+        super().__init__()
+        width = len(FEATURES)
+        self.actor = nn.ModuleList(
+            [_linear(width, hidden, 2**0.5), _linear(hidden, hidden, 2**0.5), _linear(hidden, sum(HEADS), 0.01)]
+        )
+        self.critic = nn.ModuleList(
+            [_linear(width, hidden, 2**0.5), _linear(hidden, hidden, 2**0.5), _linear(hidden, 1, 1.0)]
+        )
+        with torch.no_grad():
+            self.actor[-1].bias[list(KEEP_LOGITS)] = keep_bias
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the actor's [n, sum(HEADS)] for normalised inputs."""
+        return _forward(self.actor, x)
+
+    def value(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the critic's [n], in the units of `ReturnScale`."""
+        return _forward(self.critic, x)[:, 0]
+
+
+def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _forward(layers: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+    for layer in layers[:-1]:
+        x = torch.tanh(layer(x))
+    result: torch.Tensor = layers[-1](x)
+    return result
+
+
+@dataclass(slots=True)
+class Rollout:
+    """What one update learns from: [windows, envs, ...] arrays, and the inputs after the last window."""
+
+    inputs: Singles
+    choices: Ints
+    logp: Singles
+    rewards: Singles
+    last_inputs: Singles
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds by what they were spent on."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Count the time of a block."""
+        begin = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - begin
+
+
+def vectors_of(outcome: Outcome, size: int) -> Floats:
+    """Return float64[size, 40]: the extended vectors of a batch's outcome."""
+    columns = encode(outcome.measurement, "extended")
+    return np.stack([np.broadcast_to(column, size) for column in columns], axis=1)
+
+
+def validation_seeds(task: Task, count: int) -> list[int]:
+    """Return the first validation seeds of a task."""
+    seeds = task.seeds.validation
+    return list(range(seeds.start, seeds.start + min(count, len(seeds))))
+
+
+class Trainer:
+    """A run that can be stopped after any update, saved, and taken up again."""
+
+    def __init__(self, config: PPOConfig) -> None:
+        self.config = config
+        self.task = load_task(config.task)
+        torch.set_num_threads(config.threads)
+        self.envs = config.envs(self.task.windows)
+        self.updates = -(-config.steps // (self.envs * self.task.windows))
+        self.batch = ServingBatch(self.task, self.envs)
+        self.rng = np.random.default_rng(config.seed)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.model = ActorCritic(config.hidden, config.keep_bias)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, eps=1e-5)
+        self.normalizer = Normalizer()
+        self.returns = ReturnScale()
+        self.clock = Clock()
+        self.done = 0
+        self.best: tuple[float, int, dict[str, Singles]] | None = None
+        self.history: list[Update] = []
+        self._began = time.perf_counter()
+
+    @property
+    def steps(self) -> int:
+        """Windows so far."""
+        return self.done * self.envs * self.task.windows
+
+    def run(self, progress: Callable[[Update], object] | None = None) -> TrainResult:
+        """Train to the end and return the best policy."""
+        if self.done == 0 and self.config.clone_from is not None:
+            self._clone(self.config.clone_from)
+        while self.done < self.updates:
+            update = self.update()
+            if progress is not None:
+                progress(update)
+        return self.result()
+
+    def result(self) -> TrainResult:
+        """Return the best policy so far; raises `InvalidInputError` before the first validation."""
+        if self.best is None:
+            raise InvalidInputError("steps", "must be enough for an update", got=self.config.steps)
+        value, steps, tensors = self.best
+        return TrainResult(self.config, tensors, value, self.steps, steps, self.history, dict(self.clock.seconds))
+
+    def update(self) -> Update:
+        """Play one batch of episodes, learn from it, and validate where it is time to."""
+        config, left = self.config, 1.0 - self.done / self.updates
+        rate = config.learning_rate * left
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        rollout = self._play()
+        with self.clock.on("update"):
+            losses = self._learn(rollout, config.entropy * left)
+        self.done += 1
+        validation = None
+        if self.done % config.validate_every == 0 or self.done == self.updates:
+            with self.clock.on("validate"):
+                validation = self.validate()
+            if self.best is None or validation > self.best[0]:
+                self.best = (validation, self.steps, self.tensors())
+        self.history.append(
+            Update(
+                number=self.done,
+                updates=self.updates,
+                steps=self.steps,
+                episodic_return=float(rollout.rewards.mean()),
+                validation=validation,
+                best=None if self.best is None else self.best[0],
+                losses=losses,
+                learning_rate=rate,
+                seconds=time.perf_counter() - self._began,
+            )
+        )
+        return self.history[-1]
+
+    def policy(self) -> MLPPolicy:
+        """Return the present actor, for numpy."""
+        return MLPPolicy.of(self.tensors(), can_split=self.batch.can_split)
+
+    def tensors(self) -> dict[str, Singles]:
+        """Return what a checkpoint of the present actor holds."""
+        found = {
+            f"actor.{name}": value.detach().numpy().copy() for name, value in self.model.actor.state_dict().items()
+        }
+        found["normalizer.mean"] = self.normalizer.mean.astype(np.float32)
+        found["normalizer.std"] = self.normalizer.deviation.astype(np.float32)
+        return found
+
+    def validate(self) -> float:
+        """Return the mean reward per window of the present policy, without exploration, on the validation seeds."""
+        return float(
+            play(self.policy(), self.task, validation_seeds(self.task, self.config.validation_episodes)).mean()
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the run needs to go on, as `torch.save` takes it."""
+        return {
+            "config": asdict(self.config),
+            "done": self.done,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "generator": self.generator.get_state(),
+            "normalizer": {
+                "count": self.normalizer.count,
+                "mean": torch.from_numpy(self.normalizer.mean),
+                "variance": torch.from_numpy(self.normalizer.variance),
+            },
+            "returns": [self.returns.mean, self.returns.deviation, self.returns.updates],
+            "best": None
+            if self.best is None
+            else {
+                "value": self.best[0],
+                "steps": self.best[1],
+                "tensors": {name: torch.from_numpy(value) for name, value in self.best[2].items()},
+            },
+            "history": [asdict(update) for update in self.history],
+            "seconds": dict(self.clock.seconds),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the run's state, whole or not at all."""
+        new = path.with_suffix(".new")
+        torch.save(self.state(), new)
+        new.replace(path)
+
+    @classmethod
+    def resume(cls, path: Path) -> Self:
+        """Return the run of a state file, to be gone on with; raises `InvalidInputError` for a file that is none."""
+        try:
+            state = torch.load(path, weights_only=True)
+            trainer = cls(PPOConfig(**state["config"]))
+            trainer.done = state["done"]
+            trainer.model.load_state_dict(state["model"])
+            trainer.optimizer.load_state_dict(state["optimizer"])
+            trainer.rng.bit_generator.state = state["rng"]
+            trainer.generator.set_state(state["generator"])
+            kept = state["normalizer"]
+            trainer.normalizer.count = kept["count"]
+            trainer.normalizer.mean, trainer.normalizer.variance = kept["mean"].numpy(), kept["variance"].numpy()
+            trainer.returns.mean, trainer.returns.deviation, trainer.returns.updates = state["returns"]
+            if state["best"] is not None:
+                best = state["best"]
+                tensors = {name: value.numpy() for name, value in best["tensors"].items()}
+                trainer.best = (best["value"], best["steps"], tensors)
+            trainer.history = [Update(**update) for update in state["history"]]
+            trainer.clock.seconds.update(state["seconds"])
+        except (OSError, RuntimeError, KeyError, TypeError, EOFError) as error:
+            raise InvalidInputError(
+                "resume", f"must be the state of a training run ({type(error).__name__})", got=str(path)
+            ) from error
+        return trainer
+
+    def _play(self) -> Rollout:
+        """Play whole episodes of drawn training seeds."""
+        train, windows, envs = self.task.seeds.train, self.task.windows, self.envs
+        seeds = self.rng.integers(train.start, train.stop, envs).tolist()
+        policy = self.policy()
+        history = FeatureHistory(envs)
+        rollout = Rollout(
+            inputs=np.empty((windows, envs, len(FEATURES)), dtype=np.float32),
+            choices=np.empty((windows, envs, len(HEADS)), dtype=np.int64),
+            logp=np.empty((windows, envs), dtype=np.float32),
+            rewards=np.empty((windows, envs), dtype=np.float32),
+            last_inputs=np.empty((envs, len(FEATURES)), dtype=np.float32),
+        )
+        with self.clock.on("generate"):
+            outcome = self.batch.start(seeds)
+        for window in range(windows):
+            with self.clock.on("features"):
+                inputs = rollout.inputs[window] = history.push(vectors_of(outcome, envs))
+            with self.clock.on("act"):
+                choices, rollout.logp[window] = policy.sample(inputs, self.rng)
+                rollout.choices[window] = choices
+                indices = to_grid(choices, inputs)
+            with self.clock.on("simulate"):
+                outcome = self.batch.advance(indices)
+            rollout.rewards[window] = outcome.reward
+        rollout.last_inputs[:] = history.push(vectors_of(outcome, envs))
+        return rollout
+
+    def _learn(self, rollout: Rollout, entropy_weight: float) -> dict[str, float]:
+        """Learn from one rollout; return the mean losses."""
+        config = self.config
+        # The policy that acted saw the old normaliser; learning goes on with it, the next rollout sees the new one.
+        inputs = torch.from_numpy(rollout.inputs.reshape(-1, len(FEATURES)))
+        x = self._normalized(inputs)
+        with torch.no_grad():
+            values = self.model.value(x).reshape(rollout.rewards.shape).numpy()
+            last = self.model.value(self._normalized(torch.from_numpy(rollout.last_inputs))).numpy()
+        advantages, returns = self._advantages(rollout.rewards, values, last)
+        mask = self._mask(rollout.inputs.reshape(-1, len(FEATURES)))
+        choices = torch.from_numpy(rollout.choices.reshape(-1, len(HEADS)))
+        old_logp = torch.from_numpy(rollout.logp.reshape(-1))
+        flat_advantages, flat_returns = torch.from_numpy(advantages.reshape(-1)), torch.from_numpy(returns.reshape(-1))
+        sums: dict[str, float] = defaultdict(float)
+        size = -(-len(x) // config.minibatches)
+        for _ in range(config.epochs):
+            order = torch.randperm(len(x), generator=self.generator)
+            for at in order.split(size):
+                logp, entropy = log_probability(self.model.logits(x[at]) + mask[at], choices[at])
+                change = logp - old_logp[at]
+                ratio = change.exp()
+                gain = flat_advantages[at]
+                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+                policy_loss = -torch.min(gain * ratio, gain * ratio.clamp(1 - config.clip, 1 + config.clip)).mean()
+                value_loss = 0.5 * (self.model.value(x[at]) - flat_returns[at]).square().mean()
+                bonus = entropy.mean()
+                loss = policy_loss + config.value_weight * value_loss - entropy_weight * bonus
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+                self.optimizer.step()
+                with torch.no_grad():
+                    shown = {
+                        "policy_loss": policy_loss.detach(),
+                        "value_loss": value_loss.detach(),
+                        "entropy": bonus.detach(),
+                        "approx_kl": (ratio - 1 - change).mean(),
+                        "clipfrac": ((ratio - 1).abs() > config.clip).float().mean(),
+                    }
+                for name, value in shown.items():
+                    sums[name] += value.item()
+        self.normalizer.update(rollout.inputs.reshape(-1, len(FEATURES)))
+        losses = {name: value / (config.epochs * config.minibatches) for name, value in sums.items()}
+        losses["explained_variance"] = float(1.0 - np.var(returns - values) / max(np.var(returns), 1e-12))
+        return losses
+
+    def _normalized(self, inputs: torch.Tensor) -> torch.Tensor:
+        mean = torch.from_numpy(self.normalizer.mean.astype(np.float32))
+        std = torch.from_numpy(self.normalizer.deviation.astype(np.float32))
+        return ((inputs - mean) / std).clamp(-CLIP, CLIP)
+
+    def _mask(self, inputs: Singles) -> torch.Tensor:
+        """What is added to the logits: 0, or next to minus infinity for a choice that there is not."""
+        blank = masked(np.zeros((len(inputs), sum(HEADS)), dtype=np.float32), inputs, can_split=self.batch.can_split)
+        return torch.from_numpy(blank)
+
+    def _advantages(self, rewards: Singles, values: Singles, last: Singles) -> tuple[Singles, Singles]:
+        """Return generalised advantages and returns [windows, envs], in the units of `ReturnScale`."""
+        gamma, lam = self.config.gamma, self.config.gae_lambda
+        self.returns.update(rewards, gamma)
+        scaled = ((rewards - self.returns.mean) / self.returns.deviation).astype(np.float32)
+        advantages = np.empty_like(rewards)
+        running, following = np.zeros_like(last), last
+        for window in range(len(rewards) - 1, -1, -1):
+            delta = scaled[window] + gamma * following - values[window]
+            running = delta + gamma * lam * running
+            advantages[window] = running
+            following = values[window]
+        return advantages, advantages + values
+
+    def _clone(self, name: str) -> None:
+        """Imitate an agent: its actions on training seeds, put on the grid, as classes to predict."""
+        from llmserve_agents.imitation import demonstrations
+
+        inputs, choices = demonstrations(self.task, name, self.config.clone_steps, self.rng)
+        self.normalizer.update(inputs)
+        x, labels = self._normalized(torch.from_numpy(inputs)), torch.from_numpy(choices)
+        mask = self._mask(inputs)
+        for _ in range(self.config.epochs * 4):
+            for at in torch.randperm(len(x), generator=self.generator).split(512):
+                logp, _ = log_probability(self.model.logits(x[at]) + mask[at], labels[at])
+                self.optimizer.zero_grad(set_to_none=True)
+                (-logp.mean()).backward()
+                self.optimizer.step()
+
+
+def log_probability(logits: torch.Tensor, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probability [n] of choices int64[n, heads], and the entropy [n] of all heads together."""
+    logp, entropy = torch.zeros(len(logits)), torch.zeros(len(logits))
+    for head, where in enumerate(HEAD_SLICES):
+        row = torch.log_softmax(logits[:, where], dim=1)
+        logp = logp + row.gather(1, choices[:, head, None])[:, 0]
+        entropy = entropy - (row.exp() * row).sum(dim=1)
+    return logp, entropy
+
+
+def play(policy: MLPPolicy, task: Task, seeds: list[int]) -> Floats:
+    """Return float64[seeds]: the mean reward per window of a policy that takes its likeliest choices."""
+    batch, history = ServingBatch(task, len(seeds)), FeatureHistory(len(seeds))
+    outcome = batch.start(seeds)
+    total = np.zeros(len(seeds))
+    while not outcome.done:
+        outcome = batch.advance(policy.act(history.push(vectors_of(outcome, len(seeds)))))
+        total += outcome.reward
+    return total / batch.episode_length
+
+
+def train(config: PPOConfig, progress: Callable[[Update], object] | None = None) -> TrainResult:
+    """Train a policy from a configuration; `progress` hears of every update."""
+    return Trainer(config).run(progress)

@@ -1,0 +1,176 @@
+"""Computes what a task's score is measured against, and writes it where the simulator reads it.
+
+    python -m llmserve_agents.references [TASK ...]       (nox -s references)
+
+0 is the random policy, 0.5 the best fixed configuration (searched on training seeds), 1 the clairvoyant search, all as mean
+reward per window over the task's reference seeds. The search starts from what every agent did on those seeds, so no agent is
+above it there; half its budget is run as well, and how far the second half moved it is printed and stored. The heuristic's
+and the shipped PPO's means stand beside them, for comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from llmserve_agents.clairvoyant import Budget, clairvoyant, snapped
+from llmserve_agents.errors import MissingWeightsError
+from llmserve_agents.policy import HeuristicPolicy, Policy, RandomPolicy, StaticPolicy, make_agent
+from llmserve_agents.search import best_static
+from llmserve_sim.__about__ import __version__
+from llmserve_sim.env import ServingEnv
+from llmserve_sim.grader import score_of
+from llmserve_sim.references import write_references
+from llmserve_sim.schema import ReferenceScores, ServeAction
+from llmserve_sim.tasks import Task, list_tasks, load_task
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+
+__all__ = ["Effort", "Played", "compute", "follow", "main"]
+
+_LEARNED: Final = ("tuned-heuristic", "ppo")
+"""Agents that take part where there are weights for the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is spent on one task."""
+
+    static_seeds: int = 32
+    """Training episodes that fixed configurations are compared on."""
+    reference_seeds: int = 60
+    """Episodes that every mean is over, at most: the first of the task's reference range."""
+    budget: Budget = field(default_factory=lambda: Budget(passes=4))
+    """Of the clairvoyant search; the half of its passes is the smaller budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What an agent did on some seeds."""
+
+    actions: list[list[ServeAction]]
+    values: Floats
+    """float64[seeds] mean reward per window."""
+
+    @property
+    def plans(self) -> Ints:
+        """int64[seeds, windows, 6]: the actions, put on the grid."""
+        return np.stack([snapped(row) for row in self.actions])
+
+
+def follow(task: Task, seeds: Sequence[int], policy: Policy) -> Played:
+    """Run a policy through whole episodes and return what it did and earned."""
+    env = ServingEnv(task)
+    actions, values = [], []
+    for seed in seeds:
+        observation = env.reset(seed)
+        policy.reset(task.id, seed)
+        row = []
+        while not observation.done:
+            row.append(policy.act(observation))
+            observation = env.step(row[-1])
+        actions.append(row)
+        values.append(env.state().total_reward / env.episode_length)
+    return Played(actions, np.array(values))
+
+
+def compute(task: Task, effort: Effort | None = None, *, tell: Callable[[str], object] = print) -> ReferenceScores:
+    """Return the references of a built-in task; `tell` hears what happens, a line at a time."""
+    effort = Effort() if effort is None else effort
+    train, reference = task.seeds.train, task.seeds.reference
+    seeds = list(range(reference.start, reference.start + min(effort.reference_seeds, len(reference))))
+    training = list(range(train.start, train.start + effort.static_seeds))
+    fixed, _ = best_static(task, training, tell=tell)
+    played = {
+        "random": follow(task, seeds, RandomPolicy()),
+        "best-static": follow(task, seeds, StaticPolicy(fixed)),
+        "heuristic": follow(task, seeds, HeuristicPolicy()),
+    }
+    for name in _LEARNED:
+        try:
+            played[name] = follow(task, seeds, make_agent(name))
+        except MissingWeightsError as error:
+            tell(f"{task.id}: without {name}: {error}")
+    for name, done in played.items():
+        tell(f"{task.id}: {name} {done.values.mean():.4f}")
+    starts = [(done.plans, done.values) for name, done in played.items() if name != "random"]
+    half = replace(effort.budget, passes=max(1, effort.budget.passes // 2))
+    smaller = clairvoyant(task, seeds, starts, half, tell=_every(20, task, tell))
+    tell(f"{task.id}: clairvoyant with half the budget {smaller.values.mean():.4f}")
+    found = clairvoyant(task, seeds, [(smaller.plans, smaller.values)], half, tell=_every(20, task, tell))
+    moved = found.values.mean() / smaller.values.mean() - 1.0
+    tell(f"{task.id}: clairvoyant {found.values.mean():.4f}, the second half of the budget moved it by {moved:.2%}")
+    env = ServingEnv(task)
+    env.start(seeds[0])
+    means = {name: float(done.values.mean()) for name, done in played.items()}
+    return ReferenceScores(
+        random=means["random"],
+        best_static=means["best-static"],
+        clairvoyant=float(found.values.mean()),
+        heuristic=means["heuristic"],
+        ppo=means.get("ppo"),
+        provisional="ppo" not in means,
+        simulator_version=__version__,
+        task_digest=env.state().task_digest,
+        seeds=seeds,
+        budget=(
+            f"best_static: coordinate sweeps from 6 starts, then sweeps over pairs of knobs, on {effort.static_seeds} "
+            f"training seeds; clairvoyant: {effort.budget.passes} passes of single-knob changes on true forks, held "
+            f"{effort.budget.holds} windows ({effort.budget.slow_holds} for tier and split), from what "
+            f"{', '.join(name for name in played if name != 'random')} did; its second half moved it by {moved:.2%}"
+        ),
+        command=f"python -m llmserve_agents.references {task.id}",
+        best_static_action=fixed,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compute and write the references of the named tasks, or of all built-in ones; returns the exit code."""
+    known = [task.id for task in list_tasks()]
+    parser = argparse.ArgumentParser(
+        prog="python -m llmserve_agents.references",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", nargs="*", help=f"tasks to compute, all by default: {', '.join(known)}")
+    parser.add_argument("--seeds", type=int, default=Effort().reference_seeds, help="reference seeds, at most (60)")
+    parser.add_argument("--passes", type=int, default=Effort().budget.passes, help="passes of the search (4)")
+    options = parser.parse_args(arguments)
+    if unknown := [task for task in options.task if task not in known]:
+        parser.error(f"task: must be of {', '.join(known)}, got {', '.join(unknown)}")
+    if options.seeds < 1 or options.passes < 1:
+        parser.error("--seeds, --passes: must be at least 1")
+    effort = Effort(reference_seeds=options.seeds, budget=Budget(passes=options.passes))
+    for task_id in options.task or known:
+        found = compute(load_task(task_id), effort, tell=_print)
+        path = write_references(task_id, found)
+        at = [score_of(x, found) for x in (found.heuristic, found.ppo) if x is not None]
+        _print(f"{path.name}: random {found.random:.4f}, best static {found.best_static:.4f}, ")
+        _print(f"  clairvoyant {found.clairvoyant:.4f}; scores: " + ", ".join(f"{score:.2f}" for score in at))
+    return 0
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _every(step: int, task: Task, tell: Callable[[str], object]) -> Callable[[int, int, float], object]:
+    def some(number: int, window: int, value: float) -> None:
+        if (window + 1) % step == 0:
+            tell(f"{task.id}: pass {number + 1}, window {window + 1}, from {value:.4f}")
+
+    return some
+
+
+if __name__ == "__main__":
+    sys.exit(main())

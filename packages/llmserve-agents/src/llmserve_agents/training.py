@@ -1,0 +1,185 @@
+"""A training run with its files: what `ppo.py` learns, kept where it can be resumed, watched and shipped.
+
+    OUTPUT/policy.safetensors, card.json    the best policy by validation, after every validation
+    OUTPUT/state.pt                         everything that `--resume` needs
+    OUTPUT/learning.png, learning.json      the learning curve
+    OUTPUT/tensorboard/                     the keys that everybody's dashboards know
+
+The module knows nothing about terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from llmserve_agents.checkpoint import identity, write
+from llmserve_agents.errors import MissingExtraError
+from llmserve_agents.network import SPLIT
+from llmserve_agents.plots import Curve, draw_learning_curves
+from llmserve_agents.ppo import PPOConfig, Trainer, TrainResult, Update, validation_seeds
+from llmserve_agents.search import static_values
+from llmserve_sim.batch import ServingBatch
+from llmserve_sim.grader import score_of
+from llmserve_sim.grid import GRID_SIZES, to_indices
+from llmserve_sim.references import load_references
+from llmserve_sim.schema import ReferenceScores
+
+if TYPE_CHECKING:
+    from llmserve_sim.tasks import Task
+
+__all__ = ["STATE", "Compared", "compare", "run"]
+
+STATE: Final = "state.pt"
+"""Name of the file that a run is resumed from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a trained policy earns on validation seeds, beside what it should beat there."""
+
+    episodes: int
+    policy: float
+    """Mean reward per window."""
+    random: float
+    best_static: float | None
+    """None for a task without references, and so are the scores."""
+    score: float | None
+    random_score: float | None
+
+
+def run(
+    config: PPOConfig,
+    output: Path,
+    *,
+    resume: bool = False,
+    tensorboard: bool = True,
+    progress: Callable[[Update], object] | None = None,
+) -> TrainResult:
+    """Train and keep everything in `output`; `resume` goes on with the run that is kept there.
+
+    A resumed run ends as it would have if it had never been interrupted. Raises `InvalidInputError` for a state that is
+    none, and `MissingExtraError` without the extra `train`.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer.resume(output / STATE) if resume else Trainer(config)
+    writer = _writer(output) if tensorboard else None
+
+    def tell(update: Update) -> None:
+        if writer is not None:
+            _log(writer, update)
+        if update.validation is not None:
+            trainer.save(output / STATE)
+            if trainer.best is not None and trainer.best[1] == update.steps:
+                write(output, trainer.best[2], _card(trainer))
+        if progress is not None:
+            progress(update)
+
+    try:
+        result = trainer.run(tell)
+    finally:
+        if writer is not None:
+            writer.close()
+    _draw(trainer.task, result, output)
+    return result
+
+
+def compare(task: Task, result: TrainResult) -> Compared:
+    """Return the policy's value beside the random policy's and the best fixed configuration's, on the same seeds."""
+    seeds = validation_seeds(task, result.config.validation_episodes)
+    references = load_references(task.id, task.digest)
+    chance = _random(task, seeds)
+    fixed = None
+    if references is not None:
+        fixed = float(static_values(task, np.array([to_indices(references.best_static_action)]), seeds).mean())
+    return Compared(
+        episodes=len(seeds),
+        policy=result.validation,
+        random=chance,
+        best_static=fixed,
+        score=None if references is None else score_of(result.validation, references),
+        random_score=None if references is None else score_of(chance, references),
+    )
+
+
+def _random(task: Task, seeds: list[int]) -> float:
+    batch, rng, total = ServingBatch(task, len(seeds)), np.random.default_rng(0), 0.0
+    outcome = batch.start(seeds)
+    while not outcome.done:
+        choices = rng.integers(0, GRID_SIZES, (len(seeds), len(GRID_SIZES)))
+        choices[:, SPLIT] *= batch.can_split
+        outcome = batch.advance(choices)
+        total += float(np.mean(outcome.reward))
+    return total / batch.episode_length
+
+
+def _card(trainer: Trainer) -> dict[str, Any]:
+    """What weights are for and how they came to be; nothing in it depends on the clock."""
+    assert trainer.best is not None
+    value, steps, _ = trainer.best
+    config, task = trainer.config, trainer.task
+    references: ReferenceScores | None = load_references(task.id, task.digest)
+    train = task.seeds.train
+    seeds = validation_seeds(task, config.validation_episodes)
+    return {
+        **identity(task),
+        "agent": "ppo",
+        "can_split": trainer.batch.can_split,
+        "seed": config.seed,
+        "steps": trainer.updates * trainer.envs * task.windows,
+        "best_at_steps": steps,
+        "train_seeds": [train.start, train.stop],
+        "validation_seeds": [seeds[0], seeds[-1] + 1],
+        "validation_mean_reward": value,
+        "validation_score": None if references is None else score_of(value, references),
+        "config": asdict(config),
+        "command": command(config),
+    }
+
+
+def command(config: PPOConfig) -> str:
+    """Return the command that repeats a run, with everything that is not the default spelt out."""
+    words = ["llmserve", "train"]
+    defaults = PPOConfig()
+    for name, value in asdict(config).items():
+        if name in {"task", "steps", "seed"} or value != getattr(defaults, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def _draw(task: Task, result: TrainResult, output: Path) -> None:
+    points = [(update.steps, update.validation) for update in result.updates if update.validation is not None]
+    content = {"task": task.id, "seed": result.config.seed, "points": points}
+    (output / "learning.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    curve = Curve(f"seed {result.config.seed}", [steps for steps, _ in points], [value for _, value in points])
+    references = load_references(task.id, task.digest)
+    levels = {}
+    if references is not None:
+        levels = {task.id: {"best fixed configuration": references.best_static, "clairvoyant": references.clairvoyant}}
+    with suppress(MissingExtraError):  # a run without matplotlib has its numbers in learning.json
+        draw_learning_curves({task.id: [curve]}, output / "learning.png", levels=levels)
+
+
+def _writer(output: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("train", "TensorBoard's files (or train without them: --no-tensorboard)") from error
+    return SummaryWriter(str(output / "tensorboard"))
+
+
+def _log(writer: Any, update: Update) -> None:
+    writer.add_scalar("charts/episodic_return", update.episodic_return, update.steps)
+    writer.add_scalar("charts/learning_rate", update.learning_rate, update.steps)
+    writer.add_scalar("charts/SPS", update.steps / update.seconds if update.seconds else 0.0, update.steps)
+    for name, value in update.losses.items():
+        writer.add_scalar(f"losses/{name}", value, update.steps)
+    if update.validation is not None:
+        writer.add_scalar("charts/validation_return", update.validation, update.steps)
