@@ -1,216 +1,264 @@
 """The documented rules of three serving papers, one function per rule: what a careful engineer deploys without training.
 
-    batch cap      Orca (Yu et al., OSDI 2022): iteration-level batching
-    KV budget      vLLM (Kwon et al., SOSP 2023): PagedAttention's memory management
-    tier, depth    Decima (Mao et al., SIGCOMM 2019): adapt to the workload as it is measured
+    batch cap                      Orca (Yu et al., OSDI 2022): iteration-level batching
+    KV budget                      vLLM (Kwon et al., SOSP 2023): PagedAttention's memory management
+    tier, depth, priority, split   Decima (Mao et al., SIGCOMM 2019): adapt to the workload as it is measured
 
-Each rule reads one observation and moves one knob. The numbers in them are `Thresholds`, chosen on training seeds by
-`heuristic_scan.py`. The module knows nothing about tasks, hardware or the future: what it needs of the GPUs it works out
+Each rule reads one window and moves one knob. It computes on numbers or on arrays with one entry per episode, so that the
+policy that acts in one episode and the search that runs hundreds are the same code. The numbers in the rules are
+`thresholds.py`'s. The module knows nothing about tasks, hardware or the future: what it needs of the GPUs it works out
 from what it has seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
-from llmserve_sim.schema import ACTION_FIELDS, QuantizationTier, ServeAction, ServeObservation
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["HeuristicPolicy", "Thresholds", "batch_cap", "kv_budget", "speculation_depth", "weight_tier"]
+from llmserve_agents.thresholds import Thresholds
+from llmserve_sim.metrics import Measurement
+from llmserve_sim.schema import ACTION_FIELDS, QUANTIZATION_TIERS, ServeAction, ServeObservation
+
+__all__ = [
+    "HeuristicPolicy",
+    "Rules",
+    "Thresholds",
+    "batch_cap",
+    "kv_budget",
+    "light_demand",
+    "measured",
+    "prefill_decode_split",
+    "priority_routing",
+    "speculation_depth",
+    "tight_memory",
+    "weight_tier",
+]
 
 _CAP_HIGH: Final = int(ACTION_FIELDS["batch_cap"].high or 0)
 _KV_LOW: Final = float(ACTION_FIELDS["kv_budget_fraction"].low or 0.0)
 _KV_HIGH: Final = float(ACTION_FIELDS["kv_budget_fraction"].high or 0.0)
+_DEPTH_HIGH: Final = int(ACTION_FIELDS["speculation_depth"].high or 0)
+_READ: Final = (
+    "queue_depth",
+    "active_requests",
+    "kv_cache_occupancy",
+    "mean_prompt_length",
+    "p50_itl_ms",
+    "throughput_tps",
+    "slo_compliance_rate",
+    "gpu_memory_used_gb",
+    "request_arrival_rate",
+    "spec_acceptance_rate",
+    "eviction_events",
+)
+_UNREPORTED: Final = {
+    "priority_arrival_rate": 0.0,
+    "forced_evictions": 0.0,
+    "cotenant_gb": np.nan,
+    "kv_pool_gb": np.nan,
+}
+"""What stands for a figure that a backend does not report."""
+
+Numbers = Any
+"""A number, or an array with one entry per episode."""
 
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Every number in the rules. Defaults: `python -m llmserve_agents.heuristic_scan` on training seeds."""
-
-    # Orca: batch cap.
-    cap_start: int = 48
-    """Batch cap at rest, requests per replica: where an episode begins and where a calm queue returns to."""
-    cap_low: int = 16
-    """The cap is never lowered below this, requests per replica."""
-    grow: float = 1.5
-    """Factor by which the cap grows."""
-    shrink: float = 0.75
-    """Factor by which it shrinks."""
-    queue_high: int = 4
-    """More waiting requests than this are a queue."""
-    itl_quick_ms: float = 18.0
-    """Below this median inter-token latency, in ms, a larger batch can be afforded."""
-    itl_slow_ms: float = 18.0
-    """Above it, the batch is too large."""
-    slo_slips: float = 0.9
-    """A compliance below this with no queue to blame is a slip of decoding speed."""
-    preemptions_high: int = 0
-    """More preemptions than this in a window mean more sequences than the blocks can hold."""
-
-    # vLLM: memory.
-    kv_start: float = 0.6
-    """KV budget of the first window, before anything is known of the GPUs."""
-    memory_share: float = 0.9
-    """Share of usable memory that weights, KV pool and the neighbour may fill together (the tasks' cap)."""
-    spare_gb: float = 0.0
-    """Kept free below that, GB per GPU: the neighbour moves between two windows."""
-    kv_reserve: float = 3.0
-    """The pool is not lowered below this multiple of the blocks in use: preempting costs more than pressure."""
-    kv_step: float = 0.15
-    """A budget within this of the present one is not worth the stall of a resize."""
-    kv_nudge: float = 0.1
-    """Step of the budget where the backend does not report the neighbour's memory."""
-    occupancy_high: float = 0.85
-    """There, an occupancy above this asks for more."""
-
-    # Decima: tier and draft.
-    demand_calm_tps: float = 500.0
-    """Below this demand, in prompt plus output tokens per second of the whole fleet, weights are FP16, else INT8."""
-    demand_smoothing: float = 0.05
-    """Weight of the newest window in the running mean of the demand: a swap of tiers must outlast a burst."""
-    demand_hysteresis: float = 2.0
-    """FP16 is left again above this multiple of the calm demand."""
-    acceptance_shallow: float = 0.45
-    """From this share of accepted draft tokens on, a shallow draft pays."""
-    acceptance_deep: float = 0.8
-    """From this one on, a deep draft does."""
-    depth_shallow: int = 2
-    """Depth of the shallow draft, tokens."""
-    depth_deep: int = 4
-    """Depth of the deep one, tokens."""
-    few_requests: int = 0
-    """With fewer running requests than this, drafts are one token deeper: there is compute to spare."""
-    probe_windows: int = 10
-    """After this many windows without a draft, one window drafts again, to measure the acceptance."""
-    depth_probe: int = 1
-    """Depth of that draft, tokens."""
-
-
-def batch_cap(cap: int, seen: ServeObservation, limits: Thresholds) -> int:
+def batch_cap(cap: Numbers, seen: Measurement, limits: Thresholds) -> Numbers:
     """Orca: the batch is revised between iterations, so the cap follows what the last window's iterations showed.
 
     It shrinks while decoding is slower than its targets allow, or preempts; grows with the queue while decoding is quick;
     and returns to its resting value once nothing waits. Source: Yu et al., "Orca: A Distributed Serving System for
     Transformer-Based Generative Models", OSDI 2022, section 4.
     """
-    queued = seen.queue_depth > limits.queue_high
-    slips = seen.slo_compliance_rate < limits.slo_slips and not queued
-    preempted = seen.eviction_events - int(_reported(seen, "forced_evictions") or 0)
-    if seen.p50_itl_ms > limits.itl_slow_ms or slips or preempted > limits.preemptions_high:
-        return max(limits.cap_low, int(cap * limits.shrink))
-    if queued:
-        return min(_CAP_HIGH, int(cap * limits.grow)) if seen.p50_itl_ms < limits.itl_quick_ms else cap
-    if cap < limits.cap_start:
-        return min(limits.cap_start, int(cap * limits.grow))
-    return max(limits.cap_start, int(cap * limits.shrink))
+    queued = np.greater(seen.queue_depth, limits.queue_high)
+    slips = np.less(seen.slo_compliance_rate, limits.slo_slips) & ~queued
+    preempted = np.subtract(seen.eviction_events, seen.forced_evictions)
+    slow = np.greater(seen.p50_itl_ms, limits.itl_slow_ms) | slips | np.greater(preempted, limits.preemptions_high)
+    grown, shrunk = np.floor(cap * limits.grow), np.floor(cap * limits.shrink)
+    busy = np.where(np.less(seen.p50_itl_ms, limits.itl_quick_ms), np.minimum(_CAP_HIGH, grown), cap)
+    rest = np.where(
+        np.less(cap, limits.cap_start), np.minimum(limits.cap_start, grown), np.maximum(limits.cap_start, shrunk)
+    )
+    # A floor above the present cap is no reason to grow.
+    calmed = np.minimum(cap, np.maximum(limits.cap_low, shrunk))
+    return np.where(slow, calmed, np.where(queued, busy, rest))
 
 
-def kv_budget(kv: float, seen: ServeObservation, free_gb: float, limits: Thresholds) -> float:
+def kv_budget(kv: Numbers, seen: Measurement, free_gb: Numbers, limits: Thresholds) -> Numbers:
     """vLLM: blocks are granted on demand out of memory that is spare, and given back when others need it.
 
     `free_gb` is what one GPU has for the pool at a budget of 1. Where the neighbour's memory is reported, the pool fills
-    what weights and neighbour leave below the cap, but never less than a reserve above the blocks in use. Where it is not,
-    the budget backs off after evictions and grows while it is nearly full. Source: Kwon et al., "Efficient Memory
+    what weights and neighbour leave below the cap, but never less than a reserve above the blocks in use. Where it is not
+    (NaN), the budget backs off after evictions and grows while it is nearly full. Source: Kwon et al., "Efficient Memory
     Management for Large Language Model Serving with PagedAttention", SOSP 2023, sections 4.3 and 4.5.
     """
-    pool_gb, neighbour_gb = _reported(seen, "kv_pool_gb"), _reported(seen, "cotenant_gb")
-    if not pool_gb or neighbour_gb is None or not free_gb:
-        if seen.eviction_events > 0:
-            return max(_KV_LOW, round(kv - limits.kv_nudge, 3))
-        if seen.kv_cache_occupancy > limits.occupancy_high:
-            return min(_KV_HIGH, round(kv + limits.kv_nudge, 3))
-        return kv
-    used_gb = seen.kv_cache_occupancy * pool_gb
+    known = np.greater(seen.kv_pool_gb, 0.0) & np.isfinite(seen.cotenant_gb) & np.greater(free_gb, 0.0)
+    used_gb = seen.kv_cache_occupancy * np.where(known, seen.kv_pool_gb, 0.0)
     reserved_gb = seen.gpu_memory_used_gb - used_gb
-    spare_gb = limits.memory_share * (free_gb + reserved_gb) - reserved_gb - neighbour_gb - limits.spare_gb
-    wanted = max(spare_gb, limits.kv_reserve * used_gb) / free_gb
-    wanted = min(_KV_HIGH, max(_KV_LOW, wanted))
-    return round(wanted, 3) if abs(wanted - kv) > limits.kv_step else kv
+    spare_gb = limits.memory_share * (free_gb + reserved_gb) - reserved_gb - seen.cotenant_gb - limits.spare_gb
+    wanted = np.maximum(spare_gb, limits.kv_reserve * used_gb) / np.where(known, free_gb, 1.0)
+    wanted = np.minimum(_KV_HIGH, np.maximum(_KV_LOW, wanted))
+    follow = np.where(np.abs(wanted - kv) > limits.kv_step, np.round(wanted, 3), kv)
+    # A resize costs a stall: rules that are told to stay do so here as well.
+    nudge = np.where(np.less(limits.kv_step, 1.0), limits.kv_nudge, 0.0)
+    up, down = (np.minimum(_KV_HIGH, np.round(kv + nudge, 3)), np.maximum(_KV_LOW, np.round(kv - nudge, 3)))
+    full = np.greater(seen.kv_cache_occupancy, limits.occupancy_high)
+    blind = np.where(np.greater(seen.eviction_events, 0), down, np.where(full, up, kv))
+    return np.where(known, follow, blind)
 
 
-def weight_tier(tier: QuantizationTier, demand_tps: float, limits: Thresholds) -> QuantizationTier:
+def light_demand(light: Numbers, demand_tps: Numbers, limits: Thresholds) -> Numbers:
+    """Return whether the smoothed demand is light: below its threshold, or not yet far enough above it again."""
+    until = np.where(light, limits.demand_hysteresis * limits.demand_calm_tps, limits.demand_calm_tps)
+    return np.less(demand_tps, until)
+
+
+def tight_memory(tight: Numbers, neighbour_gb: Numbers, limits: Thresholds) -> Numbers:
+    """Return whether the neighbour leaves little memory: it holds much, or not yet little enough again."""
+    until = np.where(tight, np.subtract(limits.neighbour_high_gb, limits.neighbour_gap_gb), limits.neighbour_high_gb)
+    return np.greater(neighbour_gb, until)
+
+
+def weight_tier(light: Numbers, tight: Numbers, limits: Thresholds) -> Numbers:
     """Decima: the configuration follows the load, here the smoothed demand in tokens (requests times their lengths).
 
-    FP16 answers best and INT8 fastest; a swap costs seconds, so there are two thresholds with a gap between. INT4 is
-    never chosen: it is slower than INT8 in large batches and its answers cost more than its memory is worth. Source: Mao
-    et al., "Learning Scheduling Algorithms for Data Processing Clusters", SIGCOMM 2019, section 2.
+    FP16 answers best, INT8 is fastest, INT4 smallest; a swap costs seconds, so both conditions have a gap between coming
+    and going. Source: Mao et al., "Learning Scheduling Algorithms for Data Processing Clusters", SIGCOMM 2019, section 2.
     """
-    if demand_tps < limits.demand_calm_tps:
-        return "FP16"
-    return tier if demand_tps < limits.demand_hysteresis * limits.demand_calm_tps else "INT8"
+    return np.where(tight, limits.tier_tight, np.where(light, limits.tier_calm, limits.tier_busy))
 
 
-def speculation_depth(seen: ServeObservation, windows_without_draft: int, limits: Thresholds) -> int:
+def speculation_depth(seen: Measurement, windows_without_draft: Numbers, limits: Thresholds) -> Numbers:
     """Decima: draft as deep as the present workload rewards, by the share of draft tokens that it accepts and by load.
 
     The share is measured only while drafting, so after some windows without a draft one window probes. Source: as
     `weight_tier`.
     """
-    bonus = 1 if seen.active_requests < limits.few_requests else 0
-    if seen.spec_acceptance_rate >= limits.acceptance_deep:
-        return limits.depth_deep + bonus
-    if seen.spec_acceptance_rate >= limits.acceptance_shallow:
-        return limits.depth_shallow + bonus
-    return limits.depth_probe if windows_without_draft >= limits.probe_windows else 0
+    bonus = np.less(seen.active_requests, limits.few_requests)
+    deep = np.greater_equal(seen.spec_acceptance_rate, limits.acceptance_deep)
+    drafted = np.minimum(_DEPTH_HIGH, np.where(deep, limits.depth_deep, limits.depth_shallow) + bonus)
+    pays = deep | np.greater_equal(seen.spec_acceptance_rate, limits.acceptance_shallow)
+    pays &= np.less_equal(seen.active_requests, limits.many_requests)
+    probe = np.where(np.greater_equal(windows_without_draft, limits.probe_windows), limits.depth_probe, 0)
+    return np.where(pays, drafted, probe)
+
+
+def priority_routing(priority_share: Numbers, limits: Thresholds) -> Numbers:
+    """Decima: the few go first; where most of the arrivals have priority, going first only starves the others.
+
+    Changing it costs nothing, so the last window's share decides. Source: as `weight_tier`.
+    """
+    return np.less_equal(priority_share, limits.priority_share_high)
+
+
+def prefill_decode_split(prompt_share: Numbers, limits: Thresholds) -> Numbers:
+    """Decima: the fleet's halves take a phase each while the mix of prompts and outputs keeps both of them busy.
+
+    `prompt_share` is the smoothed share of prompts in the demand. Source: as `weight_tier`.
+    """
+    return np.greater_equal(prompt_share, limits.split_low) & np.less_equal(prompt_share, limits.split_high)
+
+
+class Rules:
+    """The rules together, on `size` episodes side by side: Orca for the batch, vLLM for memory, Decima for the rest."""
+
+    def __init__(self, limits: Thresholds, size: int = 1) -> None:
+        self._limits = limits
+        everywhere = np.ones(size)
+        self.cap: NDArray[np.float64] = limits.cap_start * everywhere
+        self.kv: NDArray[np.float64] = limits.kv_start * everywhere
+        self.depth: NDArray[np.float64] = limits.depth_shallow * everywhere
+        self.tier: NDArray[np.float64] = limits.tier_busy * everywhere
+        self.split: NDArray[np.bool_] = np.less_equal(limits.split_low * everywhere, 0.0)
+        self.priority: NDArray[np.bool_] = np.greater_equal(limits.priority_share_high * everywhere, 0.0)
+        self._light = self._tight = np.zeros(size, dtype=np.bool_)
+        self._undrafted = np.zeros(size)
+        self._demand_tps: Numbers = None
+        self._prompt_share: Numbers = None
+        self._free_gb = np.zeros((size, len(QUANTIZATION_TIERS)))
+        self._rows = np.arange(size)
+
+    def follow(self, seen: Measurement) -> None:
+        """Move the knobs after a window in which they were in force; `seen` holds arrays with one entry per episode."""
+        limits = self._limits
+        prompts_tps = seen.request_arrival_rate * seen.mean_prompt_length
+        demand_tps = prompts_tps + seen.throughput_tps
+        prompt_share = prompts_tps / np.maximum(demand_tps, 1.0)
+        priority_share = seen.priority_arrival_rate / np.maximum(seen.request_arrival_rate, 1e-9)
+        if self._demand_tps is not None:
+            demand_tps = self._demand_tps + limits.demand_smoothing * (demand_tps - self._demand_tps)
+            prompt_share = self._prompt_share + limits.split_smoothing * (prompt_share - self._prompt_share)
+        self._demand_tps, self._prompt_share = demand_tps, prompt_share
+        self._undrafted = np.where(self.depth > 0, 0.0, self._undrafted + 1.0)
+        free = self._measure_free(seen)
+        self.cap = batch_cap(self.cap, seen, limits)
+        self.kv = kv_budget(self.kv, seen, free, limits)
+        self.depth = speculation_depth(seen, self._undrafted, limits)
+        self._light = light_demand(self._light, demand_tps, limits)
+        self._tight = tight_memory(self._tight, seen.cotenant_gb, limits)
+        self.tier = weight_tier(self._light, self._tight, limits)
+        self.priority = priority_routing(priority_share, limits)
+        self.split = prefill_decode_split(prompt_share, limits)
+
+    def _measure_free(self, seen: Measurement) -> NDArray[np.float64]:
+        """What one GPU has for the pool at a budget of 1, under the tier in force; 0 while that is unknown."""
+        tier = self.tier.astype(np.int64)
+        # A pool is at most its share of what is free, and exactly that unless the neighbour has cut it.
+        pool_gb = np.nan_to_num(seen.kv_pool_gb)
+        free: NDArray[np.float64] = np.maximum(self._free_gb[self._rows, tier], pool_gb / self.kv)
+        self._free_gb[self._rows, tier] = free
+        return free
+
+    def actions(self) -> list[ServeAction]:
+        """Return the configurations that the knobs stand for, one per episode."""
+        knobs = (self.cap, self.kv, self.depth, self.tier, self.split, self.priority)
+        return [_action(*row) for row in zip(*(knob.tolist() for knob in knobs), strict=True)]
 
 
 class HeuristicPolicy:
-    """The rules together: Orca for the batch, vLLM for memory, Decima for tier and draft.
+    """The rules in one episode.
 
-    Priority requests always go first, as vLLM's priority scheduling has it; the fleet is never split, since a split
-    halves what each phase has, and costs more than it gains on the validators' tasks. Works with any observation: the memory rule is sharper
-    where ``metadata.window`` reports the KV pool and the neighbour.
+    Works with any observation: the memory rule is sharper where ``metadata.window`` reports the pool and the neighbour.
     """
 
     def __init__(self, thresholds: Thresholds | None = None) -> None:
         self.thresholds = Thresholds() if thresholds is None else thresholds
-        self._start()
+        self._rules = Rules(self.thresholds)
 
     def reset(self, task_id: str, seed: int) -> None:
         """Forget the previous episode."""
-        self._start()
-
-    def _start(self) -> None:
-        limits = self.thresholds
-        self._cap = limits.cap_start
-        self._kv = limits.kv_start
-        self._tier: QuantizationTier = "INT8"
-        self._depth = limits.depth_shallow
-        self._undrafted = 0
-        self._demand_tps: float | None = None
-        self._free_gb: dict[QuantizationTier, float] = {}
+        self._rules = Rules(self.thresholds)
 
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return the next window's configuration."""
         if observation.step_index > 0:  # the first observation shows nothing that a rule could use
-            self._follow(observation)
-        return ServeAction(
-            batch_cap=self._cap,
-            kv_budget_fraction=self._kv,
-            speculation_depth=self._depth,
-            quantization_tier=self._tier,
-            priority_routing=True,
-        )
-
-    def _follow(self, seen: ServeObservation) -> None:
-        limits = self.thresholds
-        demand = seen.request_arrival_rate * seen.mean_prompt_length + seen.throughput_tps
-        if self._demand_tps is not None:
-            demand = self._demand_tps + limits.demand_smoothing * (demand - self._demand_tps)
-        self._demand_tps = demand
-        self._undrafted = 0 if self._depth else self._undrafted + 1
-        # A pool is at most its share of what is free, and exactly that unless the neighbour has cut it.
-        free = max(self._free_gb.get(self._tier, 0.0), (_reported(seen, "kv_pool_gb") or 0.0) / self._kv)
-        self._free_gb[self._tier] = free
-        self._cap = batch_cap(self._cap, seen, limits)
-        self._kv = kv_budget(self._kv, seen, free, limits)
-        self._depth = speculation_depth(seen, self._undrafted, limits)
-        self._tier = weight_tier(self._tier, demand, limits)
+            self._rules.follow(measured(observation))
+        return self._rules.actions()[0]
 
 
-def _reported(seen: ServeObservation, name: str) -> float | None:
-    """An entry of ``metadata.window``, or None where the backend does not report it."""
-    window = seen.metadata.get("window")
-    value = window.get(name) if isinstance(window, Mapping) else None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def measured(observation: ServeObservation) -> Measurement:
+    """Return what the rules read of an observation, as arrays of one entry; NaN for memory that is not reported."""
+    window = observation.metadata.get("window")
+    reported = window if isinstance(window, Mapping) else {}
+    values: dict[str, Any] = {name: np.array([getattr(observation, name)], dtype=np.float64) for name in _READ}
+    for name, absent in _UNREPORTED.items():
+        value = reported.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        values[name] = np.array([value if number else absent], dtype=np.float64)
+    return Measurement(**values)
+
+
+@lru_cache(maxsize=16384)
+def _action(cap: float, kv: float, depth: float, tier: float, split: bool, priority: bool) -> ServeAction:
+    return ServeAction(
+        batch_cap=int(cap),
+        kv_budget_fraction=kv,
+        speculation_depth=int(depth),
+        quantization_tier=QUANTIZATION_TIERS[int(tier)],
+        prefill_decode_split=split,
+        priority_routing=priority,
+    )

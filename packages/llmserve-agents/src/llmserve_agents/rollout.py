@@ -1,0 +1,59 @@
+"""What thresholds earn: many of them on many episodes, side by side in one batch.
+
+The module knows nothing about how thresholds are searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from llmserve_agents.heuristic import Rules
+from llmserve_agents.thresholds import Thresholds, stacked
+from llmserve_sim.batch import ServingBatch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_sim.tasks import Task
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["threshold_values"]
+
+_ROWS: Final = 256
+"""Episodes side by side, at most: enough for the rules' arithmetic to vanish beside the simulation."""
+
+
+def threshold_values(
+    task: Task, candidates: Sequence[Thresholds], seeds: Sequence[int], *, tell: Callable[[int], object] | None = None
+) -> Floats:
+    """Return float64[n, seeds]: what the rules earn per window under each of n candidates, on the same episodes.
+
+    `tell` hears of the windows that have been simulated.
+    """
+    values = np.empty((len(candidates), len(seeds)))
+    for left in range(0, len(seeds), _ROWS):
+        some = seeds[left : left + _ROWS]
+        first = ServingBatch(task, len(some))
+        first.start(some)
+        each = max(1, _ROWS // len(some))
+        spent: ServingBatch | None = None
+        for top in range(0, len(candidates), each):
+            tried = candidates[top : top + each]
+            batch = first.select(np.tile(np.arange(len(some)), len(tried)), into=spent)
+            rules = Rules(stacked([one for one in tried for _ in some]), batch.size)
+            total = np.zeros(batch.size)
+            while True:
+                outcome = batch.advance(rules.actions())
+                total += outcome.reward
+                if outcome.done:
+                    break
+                rules.follow(outcome.measurement)
+            values[top : top + each, left : left + _ROWS] = (total / batch.episode_length).reshape(len(tried), -1)
+            spent = batch
+            if tell is not None:
+                tell(batch.size * batch.episode_length)
+    return values

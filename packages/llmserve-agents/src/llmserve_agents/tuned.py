@@ -1,0 +1,112 @@
+"""The heuristic with thresholds tuned for a task: reads and writes ``weights/<task>/heuristic.json``.
+
+The file holds the thresholds and a card that says what they are for and how they were made. Thresholds of another task,
+interface or simulator are refused; without a file the policy raises, and never acts on other thresholds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Self
+
+from llmserve_agents.checkpoint import check_card, find_weights
+from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
+from llmserve_agents.heuristic import HeuristicPolicy
+from llmserve_agents.thresholds import Thresholds, checked
+from llmserve_sim.__about__ import __version__ as simulator_version
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.schema import ServeAction, ServeObservation, schema_hash
+from llmserve_sim.tasks import Task
+
+__all__ = ["FILE", "TunedHeuristicPolicy", "identity_of", "read_thresholds", "write_thresholds"]
+
+FILE: Final = "heuristic.json"
+
+
+class TunedHeuristicPolicy:
+    """The documented rules under the thresholds that were tuned for the task.
+
+    Args:
+        folder: where the task's ``heuristic.json`` is; without it, the shipped one is looked up (`checkpoint.find_weights`).
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._policy: HeuristicPolicy | None = None
+        self._path: Path | None = None
+        self._card: Mapping[str, Any] = {}
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """Return the agent with the thresholds in `folder`."""
+        return cls(folder)
+
+    @property
+    def weights_path(self) -> Path | None:
+        """Where the last reset found the thresholds."""
+        return self._path
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """What their card says."""
+        return self._card
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """The thresholds that the last reset loaded."""
+        return None if self._policy is None else self._policy.thresholds
+
+    def reset(self, task_id: str, seed: int) -> None:
+        """Load the task's thresholds and forget the previous episode.
+
+        Raises `MissingWeightsError`, `WeightsMismatchError`, or `InvalidInputError` for a damaged file.
+        """
+        path = find_weights(task_id, FILE) if self._folder is None else self._folder / FILE
+        thresholds, card = read_thresholds(path)
+        if card.get("task_id") != task_id:
+            raise WeightsMismatchError("task_id", card.get("task_id"), task_id)
+        self._policy, self._path, self._card = HeuristicPolicy(thresholds), path, card
+        self._policy.reset(task_id, seed)
+
+    def act(self, observation: ServeObservation) -> ServeAction:
+        """Return the next window's configuration."""
+        if self._policy is None:
+            raise MissingWeightsError("no thresholds are loaded: reset the agent to a task first")
+        return self._policy.act(observation)
+
+
+def identity_of(task: Task) -> dict[str, str]:
+    """Return what thresholds for a task are bound to, as their card says it."""
+    return {
+        "task_id": task.id,
+        "task_digest": task.digest,
+        "schema_hash": schema_hash(),
+        "simulator_version": simulator_version,
+    }
+
+
+def read_thresholds(path: Path) -> tuple[Thresholds, Mapping[str, Any]]:
+    """Return the thresholds of a file, and its card; raises as `TunedHeuristicPolicy.reset` does."""
+    if not path.is_file():
+        raise MissingWeightsError(f"there is no {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInputError(str(path), f"must be JSON ({error})") from error
+    numbers, card = (content.get(name) if isinstance(content, dict) else None for name in ("thresholds", "card"))
+    if not isinstance(numbers, dict) or not isinstance(card, dict):
+        raise InvalidInputError(str(path), "must be an object with thresholds and card")
+    check_card(card, features=False)
+    return checked(numbers, source=str(path)), card
+
+
+def write_thresholds(folder: Path, thresholds: Thresholds, card: Mapping[str, Any]) -> Path:
+    """Write thresholds with their card into ``heuristic.json`` of a folder, and return the file's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    text = json.dumps({"thresholds": asdict(thresholds), "card": dict(card)}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path

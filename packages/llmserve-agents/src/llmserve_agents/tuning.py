@@ -1,0 +1,251 @@
+"""Tunes the heuristic's thresholds for one task by CMA-ES (Hansen & Ostermeier 2001; margin: Hamano et al., GECCO 2022).
+
+The budget is counted in simulated windows, as the training of a policy is, and everything is paid from it: generations,
+the race of starts and the final choice. The search begins at the best fixed configuration, with thresholds under which
+the rules stand still at it, and that start takes part in the final choice: what comes out is, on validation seeds, never
+worse. Every candidate of a generation plays the same training episodes (common random numbers), each generation others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from llmserve_agents.errors import MissingExtraError
+from llmserve_agents.rollout import threshold_values
+from llmserve_agents.search import best_static
+from llmserve_agents.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
+from llmserve_sim.batch import ServingBatch
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.references import load_references
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_sim.schema import ServeAction
+    from llmserve_sim.tasks import Task
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["Position", "TuneConfig", "TuneResult", "decoded", "encoded", "start_of", "tune", "tuned_names"]
+
+_SPLITS: Final = ("split_low", "split_high", "split_smoothing")
+_STATIC_SEEDS: Final = 16
+"""Training episodes on which a fixed configuration is searched for a task without references."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneConfig:
+    """How thresholds are tuned. Every field is a number that a reader may want to know."""
+
+    steps: int = 3_000_000
+    """Simulated windows in all: as many as a policy is trained on."""
+    seed: int = 0
+    """Of the search's own choices: candidates and training episodes."""
+    population: int = 16
+    """Candidates in a generation."""
+    sigma: float = 0.15
+    """First standard deviation of every threshold, as a share of its range."""
+    episodes: int = 6
+    """Training episodes that each candidate of a first generation plays."""
+    growth: int = 4
+    """By the end of the search there are this many times as many: late candidates differ by little."""
+    finalists: int = 16
+    """Candidates of the final choice, at most."""
+    choice_share: float = 0.1
+    """Share of the budget that goes into the final choice."""
+
+    def __post_init__(self) -> None:
+        lows = {"steps": 1, "seed": 0, "population": 4, "episodes": 1, "growth": 1, "finalists": 4}
+        for name, low in lows.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise InvalidInputError(name, f"must be an integer of at least {low}", got=value)
+        for name in ("sigma", "choice_share"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise InvalidInputError(name, "must be between 0 and 1", got=getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a search stands."""
+
+    done: int
+    """Windows simulated."""
+    steps: int
+    """Windows in all."""
+    value: float
+    """Mean reward per window of the last generation's best half, on its training episodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """What a search found."""
+
+    thresholds: Thresholds
+    windows: int
+    """Simulated; at most the budget."""
+    generations: int
+    started_at: ServeAction
+    """The best fixed configuration."""
+    validation: dict[str, float]
+    """Mean reward per window on validation episodes: of the thresholds found ("tuned"), of the start and of the defaults."""
+    validation_seeds: tuple[int, int]
+    """First validation seed, and how many."""
+
+
+def tuned_names(*, can_split: bool = True) -> tuple[str, ...]:
+    """Return the thresholds that are tuned, in order; those of the split only where the fleet can be split."""
+    return tuple(name for name, bound in THRESHOLD_BOUNDS.items() if bound.tuned and (can_split or name not in _SPLITS))
+
+
+def encoded(limits: Thresholds, names: Sequence[str]) -> Floats:
+    """Return float64[n]: thresholds as shares of their ranges, 0..1."""
+    row = []
+    for name in names:
+        bound, value = THRESHOLD_BOUNDS[name], float(getattr(limits, name))
+        low, high = (np.log(bound.low), np.log(bound.high)) if bound.log else (bound.low, bound.high)
+        row.append(((np.log(value) if bound.log else value) - low) / (high - low))
+    return np.array(row, dtype=np.float64)
+
+
+def decoded(row: Floats, names: Sequence[str], rest: Thresholds) -> Thresholds:
+    """Return the thresholds that a point stands for; those that are not named are those of `rest`.
+
+    A share beyond 0..1 is folded back into it, so that a range's end is as easily reached as its middle.
+    """
+    values: dict[str, Any] = {item.name: getattr(rest, item.name) for item in fields(Thresholds)}
+    folded = 1.0 - np.abs(1.0 - np.mod(row, 2.0))
+    for name, share in zip(names, folded.tolist(), strict=True):
+        bound = THRESHOLD_BOUNDS[name]
+        low, high = (np.log(bound.low), np.log(bound.high)) if bound.log else (bound.low, bound.high)
+        value = low + share * (high - low)
+        value = float(np.exp(value)) if bound.log else float(value)
+        value = min(bound.high, max(bound.low, value))
+        values[name] = round(value) if bound.whole else round(value, 6)
+    return Thresholds(**values)
+
+
+def start_of(task: Task, *, tell: Callable[[str], object] | None = None) -> ServeAction:
+    """Return the fixed configuration that a search begins at: the references', or, without any, one searched here."""
+    found = load_references(task.id, task.digest)
+    if found is not None:
+        return found.best_static_action
+    first = task.seeds.train.start
+    return best_static(task, range(first, first + _STATIC_SEEDS), tell=tell)[0]
+
+
+def tune(
+    task: Task,
+    config: TuneConfig | None = None,
+    *,
+    start: ServeAction | None = None,
+    progress: Callable[[Position], object] | None = None,
+) -> TuneResult:
+    """Tune the thresholds for `task`, from `start` (by default `start_of` the task).
+
+    Deterministic. Raises `InvalidInputError` for a budget that does not reach for one generation and a choice, and
+    `MissingExtraError` without the library cmaes.
+    """
+    config = TuneConfig() if config is None else config
+    start = start_of(task) if start is None else start
+    return _Search(task, config, start, progress).run()
+
+
+class _Search:
+    def __init__(
+        self, task: Task, config: TuneConfig, start: ServeAction, progress: Callable[[Position], object] | None
+    ) -> None:
+        self._task, self._config, self._start, self._progress = task, config, start, progress
+        self._names = tuned_names(can_split=ServingBatch(task, 1).can_split)
+        self._still, self._rules = standing_still(start), resting_at(start)
+        self._rng = np.random.default_rng([config.seed, 7001])
+        self._done = 0
+        self._value = float("nan")
+        reserved = int(config.steps * config.choice_share)
+        self._search_steps = config.steps - reserved
+        least = config.population * config.episodes * task.windows
+        if self._search_steps < least or reserved < 4 * task.windows:
+            need = max(-(-least * 10 // 9), 40 * task.windows) if config.choice_share == 0.1 else least
+            raise InvalidInputError("steps", f"must be at least {need} windows for one generation", got=config.steps)
+
+    def run(self) -> TuneResult:
+        optimizer = self._optimizer(encoded(self._still, self._names))
+        late: list[Thresholds] = []
+        generations = 0
+        while (episodes := self._episodes()) > 0:
+            points = [optimizer.ask() for _ in range(self._config.population)]
+            many = [decoded(at, self._names, self._still) for at, _ in points]
+            values = self._values(many, self._training(episodes)).mean(axis=1)
+            optimizer.tell([(raw, -value) for (_, raw), value in zip(points, values.tolist(), strict=True)])
+            self._value = float(np.sort(values)[len(values) // 2 :].mean())
+            generations += 1
+            late += [decoded(optimizer.mean, self._names, self._still), many[int(values.argmax())]]
+        # The middle of a late distribution is less of an accident than the best of it, so both are tried.
+        pool = [self._still, self._rules, *late[3 - self._config.finalists :], Thresholds()]
+        return self._choose(pool, generations)
+
+    def _optimizer(self, mean: Floats) -> Any:
+        try:
+            from cmaes import CMAwM
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("train", "tuning the heuristic") from error
+        bounds = [THRESHOLD_BOUNDS[name] for name in self._names]
+        # Tiers and depths are choices of a few; caps are so many that rounding them is enough.
+        few = [bound.whole and not bound.log for bound in bounds]
+        return CMAwM(
+            mean=mean,
+            sigma=self._config.sigma,
+            bounds=np.array([(0.0, 1.0) if discrete else (-np.inf, np.inf) for discrete in few]),
+            steps=np.array(
+                [1.0 / (b.high - b.low) if discrete else 0.0 for b, discrete in zip(bounds, few, strict=True)]
+            ),
+            population_size=self._config.population,
+            seed=self._config.seed,
+        )
+
+    def _episodes(self) -> int:
+        """Episodes for each candidate of the next generation; 0 when the budget does not reach for it."""
+        config, least = self._config, self._config.population * self._task.windows
+        share = self._done / self._search_steps
+        wanted = round(config.episodes * config.growth**share)
+        return wanted if self._done + wanted * least <= self._search_steps else 0
+
+    def _training(self, count: int) -> list[int]:
+        train = self._task.seeds.train
+        seeds: list[int] = self._rng.integers(train.start, train.stop, size=count).tolist()
+        return seeds
+
+    def _values(self, many: Sequence[Thresholds], seeds: Sequence[int]) -> Floats:
+        return threshold_values(self._task, many, seeds, tell=self._count)
+
+    def _count(self, windows: int) -> None:
+        self._done += windows
+        if self._progress is not None:
+            self._progress(Position(self._done, self._config.steps, self._value))
+
+    def _choose(self, pool: Sequence[Thresholds], generations: int) -> TuneResult:
+        """Return the best of the finalists on validation episodes: all on some, then the best few on more."""
+        validation = self._task.seeds.validation
+        left = (self._config.steps - self._done) // self._task.windows
+        few = max(1, min(len(validation), left // (2 * len(pool))))
+        first = self._values(pool, range(validation.start, validation.start + few)).mean(axis=1)
+        order = np.argsort(-first, kind="stable")
+        # The start and the defaults stay, so that what is reported of all three is on the same episodes.
+        keep = list(dict.fromkeys([*order[:3].tolist(), 0, len(pool) - 1]))
+        many = max(1, min(len(validation), (left - few * len(pool)) // len(keep)))
+        seeds = range(validation.start, validation.start + many)
+        last = self._values([pool[i] for i in keep], seeds).mean(axis=1)
+        by_index = dict(zip(keep, last.tolist(), strict=True))
+        best = max(keep, key=lambda index: by_index[index])
+        return TuneResult(
+            thresholds=pool[best],
+            windows=self._done,
+            generations=generations,
+            started_at=self._start,
+            validation={"tuned": by_index[best], "start": by_index[0], "defaults": by_index[len(pool) - 1]},
+            validation_seeds=(validation.start, many),
+        )
