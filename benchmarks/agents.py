@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
     if len(curves) == len(tasks):
         draw_learning_curves(curves, out / "learning.png", levels={task: _levels(report, task) for task in tasks})
     else:
-        print("no learning curves: the cards in weights/<task>/seeds/* have no `curve`", file=sys.stderr)
+        print("no learning curves: no learning.json in weights/<task>/seeds/* of every task", file=sys.stderr)
     for name, whole in PAGES.items():
         page = arguments.pages / name
         page.write_text(placed(page, _section(report, ablations, whole=whole)), encoding="utf-8")
@@ -79,11 +79,11 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
 
 
 def learning_curves(tasks: Sequence[str], weights: Path = ROOT / "weights") -> dict[str, list[Curve]]:
-    """Return each task's curves, by training seed: a card's ``curve``, pairs of windows and mean reward on validation seeds."""
+    """Return each task's curves, by training seed: windows and mean reward on validation seeds."""
     found: dict[str, list[Curve]] = {}
     for task in tasks:
-        for path in sorted(weights.joinpath(task).glob("seeds/*/card.json")):
-            points = json.loads(path.read_text(encoding="utf-8")).get("curve")
+        for path in sorted(weights.joinpath(task).glob("seeds/*/learning.json")):
+            points = json.loads(path.read_text(encoding="utf-8"))["points"]
             if points:
                 steps, values = zip(*points, strict=True)
                 found.setdefault(task, []).append(Curve(path.parent.name, steps, values))

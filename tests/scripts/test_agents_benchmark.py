@@ -124,11 +124,11 @@ def test_a_run_with_fewer_seeds_contradicts_only_what_is_far_off() -> None:
     assert "ppo, static_workload: committed 0." in found[0]
 
 
-def test_learning_curves_are_read_from_the_cards_of_the_training_seeds(tmp_path: Path) -> None:
+def test_learning_curves_are_read_by_training_seed(tmp_path: Path) -> None:
     for seed, points in (("0", [[100, 0.1], [200, 0.4]]), ("1", [[100, 0.2]])):
         folder = tmp_path / BURSTY / "seeds" / seed
         folder.mkdir(parents=True)
-        (folder / "card.json").write_text(json.dumps({"curve": points}), encoding="utf-8")
+        (folder / "learning.json").write_text(json.dumps({"points": points}), encoding="utf-8")
     found = learning_curves([BURSTY, STATIC], tmp_path)
     assert list(found) == [BURSTY]
     assert [(list(curve.steps), list(curve.values)) for curve in found[BURSTY]] == [

@@ -194,10 +194,11 @@ def draw_learning_curves(
         ends = [float(run.steps[-1]) for run in runs]
         grid = np.linspace(max(float(run.steps[0]) for run in runs), min(ends), 200)
         values = np.stack([np.interp(grid, run.steps, run.values) for run in runs])
+        label = runs[0].label if len(runs) == 1 else f"mean of {len(runs)} training seeds"
         for run in runs:
             axis.plot(run.steps, run.values, color=_BLUE, linewidth=0.7, alpha=0.45)
         axis.fill_between(grid, values.min(axis=0), values.max(axis=0), color=_BLUE, alpha=0.15, linewidth=0)
-        axis.plot(grid, values.mean(axis=0), color=_BLUE, linewidth=2.0, label=f"mean of {len(runs)} training seeds")
+        axis.plot(grid, values.mean(axis=0), color=_BLUE, linewidth=2.0, label=label)
         for number, (name, level) in enumerate((levels or {}).get(task, {}).items()):
             colour = (_ORANGE, _GREEN, _RED, _INK)[number % 4]
             axis.axhline(level, color=colour, linewidth=1.1, linestyle=(0, (5, 1 + number)), label=name)
@@ -208,7 +209,9 @@ def draw_learning_curves(
         _plain(axis)
         axis.legend(fontsize=7, frameon=False, loc="lower right")
     axes[0].set_ylabel(unit, fontsize=8, color=_INK)
-    figure.suptitle("Learning curves; the band is the lowest to the highest seed", fontsize=11, color=_INK)
+    several = any(len(runs) > 1 for runs in curves.values())
+    title = "Learning curves; the band is the lowest to the highest seed" if several else "Learning curve"
+    figure.suptitle(title, fontsize=11, color=_INK)
     _save(figure, path)
 
 
