@@ -68,8 +68,8 @@ def _table(report: EvaluationReport, title: str, rows: list[Standing] | list[Ove
     first = report.agents[0].label
     table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD)
     table.add_column("agent", overflow="fold")
-    for column in ("reward", "score", "IQM", f"reward − {first}", "wins", "verified"):
-        table.add_column(column, justify="right")
+    for column in ("reward", "score", "IQM", f"reward\n− {first}", "wins", "verified"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.agent,
