@@ -76,6 +76,7 @@ def with_docker(tests: Sequence[str]) -> None:
         inside = ("docker", "exec", "--interactive", name, "python", "-")
         visit = (*inside, f"http://127.0.0.1:{PORT}", "--first-step-within", str(FIRST_STEP_S))
         _run(*visit, script=SCRIPTS / "endpoints.py")
+        _run(*inside, script=SCRIPTS / "image_contents.py")
         foreign = ("docker", "exec", "--interactive", "--user", str(FOREIGN_UID), name, "entrypoint", "python", "-")
         _run(*foreign, "--check", script=SCRIPTS / "precompile.py")
         uid = _said("docker", "exec", name, "id", "-u")
@@ -104,18 +105,9 @@ def beside(tests: Sequence[str]) -> None:
     variables = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8").rstrip("\0").split("\0")
     kept = [variable for variable in variables if not variable.startswith("HOME=")]
     enter = ("nsenter", "--target", pid, "--mount", f"--setuid={FOREIGN_UID}", f"--setgid={FOREIGN_UID}")
-    _run(
-        *enter,
-        "env",
-        "-i",
-        *kept,
-        "HOME=/nonexistent",
-        "entrypoint",
-        "python",
-        "-",
-        "--check",
-        script=SCRIPTS / "precompile.py",
-    )
+    inside = (*enter, "--wdns=/app", "env", "-i", *kept, "HOME=/nonexistent", "entrypoint", "python", "-")
+    _run(*inside, script=SCRIPTS / "image_contents.py")
+    _run(*inside, "--check", script=SCRIPTS / "precompile.py")
     if tests:
         _run(sys.executable, "-m", "pytest", *tests)
 

@@ -164,6 +164,7 @@ def test_a_deed_at_the_wrong_time_is_answered_by_a_sentence(visit: Visit, expect
 def test_an_agent_drives_until_it_is_stopped_and_then_to_the_end(visit: Visit, expect: Any) -> None:
     page = visit()
     start(page)
+    choose(page, "agent", "heuristic")
     page.click("#ls-go")
     expect(page.locator("#ls-step")).to_be_disabled()
     until(page, 3)

@@ -46,3 +46,10 @@ def test_no_instruction_names_a_package_index_or_a_registry() -> None:
     for line in CANONICAL.splitlines():
         assert "index-url" not in line
         assert not line.startswith("FROM ") or line.split()[1] == "python:3.11-slim"
+
+
+def test_the_weights_are_where_the_agents_look_for_them() -> None:
+    """In the working directory of what the image runs."""
+    final = CANONICAL[CANONICAL.rindex("\nFROM ") :]
+    assert final.index("\nWORKDIR /app\n") < final.index("\nCOPY weights weights\n")
+    assert "\nWORKDIR" not in final[final.index("\nCOPY weights weights\n") :]

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 
 from llmserve_agents.baseline import run_suite
+from llmserve_agents.errors import AgentError
+from llmserve_agents.policy import AGENTS
 from llmserve_agents.report import BaselineReport
 from llmserve_server import baseline
 from llmserve_server.baseline import BaselineRunner
-from llmserve_server.errors import Busy, EndpointFailed, InvalidField, MissingApiKey, UnknownTask
+from llmserve_server.errors import AgentUnavailable, Busy, EndpointFailed, InvalidField, MissingApiKey, UnknownTask
 from llmserve_server.settings import Settings
+from llmserve_sim.policies import StaticPolicy
 from llmserve_sim.schema import ServeAction
 
 KEY = "sk-test-77aa-never-to-be-seen"
@@ -140,6 +143,17 @@ def test_the_event_loop_goes_on_while_a_suite_runs() -> None:
         return turns
 
     assert asyncio.run(ask()) > 10
+
+
+def test_an_agent_without_weights_is_a_refusal_and_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Untrained(StaticPolicy):
+        def reset(self, task_id: str, seed: int) -> None:
+            raise AgentError(f"there are no weights for {task_id} in /secret/folder")
+
+    monkeypatch.setitem(AGENTS, "random", Untrained)
+    with pytest.raises(AgentUnavailable, match="weights") as refused:
+        asyncio.run(BaselineRunner(Settings()).run(task_id=TASK, seed=3))
+    assert "/secret" not in refused.value.message
 
 
 def test_too_many_different_suites_at_once_are_asked_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from llmserve_agents.errors import AgentError
 from llmserve_server import errors
 from llmserve_server.errors import InvalidField, ServiceError, of
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError, UnknownTaskError
@@ -53,6 +54,13 @@ def test_the_simulators_refusals_become_the_servers(
     refusal = of(raised)
     assert (refusal.code, refusal.status, refusal.field) == (code, status, field)
     assert refusal.message == str(raised)
+
+
+def test_an_agent_that_cannot_act_is_told_without_the_folders_it_looked_in() -> None:
+    refusal = of(AgentError("there is no policy.safetensors in /secret/folder"))
+    assert (refusal.code, refusal.status) == ("agent_unavailable", 404)
+    assert "weights" in refusal.message
+    assert "/secret" not in str(refusal.body())
 
 
 def test_a_refusal_stays_what_it_is_and_a_defect_is_not_dressed_up_as_one() -> None:

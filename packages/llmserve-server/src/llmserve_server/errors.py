@@ -8,6 +8,7 @@
     ├── UnknownSession     404 unknown_session      reset without a session id, or fix it
     ├── UnknownEpisode     404 unknown_episode      fix the episode id
     ├── UnknownTask        404 unknown_task         pick a task that exists
+    ├── AgentUnavailable   404 agent_unavailable    pick another agent, or another task
     ├── EpisodeState       409 not_reset, episode_done, interrupted    reset first
     ├── StepConflict       409 step_conflict        somebody else stepped: read the state
     ├── AmbiguousSession   409 ambiguous_session    name the session
@@ -29,9 +30,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from llmserve_agents.errors import AgentError
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError, UnknownTaskError
 
 __all__ = [
+    "AgentUnavailable",
     "AmbiguousEpisode",
     "AmbiguousSession",
     "AtCapacity",
@@ -120,6 +123,13 @@ class UnknownTask(ServiceError):
     """No such task in the catalogue."""
 
     code = "unknown_task"
+    status = 404
+
+
+class AgentUnavailable(ServiceError):
+    """An agent lacks what it needs here: weights for the task, most likely."""
+
+    code = "agent_unavailable"
     status = 404
 
 
@@ -215,7 +225,7 @@ class StoreUnavailable(ServiceError):
 
 
 def of(error: Exception) -> ServiceError:
-    """Return the refusal that says what `error` (the simulator's, or a refusal already) says.
+    """Return the refusal that says what `error` (the simulator's, an agent's, or a refusal already) says.
 
     Raises `error` itself where it is neither: a defect is not dressed up as a refusal.
     """
@@ -227,4 +237,9 @@ def of(error: Exception) -> ServiceError:
         return InvalidField(str(error), field=error.field, bound=error.bound)
     if isinstance(error, EpisodeStateError):
         return EpisodeState(str(error))
+    if isinstance(error, AgentError):  # in our words: its own may name folders of this machine
+        return AgentUnavailable(
+            "an agent that is asked for cannot act on that task here, since what it needs (weights, most likely) is "
+            "missing: choose another agent or task"
+        )
     raise error

@@ -278,8 +278,8 @@ def describe() -> tuple[Setting, ...]:
     return tuple(_setting(name) for name in Settings.model_fields)
 
 
-_OTHERS: Final = frozenset({"LLMSERVE_ARTIFACTS", "LLMSERVE_DATA"})
-"""Variables that the repository's checks and the simulator read."""
+_OTHERS: Final = frozenset({"LLMSERVE_ARTIFACTS", "LLMSERVE_DATA", "LLMSERVE_WEIGHTS"})
+"""Variables that the repository's checks, the simulator and the agents read."""
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:

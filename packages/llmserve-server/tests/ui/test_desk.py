@@ -9,7 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llmserve_server.errors import EpisodeState, InvalidField, NotForkable, StepConflict, UnknownSession
+from llmserve_agents.errors import AgentError
+from llmserve_server.errors import (
+    AgentUnavailable,
+    EpisodeState,
+    InvalidField,
+    NotForkable,
+    StepConflict,
+    UnknownSession,
+)
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.ui.desk import HOLD, REPEAT, Desk, sentence
 from llmserve_server.ui.visit import Visit
@@ -187,6 +195,36 @@ def test_an_agent_is_let_go_quietly_once_its_page_shows_no_more(desk: Desk, visi
 def test_an_unknown_agent_is_refused_with_the_known_ones(desk: Desk, visit: Visit) -> None:
     with pytest.raises(InvalidInputError, match="random, static, threshold"):
         desk.drive(visit, "nobody")
+
+
+class Untrained(StaticPolicy):
+    """An agent that has weights for one task only."""
+
+    def reset(self, task_id: str, seed: int) -> None:
+        if task_id != "bursty_workload":
+            raise AgentError(f"there are no weights for {task_id} in /secret/folder")
+
+
+def test_an_agent_without_weights_for_the_task_is_a_sentence_and_leaves_all_as_it_was(
+    registry: SessionRegistry, visit: Visit
+) -> None:
+    desk = Desk(registry, POLICIES | {"ppo": Untrained})
+    assert desk.agents[-1] == "ppo"
+    assert desk.able == tuple(POLICIES), "what is chosen before anybody chooses can drive"
+    desk.step(visit, NARROW, 2)
+    driver = desk.drive(visit, "static")
+    for deed in (desk.drive, desk.compare, lambda visit, agent: desk.branch(visit, 1, WIDE, agent)):
+        with pytest.raises(AgentUnavailable) as refused:
+            deed(visit, "ppo")
+        assert sentence(refused.value) == (
+            "ppo cannot act on static_workload here: what it needs, its weights most likely, is missing. "
+            "Choose another agent."
+        )
+    assert not driver.advance(1), "the agent that could drive still does"
+    assert [session.session_id for session in registry.open_sessions()] == [visit.main]
+    other = desk.start(Visit(), "bursty_workload", "7")
+    desk.drive(other, "ppo").advance(2)
+    assert len(desk.runs(other)[0].log.steps) == 2
 
 
 def test_a_second_agent_meets_the_same_traffic_for_a_whole_episode(desk: Desk, visit: Visit) -> None:

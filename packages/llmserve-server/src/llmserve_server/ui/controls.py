@@ -29,12 +29,14 @@ class Controls:
 
     Args:
         tasks: what can be started, the first one chosen.
-        agents: who can drive, the last one chosen.
+        agents: who can drive.
+        able: those of them who surely can; the last one is chosen, and the one before it as the second agent.
     """
 
-    def __init__(self, tasks: Sequence[Task], agents: Sequence[str]) -> None:
+    def __init__(self, tasks: Sequence[Task], agents: Sequence[str], able: Sequence[str]) -> None:
         self._tasks = tasks
         self._agents = [*agents]
+        self._driver, self._second = able[-1], able[-2]
         self.visit = gr.State({})
         self.kept = gr.BrowserState({}, storage_key=_STORAGE, secret=_STORAGE)
         gr.HTML(cards.header())
@@ -79,7 +81,7 @@ class Controls:
                 self.count = gr.Number(10, label="Windows", precision=0, elem_id="ls-count", min_width=76)
                 self.agent = gr.Dropdown(
                     self._agents,
-                    value=self._agents[-1],
+                    value=self._driver,
                     label="Agent",
                     elem_id="ls-agent",
                     filterable=False,
@@ -96,7 +98,7 @@ class Controls:
         with gr.Column(elem_classes="ls-card"):
             gr.HTML("<h2>Compare</h2><p>A second agent meets the same requests, a whole episode long.</p>")
             self.rival = gr.Dropdown(
-                self._agents, value=self._agents[-2], label="Second agent", elem_id="ls-rival", filterable=False
+                self._agents, value=self._second, label="Second agent", elem_id="ls-rival", filterable=False
             )
             self.compare = gr.Button("Compare on the same traffic", elem_id="ls-compare")
             self.compare_notice = gr.HTML()

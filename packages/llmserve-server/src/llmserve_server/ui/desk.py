@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from llmserve_server.errors import EpisodeState, InvalidField, NotForkable, ServiceError
+import structlog
+
+from llmserve_agents.errors import AgentError
+from llmserve_server.errors import AgentUnavailable, EpisodeState, InvalidField, NotForkable, ServiceError
 from llmserve_server.ui.drive import Driver
 from llmserve_server.ui.panels import Run
 from llmserve_server.ui.visit import Visit
@@ -38,6 +41,7 @@ _PATIENCE_S: Final = 2.0
 """How long a page may take to finish showing what an agent did; a page that is gone never does."""
 _MAX_SETTLED: Final = 64
 """Logs of finished runs that are kept for redrawing, about 200 KB each."""
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class Desk:
         self._lock = Lock()
         self.tasks: tuple[Task, ...] = list_tasks()
         self.agents: tuple[str, ...] = tuple(agents)
+        self.able: tuple[str, ...] = tuple(filter(self._is_able, agents))
+        """The agents that can act on the first task: not one whose weights are missing."""
 
     def start(self, visit: Visit, task_id: str, seed: str) -> Visit:
         """A new episode; an empty `seed` has one drawn from the task's training range. What was open is closed."""
@@ -102,7 +108,8 @@ class Desk:
         """An agent at the wheel of the own episode from here on; who was there before is let go. `leave` ends it."""
         session = self._own(visit)
         self._refuse_ended(session)
-        policy = self._policy(agent)
+        state = self._registry.state(session)
+        policy = self._policy(agent, state.task_id, state.seed)
         self.let_go(visit)
         driver = Driver.enter(self._registry, session, policy)
         with self._lock:
@@ -131,9 +138,8 @@ class Desk:
     def compare(self, visit: Visit, agent: str) -> Visit:
         """Run `agent` through a whole episode on the own episode's traffic (same task, same seed)."""
         state = self._registry.state(self._own(visit))
-        policy = self._policy(agent)
+        policy = self._policy(agent, state.task_id, state.seed)
         reply = self._registry.reset(state.task_id, state.seed, transport="page")
-        policy.reset(state.task_id, state.seed)
         Driver(self._registry, reply.session_id, policy, reply.observation).advance(state.episode_length)
         self._close(visit.rival)
         return replace(visit, rival=reply.session_id, rival_name=agent)
@@ -156,7 +162,7 @@ class Desk:
                 field="window",
                 bound=bound,
             )
-        policy = None if then in (HOLD, REPEAT) else self._policy(then)
+        policy = None if then in (HOLD, REPEAT) else self._policy(then, log.task_id, log.seed)
         reply = self._registry.reset(log.task_id, log.seed, transport="page")
         session = reply.session_id
         later = (
@@ -264,10 +270,27 @@ class Desk:
                 code="episode_done",
             )
 
-    def _policy(self, agent: str) -> Policy:
+    def _policy(self, agent: str, task_id: str, seed: int) -> Policy:
+        """An agent that was reset; raises `AgentUnavailable` where it lacks what it needs for that task."""
         if agent not in self._agents:
             raise InvalidInputError("agent", "must be one of " + ", ".join(self._agents), got=agent)
-        return self._agents[agent]()
+        try:
+            policy = self._agents[agent]()
+            policy.reset(task_id, seed)
+        except AgentError as error:
+            _log.warning("agent_unavailable", agent=agent, task_id=task_id, reason=str(error))
+            raise AgentUnavailable(
+                f"{agent} cannot act on {task_id} here: what it needs, its weights most likely, is missing. "
+                "Choose another agent."
+            ) from None
+        return policy
+
+    def _is_able(self, agent: str) -> bool:
+        try:
+            self._policy(agent, self.tasks[0].id, self.tasks[0].seeds.test.start)
+        except (ServiceError, LLMServeError):
+            return False
+        return True
 
     def _close(self, *sessions: str | None) -> None:
         for session in sessions:

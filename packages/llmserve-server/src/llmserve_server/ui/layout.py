@@ -47,7 +47,7 @@ def build(desk: Desk) -> gr.Blocks:
     """The tab, ready to be put beside OpenEnv's own."""
     blocks = gr.Blocks(title="LLMServeEnv", analytics_enabled=False)
     with blocks:
-        _Events(desk, Controls(desk.tasks, desk.agents)).wire(blocks)
+        _Events(desk, Controls(desk.tasks, desk.agents, desk.able)).wire(blocks)
     return blocks
 
 
