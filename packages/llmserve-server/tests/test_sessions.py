@@ -265,6 +265,36 @@ def test_at_capacity_a_new_session_is_refused_with_the_time_to_wait(make_registr
     assert registry.stats().live == 2
 
 
+def test_an_address_at_its_share_is_refused_and_the_others_are_not(make_registry: MakeRegistry, clock: Clock) -> None:
+    registry = make_registry(max_concurrent_envs=4, max_sessions_per_address=2, yield_after_s=60)
+    first = registry.reset(seed=1, address="a").session_id
+    clock.now += 10
+    registry.fork(first, address="a")
+    for beyond in (lambda: registry.reset(seed=1, address="a"), lambda: registry.fork(first, address="a")):
+        with pytest.raises(AtCapacity, match="2 sessions of this address") as refused:
+            beyond()
+        assert refused.value.retry_after_s == 60
+    registry.reset(seed=1, address="b")
+    registry.step(first, ServeAction())
+    registry.reset(seed=2, address="a", session_id=first)  # no new session
+    registry.reset(seed=1)  # an address that is not known has no share
+    with pytest.raises(AtCapacity, match="all 4 sessions"):
+        registry.reset(seed=1, address="b")
+    assert registry.stats().refused == 3
+
+
+def test_an_address_at_its_share_gives_up_its_own_idlest_session_and_nobody_elses(
+    make_registry: MakeRegistry, clock: Clock
+) -> None:
+    registry = make_registry(max_concurrent_envs=4, max_sessions_per_address=1, yield_after_s=60)
+    others = registry.reset(seed=1, address="b").session_id
+    mine = registry.reset(seed=1, address="a").session_id
+    clock.now += 61
+    newer = registry.reset(seed=1, address="a").session_id
+    assert {session.session_id for session in registry.open_sessions()} == {others, newer}
+    assert registry.state(mine).step_count == 0, "it comes back when it is used"
+
+
 def test_at_capacity_the_idlest_session_makes_room_and_comes_back(make_registry: MakeRegistry, clock: Clock) -> None:
     registry = make_registry(max_concurrent_envs=2, yield_after_s=60)
     first = registry.reset(seed=5).session_id

@@ -46,7 +46,12 @@ class SessionCache:
         self._make_backend = backend_factory
         self._monotonic = monotonic
         self._wall_clock = wall_clock
-        self.places = Places(settings.max_concurrent_envs, settings.yield_after_s, monotonic)
+        self.places = Places(
+            settings.max_concurrent_envs,
+            settings.yield_after_s,
+            monotonic,
+            share=settings.max_sessions_per_address,
+        )
         self._counts: Counter[str] = Counter()
         self._lock = Lock()
 
@@ -81,9 +86,9 @@ class SessionCache:
                 return
 
     @contextmanager
-    def lend_new(self, session_id: str, transport: Transport) -> Iterator[Place]:
+    def lend_new(self, session_id: str, transport: Transport, address: str | None) -> Iterator[Place]:
         """Lend a place to a session that begins; it stays if it has an episode afterwards. Raises `AtCapacity`."""
-        place = Place(session_id, transport=transport, used=self._monotonic())
+        place = Place(session_id, transport=transport, used=self._monotonic(), address=address)
         with place.lock:
             self.places.admit(place)
             try:

@@ -167,7 +167,8 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         request = reset_arguments({name: value for name, value in given.items() if value is not None})
         if request["session_id"] is None:
             request["session_id"] = self._session_id
-        return request | {"transport": self.transport}
+        lane = current_lane.get()
+        return request | {"transport": self.transport, "address": None if lane is None else lane.address}
 
     def _taken(self, reply: Reply) -> WireObservation:
         if self._session_id not in {None, reply.session_id}:

@@ -34,9 +34,11 @@ class Stepper(Protocol):
 
 
 class ExpressLane:
-    """One socket's lane. Its environment registers itself when it is reset."""
+    """One socket's lane, and whose it is. Its environment registers itself when it is reset."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address
+        """The caller's network address, where it is known."""
         self.environment: Stepper | None = None
         self._reported = monotonic()
 

@@ -153,7 +153,7 @@ class SocketGuard:
             return
         refused: list[ServiceError] = []
         last_refusal.set(refused)  # this task is the socket's own
-        lane = ExpressLane()
+        lane = ExpressLane(scope["client"][0] if scope.get("client") else None)
         current_lane.set(lane)
         answer = _rpc_frame if scope["path"] == "/mcp" else _error_frame
 

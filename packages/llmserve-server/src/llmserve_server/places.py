@@ -8,7 +8,7 @@ holds the table's lock waits for a place's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal
@@ -31,6 +31,8 @@ class Place:
     transport: Transport
     used: float
     """When it was last lent, on the registry's monotonic clock, in seconds."""
+    address: str | None = None
+    """Who began the session here; None where that is not known."""
     lock: Lock = field(default_factory=Lock)
     gone: bool = False
     """The place is no longer the session's."""
@@ -51,12 +53,16 @@ class Places:
 
     Args:
         capacity: places at most.
+        share: places at most of one address; None where they may take what they like.
         yield_after_s: at capacity, a session that nobody used for this long makes room, the idlest first.
         monotonic: the clock of `Place.used`, in seconds.
     """
 
-    def __init__(self, capacity: int, yield_after_s: float, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, capacity: int, yield_after_s: float, monotonic: Callable[[], float], *, share: int | None = None
+    ) -> None:
         self._capacity = capacity
+        self._share = share
         self._yield_after_s = yield_after_s
         self._monotonic = monotonic
         self._lock = Lock()
@@ -81,15 +87,19 @@ class Places:
     def admit(self, place: Place) -> Place:
         """Put `place` into the table and return it, or the place that its session has already.
 
-        Raises `AtCapacity` where all places are taken and none has been idle for long enough.
+        Raises `AtCapacity` where all places, or its address's share of them, are taken and none has been idle for long enough.
         """
         idle = None
         with self._lock:
             present = self._places.get(place.id)
             if present is not None:
                 return present
-            if len(self._places) >= self._capacity:
-                idle = self._take_idlest()
+            own = self._of(place.address)
+            if self._share is not None and len(own) >= self._share:
+                idle = self._take_idlest(own, f"{len(own)} sessions of this address are in use, which is its share")
+            elif len(self._places) >= self._capacity:
+                idle = self._take_idlest(self._places.values(), f"all {self._capacity} sessions are in use")
+            if idle is not None:
                 del self._places[idle.id]
             self._places[place.id] = place
         if idle is not None:
@@ -121,10 +131,15 @@ class Places:
                 finally:
                     place.lock.release()
 
-    def _take_idlest(self) -> Place:
+    def _of(self, address: str | None) -> list[Place]:
+        if self._share is None or address is None:
+            return []
+        return [place for place in self._places.values() if place.address == address]
+
+    def _take_idlest(self, places: Iterable[Place], taken: str) -> Place:
         now = self._monotonic()
         wait_s = self._yield_after_s
-        for place in sorted(self._places.values(), key=lambda place: place.used):
+        for place in sorted(places, key=lambda place: place.used):
             wait_s = place.used + self._yield_after_s - now
             if wait_s > 0:
                 break
@@ -133,6 +148,4 @@ class Places:
                     return place
                 place.lock.release()
         self.refused += 1
-        raise AtCapacity(
-            f"all {self._capacity} sessions are in use: try again later", retry_after_s=max(1, math.ceil(wait_s))
-        )
+        raise AtCapacity(f"{taken}: try again later", retry_after_s=max(1, math.ceil(wait_s)))

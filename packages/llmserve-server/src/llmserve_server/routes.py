@@ -64,7 +64,8 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         named, remembered = request.headers.get(HEADER), request.cookies.get(COOKIE)
         if arguments["session_id"] is None and named is not None:
             arguments["session_id"] = _key(named)
-        fresh = partial(registry.reset, **arguments, peer=peer_of(request), transport="http")
+        peer, address = peer_of(request), _address(request)
+        fresh = partial(registry.reset, **arguments, peer=peer, address=address, transport="http")
         if arguments["session_id"] is None and remembered is not None and _KEY.fullmatch(remembered):
             try:
                 reply = await dispatcher.run(fresh, session_id=remembered)
@@ -139,7 +140,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         """Return a new session in the same state that faces the same traffic; the first one is left alone."""
         given = _checked(ForkRequest, _content(await request.body()))
         session_id = await session_of(request, given.session_id)
-        return _reply(await dispatcher.run(registry.fork, session_id))
+        return _reply(await dispatcher.run(registry.fork, session_id, address=_address(request)))
 
     @app.post(
         "/grader",
@@ -203,6 +204,10 @@ def peer_of(request: Request) -> str:
     host = request.client.host if request.client else ""
     parts = (host, request.headers.get("x-forwarded-for", ""), request.headers.get("user-agent", ""))
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _address(request: Request) -> str | None:
+    return request.client.host if request.client else None
 
 
 def _content(raw: bytes) -> dict[str, Any]:

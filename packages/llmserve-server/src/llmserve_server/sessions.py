@@ -139,12 +139,14 @@ class SessionRegistry:
         *,
         resume: bool = False,
         peer: str | None = None,
+        address: str | None = None,
         transport: Transport = "http",
     ) -> Reply:
         """Start an episode in a new session, or in the one named; with `resume` go on with the one that runs there.
 
         Without a task `DEFAULT_TASK` is started, without a seed one of the task's training seeds is drawn (see `state`).
-        `peer` is the address of a caller who may come back without a session id; see `resolve`. Raises `UnknownSession`,
+        `peer` tells a caller who may come back without a session id; see `resolve`. `address` is whose share of the places
+        a new session takes. Raises `UnknownSession`,
         `UnknownTask`, `InvalidField`, `AtCapacity`.
         """
         _check_text(task_id=task_id, episode_id=episode_id, session_id=session_id)
@@ -152,7 +154,7 @@ class SessionRegistry:
             return self._resume(session_id, task_id=task_id, seed=seed, episode_id=episode_id)
         cache = self._cache
         with (
-            cache.lend_new(self._new_id(), transport)
+            cache.lend_new(self._new_id(), transport, address)
             if session_id is None
             else cache.lend(session_id, load=False) as place
         ):
@@ -217,13 +219,15 @@ class SessionRegistry:
         with self._cache.lend(session_id, fresh=True) as place:
             return _backend(place).log()
 
-    def fork(self, session_id: str, *, peer: str | None = None, transport: Transport = "http") -> Reply:
+    def fork(
+        self, session_id: str, *, peer: str | None = None, address: str | None = None, transport: Transport = "http"
+    ) -> Reply:
         """Return a new session that goes on from where this one stands; raises `NotForkable`, `AtCapacity`."""
         with self._cache.lend(session_id, fresh=True) as place, _refusals():
             twin = _backend(place).fork()
             row, last_action = place.row, place.last_action
         try:
-            with self._cache.lend_new(self._new_id(), transport) as place:
+            with self._cache.lend_new(self._new_id(), transport, address) as place:
                 self._begin(place, twin, peer, forked=row, last_action=last_action)
                 return Reply(place.id, twin.observation())
         except BaseException:

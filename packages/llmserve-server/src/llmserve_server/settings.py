@@ -81,6 +81,14 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": "sessions"},
         validation_alias=_also("MAX_CONCURRENT_ENVS"),
     )
+    max_sessions_per_address: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Sessions in memory at once that one network address began over HTTP or WebSocket; unset: no share. "
+        "Behind a proxy all callers have its address, unless FORWARDED_ALLOW_IPS names it.",
+        json_schema_extra={"unit": "sessions"},
+    )
     idle_timeout_s: float = _seconds(
         3600, 60, 30 * 86400, "A session unused for this long leaves memory; it comes back when it is used."
     )

@@ -187,6 +187,22 @@ def test_at_capacity_a_socket_is_told_so(serve: Callable[..., TestClient]) -> No
         assert call(first, "step", ACTION)["done"] is False
 
 
+def test_an_address_has_its_share_over_both_transports_together(serve: Callable[..., TestClient]) -> None:
+    """The others' places stay free."""
+    client = serve(max_sessions_per_address=2)
+    client.post("/reset", json={"seed": 7})
+    client.cookies.clear()
+    with client.websocket_connect("/ws") as socket:
+        call(socket, "reset", {"seed": 7})
+        refused = client.post("/reset", json={"seed": 7})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "at_capacity")
+        with client.websocket_connect("/ws") as another:
+            another.send_json({"type": "reset", "data": {"seed": 7}})
+            assert another.receive_json()["data"]["error"]["code"] == "at_capacity"
+        assert call(socket, "step", ACTION)["done"] is False
+    assert client.post("/reset", json={"seed": 7}).status_code == 200, "a socket that closed has left its place"
+
+
 def test_mcp_frames_that_are_no_messages_are_answered_in_its_own_way(client: TestClient) -> None:
     """JSON-RPC, with its codes."""
     with client.websocket_connect("/mcp") as socket:
