@@ -54,7 +54,7 @@ def variants(task: Task, settings: Sequence[str]) -> list[tuple[str, Task]]:
 def regimes(task: Task, seeds: Sequence[int]) -> tuple[np.ndarray, list[str], list[list[int]]]:
     """Return int64[seeds, windows] regimes that an operator could tell apart, the signs they are made of, and groups by sign.
 
-    Loaded windows and the one before them; the neighbour above or below its middle; drafts accepted more or less often
+    Loaded windows and the one before them; the neighbour low, high or at its crest; drafts accepted more or less often
     than on average; alternating lengths; a surge of priority requests: whichever of these the task has.
     """
     scenarios = [generate(task, seed) for seed in seeds]
@@ -64,8 +64,9 @@ def regimes(task: Task, seeds: Sequence[int]) -> tuple[np.ndarray, list[str], li
         loaded = (phase & int(Phase.BURST | Phase.SPIKE)) != 0
         signs["loaded"] = loaded | np.roll(loaded, -1, axis=1)
     if task.cotenant is not None and task.cotenant.high_gb > task.cotenant.low_gb:
-        middle = 0.5e9 * (task.cotenant.high_gb + task.cotenant.low_gb)
-        signs["neighbour"] = np.array([scenario.cotenant_bytes for scenario in scenarios]) > middle
+        demand = np.array([scenario.cotenant_bytes for scenario in scenarios])
+        low, span = 1e9 * task.cotenant.low_gb, 1e9 * (task.cotenant.high_gb - task.cotenant.low_gb)
+        signs["neighbour"], signs["crest"] = demand > low + span / 3, demand > low + 0.8 * span
     if task.acceptance.swing > 0.0:
         signs["acceptance"] = np.array([scenario.acceptance[:, 0] for scenario in scenarios]) > task.acceptance.mean
     if task.lengths.alternation is not None:
