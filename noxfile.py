@@ -300,6 +300,46 @@ def benchmark(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.agents", *session.posargs, env=_service_environment())
 
 
+def _learner(session: nox.Session, extras: str = "[cli,fast,llm,plot,train]") -> None:
+    """Install the agents so that they can be trained; pip, and torch first, as in `conformance`."""
+    session.install("torch==2.13.0")
+    _install(session, "agents", extras)
+
+
+@nox.session(python="3.11", venv_backend="venv", tags=["tests"])
+def learning(session: nox.Session) -> None:
+    """Training learns, repeats itself, resumes, and acts in numpy as it did in torch; tuning does too."""
+    _learner(session)
+    session.install(*GROUPS["test"])
+    files = [f"tests/test_{name}.py" for name in ("network", "ppo", "training", "tuning")]
+    _pytest(session, *files, *TWO_AT_ONCE, package="agents")
+
+
+@nox.session(python="3.11", venv_backend="venv", tags=["evidence"], default=False)
+def train(session: nox.Session) -> None:
+    """The documented training command runs as it stands and beats the random policy (`-- --task NAME` for another one)."""
+    _learner(session)
+    documented = ["--task", "adversarial_multitenant", "--steps", "120000", "--seed", "0"]
+    out = ["--output", str(ARTIFACTS / "training")]
+    session.run("python", "train.py", *(session.posargs or documented), *out, env=_environment())
+
+
+@nox.session(tags=["evidence"], default=False)
+def references(session: nox.Session) -> None:
+    """The three anchors of every task's score, computed anew in this tree: `nox -s references -- bursty_workload`."""
+    # Editable, since what is computed is written where the simulator's source has it.
+    session.install("-e", "./packages/llmserve-sim[fast]", "./packages/llmserve-client", "./packages/llmserve-agents")
+    session.run("python", "-m", "llmserve_agents.references", *session.posargs, env=_environment())
+
+
+@nox.session(python="3.11", venv_backend="venv", tags=["evidence"], default=False)
+def speed(session: nox.Session) -> None:
+    """Windows per second of training, beside Stable-Baselines3's PPO with the same network, and where a second goes."""
+    _learner(session)
+    session.install("stable-baselines3>=2.6", "gymnasium>=1.1")
+    session.run("python", "-m", "benchmarks.training_speed", *session.posargs, env=_service_environment())
+
+
 @nox.session(tags=["evidence"], default=False)
 def ray(session: nox.Session) -> None:
     """Episodes run on a local Ray cluster of several processes, and come to the same report."""

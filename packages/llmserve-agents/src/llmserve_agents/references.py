@@ -118,7 +118,7 @@ def compute(task: Task, effort: Effort | None = None, *, tell: Callable[[str], o
         clairvoyant=float(found.values.mean()),
         heuristic=means["heuristic"],
         ppo=means.get("ppo"),
-        provisional="ppo" not in means,
+        provisional="ppo" not in means or effort != Effort(),
         simulator_version=__version__,
         task_digest=env.state().task_digest,
         seeds=seeds,
@@ -128,7 +128,7 @@ def compute(task: Task, effort: Effort | None = None, *, tell: Callable[[str], o
             f"{effort.budget.holds} windows ({effort.budget.slow_holds} for tier and split), from what "
             f"{', '.join(name for name in played if name != 'random')} did; its second half moved it by {moved:.2%}"
         ),
-        command=f"python -m llmserve_agents.references {task.id}",
+        command=f"python -m llmserve_agents.references {task.id} --seeds {len(seeds)} --passes {effort.budget.passes}",
         best_static_action=fixed,
     )
 
