@@ -182,6 +182,14 @@ class Rules:
         self._free_gb = np.zeros((size, len(QUANTIZATION_TIERS)))
         self._rows = np.arange(size)
 
+    def hold(self, action: ServeAction) -> None:
+        """Take up a configuration that somebody else has put in force everywhere."""
+        tier = QUANTIZATION_TIERS.index(action.quantization_tier)
+        self.cap, self.kv = np.full_like(self.cap, action.batch_cap), np.full_like(self.kv, action.kv_budget_fraction)
+        self.depth, self.tier = np.full_like(self.depth, action.speculation_depth), np.full_like(self.tier, tier)
+        self.split = np.full_like(self.split, action.prefill_decode_split)
+        self.priority = np.full_like(self.priority, action.priority_routing)
+
     def follow(self, seen: Measurement) -> None:
         """Move the knobs after a window in which they were in force; `seen` holds arrays with one entry per episode."""
         limits = self._limits
