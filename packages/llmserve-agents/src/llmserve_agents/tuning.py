@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -35,6 +36,8 @@ __all__ = ["Position", "TuneConfig", "TuneResult", "decoded", "encoded", "start_
 _SPLITS: Final = ("split_low", "split_high", "split_smoothing")
 _STATIC_SEEDS: Final = 16
 """Training episodes on which a fixed configuration is searched for a task without references."""
+_CHOICE_EPISODES: Final = 10
+"""Validation episodes that a final choice needs, at least: five candidates, twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +170,12 @@ class _Search:
         self._value = float("nan")
         reserved = int(config.steps * config.choice_share)
         self._search_steps = config.steps - reserved
-        least = config.population * config.episodes * task.windows
-        if self._search_steps < least or reserved < 4 * task.windows:
-            need = max(-(-least * 10 // 9), 40 * task.windows) if config.choice_share == 0.1 else least
-            raise InvalidInputError("steps", f"must be at least {need} windows for one generation", got=config.steps)
+        generation, choice = config.population * config.episodes * task.windows, _CHOICE_EPISODES * task.windows
+        if self._search_steps < generation or reserved < choice:
+            need = ceil(max(generation / (1.0 - config.choice_share), choice / config.choice_share))
+            raise InvalidInputError(
+                "steps", f"must be at least {need} windows, for one generation and a choice", got=config.steps
+            )
 
     def run(self) -> TuneResult:
         optimizer = self._optimizer(encoded(self._still, self._names))
@@ -231,12 +236,14 @@ class _Search:
         """Return the best of the finalists on validation episodes: all on some, then the best few on more."""
         validation = self._task.seeds.validation
         left = (self._config.steps - self._done) // self._task.windows
-        few = max(1, min(len(validation), left // (2 * len(pool))))
+        surplus = max(0, len(pool) - left // 2)
+        pool = [*pool[:2], *pool[2 + surplus :]]
+        few = min(len(validation), left // (2 * len(pool)))
         first = self._values(pool, range(validation.start, validation.start + few)).mean(axis=1)
         order = np.argsort(-first, kind="stable")
         # The start and the defaults stay, so that what is reported of all three is on the same episodes.
         keep = list(dict.fromkeys([*order[:3].tolist(), 0, len(pool) - 1]))
-        many = max(1, min(len(validation), (left - few * len(pool)) // len(keep)))
+        many = min(len(validation), (left - few * len(pool)) // len(keep))
         seeds = range(validation.start, validation.start + many)
         last = self._values([pool[i] for i in keep], seeds).mean(axis=1)
         by_index = dict(zip(keep, last.tolist(), strict=True))
