@@ -24,6 +24,7 @@ from llmserve_agents.cli_evaluate import evaluate
 from llmserve_agents.cli_options import as_options
 from llmserve_agents.cli_render import episode_table, summary_lines
 from llmserve_agents.cli_train import train
+from llmserve_agents.cli_tune import tune_command
 from llmserve_agents.endpoint import Patience
 from llmserve_agents.llm import DEFAULT_MODEL
 from llmserve_agents.policy import AGENTS
@@ -211,6 +212,7 @@ def baseline(
 
 app.command()(evaluate)
 app.command()(ablate)
+app.command("tune")(tune_command)
 app.command()(train)
 _ALONE = {
     name: typer.Typer(add_completion=False, pretty_exceptions_enable=False)
