@@ -105,7 +105,7 @@ def read(path: Path, *, strict: bool = True) -> Checkpoint:
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
         tensors = load(path.read_bytes())
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a type of numbers that numpy has none for
         raise InvalidInputError(str(path), f"must be weights with their card ({type(error).__name__})") from error
     if not isinstance(card, dict):
         raise InvalidInputError(str(card_path), "must be a JSON object")

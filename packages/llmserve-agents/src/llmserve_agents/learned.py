@@ -6,7 +6,6 @@ It loads the weights of the task that an episode is reset to; without any it rai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -60,8 +59,8 @@ class PPOPolicy:
 
         Raises `MissingWeightsError` and `WeightsMismatchError`.
         """
-        path = find_weights(task_id) if self._folder is None else self._folder / POLICY
-        loaded = _read(path, path.stat().st_mtime_ns if path.exists() else 0)
+        self._loaded = None  # a reset that fails leaves no agent that acts as the last task's
+        loaded = read(find_weights(task_id) if self._folder is None else self._folder / POLICY)
         if loaded.card["task_id"] != task_id:
             raise WeightsMismatchError("task_id", loaded.card["task_id"], task_id)
         self._loaded = loaded
@@ -76,9 +75,3 @@ class PPOPolicy:
             raise MissingWeightsError("no weights are loaded: reset the agent to a task first")
         inputs = self._history.push(np.array([vector(observation, "extended")]))
         return from_indices(self._loaded.policy.act(inputs)[0].tolist())
-
-
-@lru_cache(maxsize=32)
-def _read(path: Path, modified_ns: int) -> Checkpoint:  # noqa: ARG001 - part of the key: a file that changed is read again
-    """Read a file once."""
-    return read(path)
