@@ -120,7 +120,15 @@ def test_vllm_the_pool_gives_memory_back_as_the_neighbour_grows() -> None:
 
 def test_vllm_the_pool_is_not_lowered_below_a_reserve_over_the_blocks_in_use() -> None:
     window = seen(cotenant_gb=70.0, kv_pool_gb=20.0, kv_cache_occupancy=0.5, gpu_memory_used_gb=20.0)
-    assert kv_budget(1.0, window, 70.0, LIMITS) == round(LIMITS.kv_reserve * 10.0 / 70.0, 3)
+    assert kv_budget(1.0, window, 70.0, replace(LIMITS, kv_low=0.1, kv_reserve=3.0)) == round(30.0 / 70.0, 3)
+
+
+def test_vllm_the_pool_keeps_within_its_two_limits_unless_the_blocks_in_use_need_more() -> None:
+    limits = replace(LIMITS, kv_low=0.3, kv_high=0.5, kv_step=0.05, kv_reserve=2.0)
+    plenty = seen(cotenant_gb=0.0, kv_pool_gb=14.0, kv_cache_occupancy=0.1, gpu_memory_used_gb=11.4)
+    nothing = seen(cotenant_gb=70.0, kv_pool_gb=14.0, kv_cache_occupancy=0.1, gpu_memory_used_gb=11.4)
+    full = seen(cotenant_gb=70.0, kv_pool_gb=28.0, kv_cache_occupancy=1.0, gpu_memory_used_gb=38.0)
+    assert [float(kv_budget(0.2, window, 70.0, limits)) for window in (plenty, nothing, full)] == [0.5, 0.3, 0.8]
 
 
 def test_vllm_a_small_change_is_not_worth_a_resize() -> None:

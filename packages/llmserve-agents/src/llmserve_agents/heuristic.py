@@ -92,7 +92,7 @@ def kv_budget(kv: Numbers, seen: Measurement, free_gb: Numbers, limits: Threshol
     """vLLM: blocks are granted on demand out of memory that is spare, and given back when others need it.
 
     `free_gb` is what one GPU has for the pool at a budget of 1. Where the neighbour's memory is reported, the pool fills
-    what weights and neighbour leave below the cap, but never less than a reserve above the blocks in use. Where it is not
+    what weights and neighbour leave below the cap, up to a limit, but never less than a reserve above the blocks in use. Where it is not
     (NaN), the budget backs off after evictions and grows while it is nearly full. Source: Kwon et al., "Efficient Memory
     Management for Large Language Model Serving with PagedAttention", SOSP 2023, sections 4.3 and 4.5.
     """
@@ -100,8 +100,9 @@ def kv_budget(kv: Numbers, seen: Measurement, free_gb: Numbers, limits: Threshol
     used_gb = seen.kv_cache_occupancy * np.where(known, seen.kv_pool_gb, 0.0)
     reserved_gb = seen.gpu_memory_used_gb - used_gb
     spare_gb = limits.memory_share * (free_gb + reserved_gb) - reserved_gb - seen.cotenant_gb - limits.spare_gb
-    wanted = np.maximum(spare_gb, limits.kv_reserve * used_gb) / np.where(known, free_gb, 1.0)
-    wanted = np.minimum(_KV_HIGH, np.maximum(_KV_LOW, wanted))
+    free_gb = np.where(known, free_gb, 1.0)
+    wanted = np.maximum(np.minimum(limits.kv_high, spare_gb / free_gb), limits.kv_reserve * used_gb / free_gb)
+    wanted = np.minimum(_KV_HIGH, np.maximum(limits.kv_low, wanted))
     follow = np.where(np.abs(wanted - kv) > limits.kv_step, np.round(wanted, 3), kv)
     # A resize costs a stall: rules that are told to stay do so here as well.
     nudge = np.where(np.less(limits.kv_step, 1.0), limits.kv_nudge, 0.0)

@@ -1,9 +1,9 @@
 """Chooses the heuristic's thresholds as an engineer would: one at a time, on training seeds, a few values each.
 
-    python -m llmserve_agents.heuristic_scan [--seeds N] [--passes N]
+    python -m llmserve_agents.heuristic_scan [--task TASK ...] [--seeds N] [--passes N]
 
 From the thresholds in force, each is tried at every value of `CANDIDATES` and kept where the mean reward per window over
-the three validator tasks is best. The result is printed, with its mean on validation seeds; nothing is written, and test
+the tasks (by default the validators' three) is best. The result is printed, with its mean on validation seeds; nothing is written, and test
 seeds are never touched. All values of a threshold run side by side, so a pass takes about a minute.
 """
 
@@ -36,6 +36,8 @@ CANDIDATES: Final[Mapping[str, Sequence[float]]] = {
     "preemptions_high": (0, 4, 16, 200),
     "kv_start": (0.2, 0.3, 0.4, 0.5, 0.6),
     "spare_gb": (0.0, 1.0, 3.0, 6.0),
+    "kv_high": (0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
+    "kv_low": (0.1, 0.2, 0.3, 0.4, 0.5),
     "kv_reserve": (1.25, 1.5, 2.0, 3.0, 4.0),
     "kv_step": (0.05, 0.1, 0.15, 0.2, 0.3, 1.0),
     "tier_tight": (0, 1, 2),
@@ -92,12 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    known = {task.id: task for task in list_tasks()}
+    parser.add_argument("--task", action="append", choices=list(known), help="a task; by default the validators' three")
     parser.add_argument("--seeds", type=int, default=24, help="training seeds per task (24)")
     parser.add_argument("--passes", type=int, default=2, help="sweeps over all thresholds (2)")
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.passes < 1:
         parser.error("--seeds, --passes: must be at least 1")
-    tasks = list_tasks(extended=False)
+    tasks = [known[name] for name in options.task] if options.task else list(list_tasks(extended=False))
     best = scan(tasks, {task.id: _first(task.seeds.train, options.seeds) for task in tasks}, passes=options.passes)
     sys.stdout.write(f"{best}\n")
     for task in list_tasks():

@@ -1,9 +1,9 @@
 """Tunes the heuristic's thresholds for one task by CMA-ES (Hansen & Ostermeier 2001; margin: Hamano et al., GECCO 2022).
 
 The budget is counted in simulated windows, as the training of a policy is, and everything is paid from it: generations,
-the race of starts and the final choice. The search begins at the best fixed configuration, with thresholds under which
-the rules stand still at it, and that start takes part in the final choice: what comes out is, on validation seeds, never
-worse. Every candidate of a generation plays the same training episodes (common random numbers), each generation others.
+the race of starts and the final choice. The search begins at the best fixed configuration: with rules that stand still
+at it, with rules that rest at it, or with the default rules, whichever earns most on training episodes. All three take
+part in the final choice: what comes out is, on validation seeds, never worse. Every candidate of a generation plays the same training episodes (common random numbers), each generation others.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TuneConfig:
     """Candidates in a generation."""
     sigma: float = 0.15
     """First standard deviation of every threshold, as a share of its range."""
-    episodes: int = 6
+    episodes: int = 4
     """Training episodes that each candidate of a first generation plays."""
     growth: int = 4
     """By the end of the search there are this many times as many: late candidates differ by little."""
@@ -170,25 +170,30 @@ class _Search:
         self._value = float("nan")
         reserved = int(config.steps * config.choice_share)
         self._search_steps = config.steps - reserved
-        generation, choice = config.population * config.episodes * task.windows, _CHOICE_EPISODES * task.windows
-        if self._search_steps < generation or reserved < choice:
-            need = ceil(max(generation / (1.0 - config.choice_share), choice / config.choice_share))
+        self._race_episodes = config.episodes * config.growth
+        first = (3 * self._race_episodes + config.population * config.episodes) * task.windows
+        choice = _CHOICE_EPISODES * task.windows
+        if self._search_steps < first or reserved < choice:
+            need = ceil(max(first / (1.0 - config.choice_share), choice / config.choice_share))
             raise InvalidInputError(
                 "steps", f"must be at least {need} windows, for one generation and a choice", got=config.steps
             )
 
     def run(self) -> TuneResult:
-        optimizer = self._optimizer(encoded(self._still, self._names))
+        starts = [self._still, self._rules, Thresholds()]
+        race = self._values(starts, self._training(self._race_episodes)).mean(axis=1)
+        rest = starts[int(race.argmax())]
+        optimizer = self._optimizer(encoded(rest, self._names))
         late: list[Thresholds] = []
         generations = 0
         while (episodes := self._episodes()) > 0:
             points = [optimizer.ask() for _ in range(self._config.population)]
-            many = [decoded(at, self._names, self._still) for at, _ in points]
+            many = [decoded(at, self._names, rest) for at, _ in points]
             values = self._values(many, self._training(episodes)).mean(axis=1)
             optimizer.tell([(raw, -value) for (_, raw), value in zip(points, values.tolist(), strict=True)])
             self._value = float(np.sort(values)[len(values) // 2 :].mean())
             generations += 1
-            late += [decoded(optimizer.mean, self._names, self._still), many[int(values.argmax())]]
+            late += [decoded(optimizer.mean, self._names, rest), many[int(values.argmax())]]
         # The middle of a late distribution is less of an accident than the best of it, so both are tried.
         pool = [self._still, self._rules, *late[3 - self._config.finalists :], Thresholds()]
         return self._choose(pool, generations)
