@@ -93,7 +93,7 @@ def test_tensors_of_other_shapes_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda b: b[:-8], lambda b: b"", lambda b: b"nonsense" * 40, lambda b: b[:40] + b"\xff" * 20 + b[60:]],
+    [lambda b: b[:-8], lambda _: b"", lambda _: b"nonsense" * 40, lambda b: b[:40] + b"\xff" * 20 + b[60:]],
     ids=["cut", "empty", "other", "header"],
 )
 def test_a_damaged_file_is_refused_by_its_path(tmp_path: Path, damage: Any) -> None:

@@ -20,7 +20,7 @@ __all__ = ["train"]
 _OPTIONS: Final = {
     name: f"--{name.replace('_', '-')}"
     for name in (
-        "task_id", "steps", "seed", "num_envs", "learning_rate", "gamma", "gae_lambda", "clip", "epochs", "minibatches",
+        "task", "task_id", "steps", "seed", "num_envs", "learning_rate", "gamma", "gae_lambda", "clip", "epochs", "minibatches",
         "entropy", "value_weight", "max_grad_norm", "hidden", "keep_bias", "validate_every", "validation_episodes",
         "clone_from", "clone_steps", "threads", "resume",
     )
@@ -40,7 +40,9 @@ def train(
     output: Annotated[
         Path | None, typer.Option(help="Folder for policy, card, state, curve; by default runs/TASK/seedN.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run that is kept in the folder of --output.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the run that is kept in the folder of --output; with the same options.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's files below --output.")] = True,
     num_envs: Annotated[
         int,
@@ -60,8 +62,8 @@ def train(
     validate_every: Annotated[int, _algorithm("Updates between two validations.")] = 10,
     validation_episodes: Annotated[int, _algorithm("Validation seeds.")] = 24,
     clone_from: Annotated[str | None, _algorithm("An agent to imitate before training; by default none.")] = None,
-    clone_steps: Annotated[int, _algorithm("Windows of that agent to learn from.")] = 60_000,
-    threads: Annotated[int, _algorithm("Threads of torch.")] = 1,
+    clone_steps: Annotated[int, _algorithm("Windows of that agent to learn from, on top of --steps.")] = 60_000,
+    threads: Annotated[int, _algorithm("Threads of torch, of numpy's products and of the simulator.")] = 1,
 ) -> int:
     """Train a PPO policy on a task, on CPU, and keep the one that does best on validation seeds.
 

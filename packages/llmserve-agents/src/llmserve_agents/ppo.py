@@ -10,6 +10,7 @@ Schulman et al., "Proximal Policy Optimization Algorithms", 2017; generalised ad
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from llmserve_agents.errors import MissingExtraError
 
 try:
     import torch
+    from threadpoolctl import threadpool_limits
     from torch import nn
 except ModuleNotFoundError as error:
     raise MissingExtraError("train", "llmserve_agents.ppo") from error
@@ -99,16 +101,16 @@ class PPOConfig:
     clone_from: str | None = None
     """Name of an agent whose actions are imitated before training; None: from scratch."""
     clone_steps: int = 60_000
-    """Windows of that agent to learn from; they count as steps."""
+    """Windows of that agent to learn from, on top of `steps`."""
     threads: int = 1
-    """Threads of torch."""
+    """Threads: of torch, of numpy's matrix products and of the simulator."""
 
     def __post_init__(self) -> None:
         bounds = {
             "steps": (1, 10**10), "seed": (0, 2**32 - 1), "num_envs": (0, 4096), "learning_rate": (0.0, 1.0),
             "gamma": (0.0, 0.9999), "gae_lambda": (0.0, 1.0), "clip": (0.001, 1.0), "epochs": (1, 100),
             "minibatches": (1, 1024), "entropy": (0.0, 1.0), "value_weight": (0.0, 100.0), "max_grad_norm": (1e-6, 1e6),
-            "hidden": (1, 4096), "validate_every": (1, 10**6), "validation_episodes": (1, 1000),
+            "hidden": (1, 4096), "keep_bias": (-100.0, 100.0), "validate_every": (1, 10**6), "validation_episodes": (1, 1000),
             "clone_steps": (1, 10**9), "threads": (1, 256),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
@@ -140,7 +142,7 @@ class Update:
     """policy_loss, value_loss, entropy, approx_kl, clipfrac, explained_variance."""
     learning_rate: float
     seconds: float
-    """Since training began, this process only."""
+    """Since training began; a pause before a run was resumed does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +289,7 @@ class Trainer:
         torch.set_num_threads(config.threads)
         self.envs = config.envs(self.task.windows)
         self.updates = -(-config.steps // (self.envs * self.task.windows))
-        self.batch = ServingBatch(self.task, self.envs)
+        self.batch = ServingBatch(self.task, self.envs, threads=config.threads)
         self.rng = np.random.default_rng(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng():
@@ -308,14 +310,21 @@ class Trainer:
         return self.done * self.envs * self.task.windows
 
     def run(self, progress: Callable[[Update], object] | None = None) -> TrainResult:
-        """Train to the end and return the best policy."""
-        if self.done == 0 and self.config.clone_from is not None:
-            self._clone(self.config.clone_from)
-        while self.done < self.updates:
-            update = self.update()
-            if progress is not None:
-                progress(update)
+        """Train to the end, or until `progress` raises; return the best policy. Nothing can be trained on afterwards."""
+        try:
+            if self.done == 0 and self.config.clone_from is not None:
+                self._clone(self.config.clone_from)
+            while self.done < self.updates:
+                update = self.update()
+                if progress is not None:
+                    progress(update)
+        finally:
+            self.close()
         return self.result()
+
+    def close(self) -> None:
+        """Stop the simulator's threads, if there are any."""
+        self.batch.close()
 
     def result(self) -> TrainResult:
         """Return the best policy so far; raises `InvalidInputError` before the first validation."""
@@ -326,6 +335,11 @@ class Trainer:
 
     def update(self) -> Update:
         """Play one batch of episodes, learn from it, and validate where it is time to."""
+        # Threads that wait for the small matrix products of acting take more time than the products.
+        with threadpool_limits(self.config.threads, user_api="blas"):
+            return self._update()
+
+    def _update(self) -> Update:
         config, left = self.config, 1.0 - self.done / self.updates
         rate = config.learning_rate * left
         for group in self.optimizer.param_groups:
@@ -371,7 +385,12 @@ class Trainer:
     def validate(self) -> float:
         """Return the mean reward per window of the present policy, without exploration, on the validation seeds."""
         return float(
-            play(self.policy(), self.task, validation_seeds(self.task, self.config.validation_episodes)).mean()
+            play(
+                self.policy(),
+                self.task,
+                validation_seeds(self.task, self.config.validation_episodes),
+                threads=self.config.threads,
+            ).mean()
         )
 
     def state(self) -> dict[str, Any]:
@@ -427,7 +446,9 @@ class Trainer:
                 trainer.best = (best["value"], best["steps"], tensors)
             trainer.history = [Update(**update) for update in state["history"]]
             trainer.clock.seconds.update(state["seconds"])
-        except (OSError, RuntimeError, KeyError, TypeError, EOFError) as error:
+            if trainer.history:
+                trainer._began -= trainer.history[-1].seconds
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise InvalidInputError(
                 "resume", f"must be the state of a training run ({type(error).__name__})", got=str(path)
             ) from error
@@ -476,6 +497,7 @@ class Trainer:
         old_logp = torch.from_numpy(rollout.logp.reshape(-1))
         flat_advantages, flat_returns = torch.from_numpy(advantages.reshape(-1)), torch.from_numpy(returns.reshape(-1))
         sums: dict[str, float] = defaultdict(float)
+        parts = 0
         size = -(-len(x) // config.minibatches)
         for _ in range(config.epochs):
             order = torch.randperm(len(x), generator=self.generator)
@@ -484,7 +506,8 @@ class Trainer:
                 change = logp - old_logp[at]
                 ratio = change.exp()
                 gain = flat_advantages[at]
-                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+                if len(at) > 1:  # one has no spread
+                    gain = (gain - gain.mean()) / (gain.std() + 1e-8)
                 policy_loss = -torch.min(gain * ratio, gain * ratio.clamp(1 - config.clip, 1 + config.clip)).mean()
                 value_loss = 0.5 * (self.model.value(x[at]) - flat_returns[at]).square().mean()
                 bonus = entropy.mean()
@@ -501,10 +524,11 @@ class Trainer:
                         "approx_kl": (ratio - 1 - change).mean(),
                         "clipfrac": ((ratio - 1).abs() > config.clip).float().mean(),
                     }
+                parts += 1
                 for name, value in shown.items():
                     sums[name] += value.item()
         self.normalizer.update(rollout.inputs.reshape(-1, len(FEATURES)))
-        losses = {name: value / (config.epochs * config.minibatches) for name, value in sums.items()}
+        losses = {name: value / parts for name, value in sums.items()}
         losses["explained_variance"] = float(1.0 - np.var(returns - values) / max(np.var(returns), 1e-12))
         return losses
 
@@ -558,14 +582,15 @@ def log_probability(logits: torch.Tensor, choices: torch.Tensor) -> tuple[torch.
     return logp, entropy
 
 
-def play(policy: MLPPolicy, task: Task, seeds: list[int]) -> Floats:
+def play(policy: MLPPolicy, task: Task, seeds: list[int], *, threads: int = 1) -> Floats:
     """Return float64[seeds]: the mean reward per window of a policy that takes its likeliest choices."""
-    batch, history = ServingBatch(task, len(seeds)), FeatureHistory(len(seeds))
+    batch, history = ServingBatch(task, len(seeds), threads=threads), FeatureHistory(len(seeds))
     outcome = batch.start(seeds)
     total = np.zeros(len(seeds))
     while not outcome.done:
         outcome = batch.advance(policy.act(history.push(vectors_of(outcome, len(seeds)))))
         total += outcome.reward
+    batch.close()
     return total / batch.episode_length
 
 

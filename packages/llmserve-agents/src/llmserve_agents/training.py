@@ -27,6 +27,7 @@ from llmserve_agents.plots import Curve, draw_learning_curves
 from llmserve_agents.ppo import PPOConfig, Trainer, TrainResult, Update, validation_seeds
 from llmserve_agents.search import static_values
 from llmserve_sim.batch import ServingBatch
+from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grader import score_of
 from llmserve_sim.grid import GRID_SIZES, to_indices
 from llmserve_sim.references import load_references
@@ -66,10 +67,14 @@ def run(
     """Train and keep everything in `output`; `resume` goes on with the run that is kept there.
 
     A resumed run ends as it would have if it had never been interrupted. Raises `InvalidInputError` for a state that is
-    none, and `MissingExtraError` without the extra `train`.
+    none or that of a run with another configuration, and `MissingExtraError` without the extra `train`.
     """
     output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer.resume(output / STATE) if resume else Trainer(config)
+    for name, value in asdict(config).items():
+        if getattr(trainer.config, name) != value:
+            kept = getattr(trainer.config, name)
+            raise InvalidInputError(name, f"must be {kept}, as in the run that is resumed", got=value)
     writer = _writer(output) if tensorboard else None
 
     def tell(update: Update) -> None:
@@ -87,6 +92,8 @@ def run(
     finally:
         if writer is not None:
             writer.close()
+    assert trainer.best is not None
+    write(output, trainer.best[2], _card(trainer))  # once more: an interruption may have come between state and policy
     _draw(trainer.task, result, output)
     return result
 
