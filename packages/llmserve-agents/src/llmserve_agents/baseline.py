@@ -1,7 +1,7 @@
 """The baseline suites: agents × tasks × seeds on one environment, graded and reported.
 
 `run_suite` is behind ``python -m server.baseline_inference``, ``llmserve baseline`` and ``GET /baseline``. The
-deterministic suite runs the heuristic, with a fixed configuration and the random policy for comparison; the openai suite
+deterministic suite runs the heuristic, with the trained policy, fixed configurations and the random policy for comparison; the openai suite
 lets a model decide. The module knows nothing about terminals or HTTP routes.
 """
 
@@ -32,7 +32,7 @@ from llmserve_sim.tasks.registry import catalogue_task
 
 __all__ = ["DETERMINISTIC_AGENTS", "LLMOptions", "Progress", "default_seeds", "run_suite", "validator_tasks"]
 
-DETERMINISTIC_AGENTS: Final = ("heuristic", "static", "random")
+DETERMINISTIC_AGENTS: Final = ("heuristic", "ppo", "best-static", "static", "random")
 """The baseline first, then what it is compared with."""
 _SEEDS: Final[Mapping[Mode, int]] = {"deterministic": 3, "openai": 1}
 """Test seeds per task: an episode of the simulator takes milliseconds, one of a model 120 requests."""

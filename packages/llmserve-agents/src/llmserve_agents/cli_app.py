@@ -131,7 +131,7 @@ def baseline(
         list[str] | None,
         typer.Option(
             help=f"An agent of mode deterministic ({', '.join(AGENTS)}); repeat for several. By default the heuristic, "
-            "with static and random for comparison."
+            "with the trained policy, fixed configurations and random for comparison."
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the report into this JSON file.")] = None,

@@ -128,7 +128,10 @@ def compute(task: Task, effort: Effort | None = None, *, tell: Callable[[str], o
             f"{effort.budget.holds} windows ({effort.budget.slow_holds} for tier and split), from what "
             f"{', '.join(name for name in played if name != 'random')} did; its second half moved it by {moved:.2%}"
         ),
-        command=f"python -m llmserve_agents.references {task.id} --seeds {len(seeds)} --passes {effort.budget.passes}",
+        command=(
+            f"python -m llmserve_agents.references {task.id} --seeds {len(seeds)} --passes {effort.budget.passes} "
+            f"--static-seeds {effort.static_seeds}"
+        ),
         best_static_action=fixed,
     )
 
@@ -144,12 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("task", nargs="*", help=f"tasks to compute, all by default: {', '.join(known)}")
     parser.add_argument("--seeds", type=int, default=Effort().reference_seeds, help="reference seeds, at most (60)")
     parser.add_argument("--passes", type=int, default=Effort().budget.passes, help="passes of the search (4)")
+    parser.add_argument("--static-seeds", type=int, default=Effort().static_seeds, help="training seeds (32)")
     options = parser.parse_args(arguments)
     if unknown := [task for task in options.task if task not in known]:
         parser.error(f"task: must be of {', '.join(known)}, got {', '.join(unknown)}")
-    if options.seeds < 1 or options.passes < 1:
-        parser.error("--seeds, --passes: must be at least 1")
-    effort = Effort(reference_seeds=options.seeds, budget=Budget(passes=options.passes))
+    if min(options.seeds, options.passes, options.static_seeds) < 1:
+        parser.error("--seeds, --passes, --static-seeds: must be at least 1")
+    effort = Effort(options.static_seeds, options.seeds, Budget(passes=options.passes))
     for task_id in options.task or known:
         found = compute(load_task(task_id), effort, tell=_print)
         path = write_references(task_id, found)
