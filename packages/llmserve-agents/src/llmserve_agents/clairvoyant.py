@@ -136,6 +136,8 @@ def improve(
     going = np.arange(len(seeds))
     for number in range(budget.passes):
         tried = best[going].copy()
+        if not moves:
+            break
         group = max(1, ROWS // max(len(m) for m in moves.values()))
         for begin in range(0, len(going), group):
             rows = slice(begin, begin + group)
@@ -170,7 +172,7 @@ def _moves(budget: Budget, frozen: Sequence[int], *, can_split: bool) -> dict[in
         strides = [step for step in budget.strides if step < size]
         for hold in budget.slow_holds if knob in _SLOW else budget.holds:
             moves.setdefault(hold, []).extend((knob, sign * step) for step in strides for sign in (1, -1))
-    return {hold: np.array(some, dtype=np.int64) for hold, some in sorted(moves.items())}
+    return {hold: np.array(some, dtype=np.int64) for hold, some in sorted(moves.items()) if some}
 
 
 def _pass(

@@ -78,17 +78,19 @@ def best_static(
 ) -> tuple[ServeAction, float]:
     """Return the best fixed configuration found and its mean reward per window over `seeds`.
 
-    From each start, sweeps over one knob at a time on a quarter of the seeds; from the best end, sweeps over every pair of
-    knobs (all values of the one with all values of the other) on all seeds until none improves: a cap and a depth, or a tier
-    and a budget, are only good together. `pairs=False` sweeps single knobs there, too. Deterministic.
+    From each start, sweeps over one knob at a time on a quarter of the seeds; from what is best on all seeds of these ends
+    and the starts, sweeps over every pair of knobs (all values of the one with all values of the other) until none improves:
+    a cap and a depth, or a tier and a budget, are only good together. `pairs=False` sweeps single knobs there, too. Never
+    below a start, and deterministic.
     """
     few = seeds[: max(2, len(seeds) // 4)]
-    ends = []
+    starts, ends = list(starts), []
     for start in starts:
         end, value = _climb(task, few, np.array(to_indices(start), dtype=np.int64), _knob_by_knob(task))
         _say(tell, f"{task.id}: from {start.quantization_tier}, cap {start.batch_cap}: {value:.4f}")
-        ends.append((value, end))
-    here = max(ends, key=lambda found: found[0])[1]
+        ends.append(end)
+    known = np.array([*ends, *map(to_indices, starts)], dtype=np.int64)
+    here = known[static_values(task, known, seeds).mean(axis=1).argmax()]
     sweeps = _pair_by_pair(task) if pairs else _knob_by_knob(task)
     here, value = _climb(task, seeds, here, sweeps)
     _say(tell, f"{task.id}: best fixed configuration {value:.4f}")

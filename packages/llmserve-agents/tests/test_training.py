@@ -1,0 +1,243 @@
+"""A training run with its files, and the command: what is written, resumed, compared and refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from llmserve_agents import cli
+from llmserve_agents.checkpoint import CARD, POLICY, identity, read
+from llmserve_agents.errors import MissingExtraError
+from llmserve_agents.learned import PPOPolicy
+from llmserve_sim.env import ServingEnv
+from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.tasks import load_task
+
+torch = pytest.importorskip("torch", reason="torch comes with the extra 'train'")
+ppo = pytest.importorskip("llmserve_agents.ppo", reason="training needs the extra 'train'", exc_type=MissingExtraError)
+training = pytest.importorskip("llmserve_agents.training", reason="as above", exc_type=MissingExtraError)
+
+ROOT = Path(__file__).resolve().parents[3]
+TASK = "bursty_workload"
+HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
+needs_tensorboard = pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="tensorboard comes with the extra 'train'"
+)
+TINY = {"num_envs": 2, "hidden": 8, "epochs": 1, "minibatches": 2, "validate_every": 1, "validation_episodes": 2}
+OPTIONS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+UPDATE = 2 * 120
+"""Windows of an update."""
+
+
+def config(**changes: Any) -> Any:
+    return ppo.PPOConfig(**{"task": TASK, "steps": 2 * UPDATE} | TINY | changes)
+
+
+def short(folder: Path) -> Path:
+    """A task of one's own, whose episodes are short."""
+    text = (ROOT / "packages/llmserve-sim/src/llmserve_sim/tasks/bursty_workload.toml").read_text(encoding="utf-8")
+    path = folder / "short.toml"
+    path.write_text(text.replace("windows = 120", "windows = 6").replace(f'id = "{TASK}"', 'id = "short"'))
+    return path
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A finished run's folder and result; nothing in it may be changed."""
+    output = tmp_path_factory.mktemp("run") / "new" / "folder"
+    return output, training.run(config(), output, tensorboard=False)
+
+
+def test_everything_is_written(kept: tuple[Path, Any]) -> None:
+    output, result = kept
+    names = {POLICY, CARD, training.STATE, "learning.json"} | ({"learning.png"} if HAS_MATPLOTLIB else set())
+    assert {path.name for path in output.iterdir()} == names
+    points = json.loads((output / "learning.json").read_text())
+    assert points == {
+        "task": TASK,
+        "seed": 0,
+        "points": [[update.steps, update.validation] for update in result.updates],
+    }
+
+
+def test_the_policy_on_disk_is_the_best_one_and_can_be_played(kept: tuple[Path, Any]) -> None:
+    output, result = kept
+    for name, tensor in load_file(output / POLICY).items():
+        np.testing.assert_array_equal(tensor, result.tensors[name])
+    assert read(output / POLICY).card["task_id"] == TASK
+    policy, env = PPOPolicy(output), ServingEnv(TASK)
+    [first, *_] = ppo.validation_seeds(load_task(TASK), 1)
+    observation = env.reset(first)
+    policy.reset(TASK, first)
+    while not observation.done:
+        observation = env.step(policy.act(observation))
+    alone = ppo.play(read(output / POLICY).policy, load_task(TASK), [first])[0]
+    assert env.state().total_reward / 120 == pytest.approx(alone, abs=1e-12)
+
+
+def test_the_card_says_what_the_weights_are_for_and_how_they_came_to_be(kept: tuple[Path, Any]) -> None:
+    output, result = kept
+    card = json.loads((output / CARD).read_text())
+    assert card.items() >= identity(load_task(TASK)).items()
+    assert card["agent"] == "ppo"
+    assert card["can_split"] is ServingEnv(TASK).can_split
+    assert (card["seed"], card["steps"], card["best_at_steps"]) == (0, 2 * UPDATE, result.best_steps)
+    assert card["train_seeds"] == [0, 1_000_000]
+    assert card["validation_seeds"] == [1_000_000, 1_000_002]
+    assert card["validation_mean_reward"] == result.validation
+    assert isinstance(card["validation_score"], float)
+    assert card["config"] == asdict(config())
+
+
+def test_the_cards_command_repeats_the_run(kept: tuple[Path, Any], tmp_path: Path) -> None:
+    output, _ = kept
+    [program, command, *options] = shlex.split(json.loads((output / CARD).read_text())["command"])
+    assert (program, command) == ("llmserve", "train")
+    assert cli.train([*options, "--output", str(tmp_path), "--no-tensorboard"]) == 0
+    for name in (POLICY, CARD):
+        assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_it_would_have(kept: tuple[Path, Any], tmp_path: Path) -> None:
+    whole, _ = kept
+
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.run(config(), tmp_path, tensorboard=False, progress=stop)
+    (tmp_path / POLICY).unlink()
+    training.run(config(), tmp_path, resume=True, tensorboard=False)
+    for name in (POLICY, CARD, "learning.json"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 9 * UPDATE), ("seed", 4), ("task", "static_workload")])
+def test_a_run_is_not_resumed_as_another(kept: tuple[Path, Any], name: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"{name}: must be .*, as in the run that is resumed"):
+        training.run(config(**{name: value}), kept[0], resume=True, tensorboard=False)
+
+
+def test_a_policy_is_compared_with_chance_and_the_best_fixed_configuration(kept: tuple[Path, Any]) -> None:
+    found = training.compare(load_task(TASK), kept[1])
+    assert (found.episodes, found.policy) == (2, kept[1].validation)
+    assert found.best_static is not None
+    assert found.random < found.best_static
+    assert found.random_score < 0.3
+
+
+def test_a_task_of_ones_own_has_no_references_and_is_trained_all_the_same(tmp_path: Path) -> None:
+    path = short(tmp_path)
+    settings = config(task=str(path), steps=12)
+    result = training.run(settings, tmp_path / "run", tensorboard=False)
+    found = training.compare(load_task(path), result)
+    assert (found.best_static, found.score, found.random_score) == (None, None, None)
+    card = json.loads((tmp_path / "run" / CARD).read_text())
+    assert (card["task_id"], card["validation_score"]) == ("short", None)
+
+
+@needs_tensorboard
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries that tensorboard reads with
+def test_tensorboard_has_the_keys_that_dashboards_know(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = training.run(config(task=str(short(tmp_path)), steps=24), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    keys = {
+        "charts/episodic_return", "charts/learning_rate", "charts/SPS", "charts/validation_return", "losses/policy_loss",
+        "losses/value_loss", "losses/entropy", "losses/approx_kl", "losses/clipfrac", "losses/explained_variance",
+    }  # fmt: skip
+    assert set(events.Tags()["scalars"]) == keys
+    shown = events.Scalars("charts/episodic_return")
+    assert [point.step for point in shown] == [update.steps for update in result.updates]
+    assert [point.value for point in shown] == pytest.approx([update.episodic_return for update in result.updates])
+
+
+def test_the_command_trains_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["train", "--task", TASK, "--steps", str(UPDATE), *OPTIONS, "--output", str(tmp_path), "--no-tensorboard"]
+    assert cli.main(given) == 0
+    shown = capsys.readouterr().out
+    for word in ("240 windows: reward", "validation", "ppo", "random", "best fixed configuration", str(tmp_path)):
+        assert word in shown.replace("\n", "")
+    assert not (tmp_path / "tensorboard").exists()
+    assert cli.main([*given, "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--steps", "0"), ("--seed", "-1"), ("--num-envs", "-1"), ("--learning-rate", "7"), ("--gamma", "1"),
+        ("--gae-lambda", "2"), ("--clip", "0"), ("--epochs", "0"), ("--minibatches", "0"), ("--entropy", "-1"),
+        ("--value-weight", "-1"), ("--max-grad-norm", "0"), ("--hidden", "0"), ("--keep-bias", "1000"),
+        ("--validate-every", "0"), ("--validation-episodes", "0"), ("--clone-from", "oracle"), ("--clone-steps", "0"),
+        ("--threads", "0"), ("--task", "nonsense"), ("--steps", "many"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused_by_its_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    given = {"--task": TASK, "--steps": str(UPDATE), "--output": str(tmp_path / "run")} | {option: value}
+    assert cli.train([*(word for pair in given.items() for word in pair), "--no-tensorboard"]) == 2
+    told = capsys.readouterr().err
+    assert option in told
+    assert "Traceback" not in told
+
+
+def test_resuming_nothing_is_refused_by_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.train(["--task", TASK, "--output", str(tmp_path), "--resume"]) == 2
+    assert "--resume: needs a run to go on with" in " ".join(capsys.readouterr().err.split())
+
+
+def test_resuming_with_other_options_is_refused_by_the_option(
+    kept: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--task", TASK, "--steps", "9999", *OPTIONS, "--output", str(kept[0]), "--resume", "--no-tensorboard"]
+    assert cli.train(given) == 2
+    assert "--steps: must be 480" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.train(["--task", TASK, "--output", str(tmp_path / "file" / "run")]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_train_py_is_the_command_and_names_every_hyper_parameter() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "", "COLUMNS": "200"},
+    )
+    for name in asdict(ppo.PPOConfig()):
+        assert f"--{name.replace('_', '-')}" in done.stdout
+    for option in ("--output", "--resume", "--no-tensorboard"):
+        assert option in done.stdout
+
+
+def test_the_options_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Seen(Exception):  # noqa: N818 - it carries what was asked for
+        pass
+
+    def see(settings: Any, *_: Any, **__: Any) -> None:
+        raise Seen(settings)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "run", see)
+    with pytest.raises(Seen) as seen:
+        cli.train(["--task", TASK])
+    assert seen.value.args == (ppo.PPOConfig(task=TASK),)
