@@ -46,7 +46,11 @@ POLICY: Final = "policy.safetensors"
 CARD: Final = "card.json"
 WEIGHTS_VARIABLE: Final = "LLMSERVE_WEIGHTS"
 """Environment variable that names the folder of all tasks' weights."""
-_PACKAGED: Final = Path(__file__).with_name("weights")
+_HERE: Final = Path(__file__).resolve().parent
+_PACKAGED: Final = (
+    # An editable install runs from the repository, at whose root the weights are kept; a wheel brings them (hatch_build.py).
+    _HERE.parents[3] / "weights" if (_HERE.parents[1] / "hatch_build.py").is_file() else _HERE / "weights"
+)
 
 
 @dataclass(frozen=True, slots=True)
