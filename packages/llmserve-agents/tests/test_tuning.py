@@ -29,9 +29,9 @@ START = ServeAction(
 SMALL = TuneConfig(steps=2_400, population=4, episodes=1, growth=2, finalists=4)
 
 
-def test_about_thirty_thresholds_are_tuned_and_those_of_the_split_only_where_there_is_one() -> None:
+def test_some_thirty_thresholds_are_tuned_and_those_of_the_split_only_where_there_is_one() -> None:
     assert 20 <= len(tuned_names()) <= 35
-    assert set(tuned_names()) - set(tuned_names(can_split=False)) == {"split_low", "split_high", "split_smoothing"}
+    assert set(tuned_names()) - set(tuned_names(can_split=False)) == {"split_low", "split_high"}
 
 
 @pytest.mark.parametrize("limits", [Thresholds(), standing_still(START), resting_at(START)])

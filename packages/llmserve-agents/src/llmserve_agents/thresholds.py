@@ -34,7 +34,7 @@ class Bound:
     whole: bool = False
     """Whether it is an integer."""
     tuned: bool = True
-    """Whether the tuner moves it; the others matter only where a backend reports little."""
+    """Whether the tuner moves it; the others matter little, or only where a backend reports little."""
 
 
 def _number(default: float, unit: str, low: float, high: float, **kind: bool) -> Any:
@@ -62,7 +62,7 @@ class Thresholds:
     """Above it, the batch is too large."""
     slo_slips: float = _number(0.95, "share", 0.0, 1.0)
     """A compliance below this with no queue to blame is a slip of decoding speed; 0 turns that off."""
-    preemptions_high: float = _number(0, "events", 0, 200)
+    preemptions_high: float = _number(0, "events", 0, 200, tuned=False)
     """More preemptions than this in a window mean more sequences than the blocks can hold."""
 
     # vLLM: memory.
@@ -70,7 +70,7 @@ class Thresholds:
     """KV budget of the first window, before anything is known of the GPUs."""
     memory_share: float = _number(0.9, "share", 0.5, 1.0, tuned=False)
     """Share of usable memory that weights, KV pool and the neighbour may fill together (the tasks' cap)."""
-    spare_gb: float = _number(0.0, "GB", -20.0, 20.0)
+    spare_gb: float = _number(0.0, "GB", -20.0, 20.0, tuned=False)
     """Kept free below that, per GPU: the neighbour moves between two windows."""
     kv_high: float = _number(0.5, "share", 0.1, 1.0)
     """The pool takes no more than this of spare memory: what it then caches is hardly ever asked for again."""
@@ -96,11 +96,11 @@ class Thresholds:
     """Below this demand, prompt plus output tokens of the whole fleet, demand is light."""
     demand_smoothing: float = _number(0.05, "share", 0.01, 1.0, log=True)
     """Weight of the newest window in the running mean of the demand: a swap of tiers must outlast a burst."""
-    demand_hysteresis: float = _number(2.0, "factor", 1.0, 5.0)
+    demand_hysteresis: float = _number(2.0, "factor", 1.0, 5.0, tuned=False)
     """Demand is light until it exceeds this multiple."""
     neighbour_high_gb: float = _number(80.0, "GB", 0.0, 80.0)
     """Where the neighbour holds more than this per GPU, memory is tight."""
-    neighbour_gap_gb: float = _number(8.0, "GB", 0.0, 30.0)
+    neighbour_gap_gb: float = _number(8.0, "GB", 0.0, 30.0, tuned=False)
     """It is tight until the neighbour holds this much less than that."""
 
     # Decima: draft.
@@ -118,7 +118,7 @@ class Thresholds:
     """With more running requests than this nothing is drafted: a large batch has no compute to spare."""
     probe_windows: float = _number(10, "windows", 1, 120, log=True)
     """After this many windows without a draft, one window drafts again, to measure the acceptance."""
-    depth_probe: float = _number(1, "tokens", 0, 8, whole=True)
+    depth_probe: float = _number(1, "tokens", 0, 8, whole=True, tuned=False)
     """Depth of that draft."""
 
     # Decima: routing.
@@ -128,7 +128,7 @@ class Thresholds:
     """The fleet is split while prompts are at least this share of the demand; above 1 it never is."""
     split_high: float = _number(1.0, "share", 0.0, 1.0)
     """And at most this share."""
-    split_smoothing: float = _number(0.3, "share", 0.05, 1.0, log=True)
+    split_smoothing: float = _number(0.3, "share", 0.05, 1.0, log=True, tuned=False)
     """Weight of the newest window in the running mean of that share."""
 
 

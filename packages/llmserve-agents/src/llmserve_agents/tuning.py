@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Position", "TuneConfig", "TuneResult", "decoded", "encoded", "start_of", "tune", "tuned_names"]
 
-_SPLITS: Final = ("split_low", "split_high", "split_smoothing")
+_SPLITS: Final = ("split_low", "split_high")
 _STATIC_SEEDS: Final = 16
 """Training episodes on which a fixed configuration is searched for a task without references."""
 _CHOICE_EPISODES: Final = 10
@@ -50,7 +50,7 @@ class TuneConfig:
     """Of the search's own choices: candidates and training episodes."""
     population: int = 16
     """Candidates in a generation."""
-    sigma: float = 0.15
+    sigma: float = 0.06
     """First standard deviation of every threshold, as a share of its range."""
     episodes: int = 4
     """Training episodes that each candidate of a first generation plays."""
