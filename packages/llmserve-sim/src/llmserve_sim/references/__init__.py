@@ -1,7 +1,7 @@
 """What a task's score is measured against: committed data, one JSON file per task, only read here.
 
 Each file holds the mean reward per window of the random policy, the best fixed configuration and the clairvoyant search
-over the task's reference seeds, with budget, version and command. `compute.py` makes provisional ones.
+over the task's reference seeds, with budget, version and command. llmserve-agents computes them.
 """
 
 from __future__ import annotations
