@@ -18,7 +18,15 @@ from __future__ import annotations
 
 from llmserve_sim.errors import LLMServeError
 
-__all__ = ["AgentError", "EndpointError", "MissingExtraError", "MissingKeyError", "MissingWeightsError", "RequestCapError", "WeightsMismatchError"]
+__all__ = [
+    "AgentError",
+    "EndpointError",
+    "MissingExtraError",
+    "MissingKeyError",
+    "MissingWeightsError",
+    "RequestCapError",
+    "WeightsMismatchError",
+]
 
 
 class AgentError(LLMServeError):

@@ -134,4 +134,5 @@ def probability_of_improvement(ours: Floats, theirs: Floats) -> float:
 def _beats(ours: Floats, theirs: Floats) -> Floats:
     """float64[ours, theirs]: 1 where it is above, ½ where it is equal."""
     x, y = ours[:, None], theirs[None, :]
-    return (x > y) + 0.5 * (x == y)
+    beats: Floats = (x > y) + 0.5 * (x == y)
+    return beats
