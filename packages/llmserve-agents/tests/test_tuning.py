@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from llmserve_agents.cli import main
+from llmserve_agents.errors import MissingExtraError
 from llmserve_agents.rollout import threshold_values
 from llmserve_agents.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
 from llmserve_agents.tuned import TunedHeuristicPolicy
@@ -109,6 +111,14 @@ def test_a_configuration_that_is_amiss_is_refused_by_name(wrong: dict[str, Any],
     with pytest.raises(InvalidInputError) as refused:
         tune(TASK, TuneConfig(**wrong), start=START)
     assert refused.value.field == field
+
+
+def test_without_the_library_the_extra_is_named_before_anything_is_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cmaes", None)
+    told: list[Position] = []
+    with pytest.raises(MissingExtraError, match=r"llmserve-agents\[train\]"):
+        tune(SHORT, SMALL, progress=told.append)
+    assert told == []
 
 
 def test_the_command_writes_thresholds_that_the_agent_then_acts_by(

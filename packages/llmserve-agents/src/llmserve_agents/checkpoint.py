@@ -89,8 +89,9 @@ def find_weights(task_id: str, filename: str = POLICY, root: Path | None = None)
         folder = Path("weights") if Path("weights").is_dir() else _PACKAGED
     path = folder / name / filename
     if not path.is_file():
+        maker = "train" if filename == POLICY else "tune"
         raise MissingWeightsError(
-            f"there is no {filename} for {name} in {folder}: train one (llmserve train --task {name}), or name the folder "
+            f"there is no {filename} for {name} in {folder}: make one (llmserve {maker} --task {name}), or name the folder "
             f"of all weights in {WEIGHTS_VARIABLE}"
         )
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -52,7 +53,7 @@ def tune_command(
         with progress_bar("windows") as advance:
 
             def tell(at: Position) -> None:
-                advance(f"{chosen.id}, {at.value:.4f}", at.done, at.steps)
+                advance(chosen.id if isnan(at.value) else f"{chosen.id}, {at.value:.4f}", at.done, at.steps)
 
             found = tune(chosen, config, progress=tell)
     path = write_thresholds(folder, found.thresholds, _card(chosen, config, found))

@@ -81,7 +81,7 @@ class Position:
     steps: int
     """Windows in all."""
     value: float
-    """Mean reward per window of the last generation's best half, on its training episodes."""
+    """Mean reward per window of the last generation's best half, on its training episodes; NaN before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,7 @@ def tune(
     `MissingExtraError` without the library cmaes.
     """
     config = TuneConfig() if config is None else config
+    _cma_with_margin()  # before anything is simulated
     start = start_of(task) if start is None else start
     return _Search(task, config, start, progress).run()
 
@@ -199,14 +200,10 @@ class _Search:
         return self._choose(pool, generations)
 
     def _optimizer(self, mean: Floats) -> Any:
-        try:
-            from cmaes import CMAwM
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("train", "tuning the heuristic") from error
         bounds = [THRESHOLD_BOUNDS[name] for name in self._names]
         # Tiers and depths are choices of a few; caps are so many that rounding them is enough.
         few = [bound.whole and not bound.log for bound in bounds]
-        return CMAwM(
+        return _cma_with_margin()(
             mean=mean,
             sigma=self._config.sigma,
             bounds=np.array([(0.0, 1.0) if discrete else (-np.inf, np.inf) for discrete in few]),
@@ -261,3 +258,11 @@ class _Search:
             validation={"tuned": by_index[best], "start": by_index[0], "defaults": by_index[len(pool) - 1]},
             validation_seeds=(validation.start, many),
         )
+
+
+def _cma_with_margin() -> Any:
+    try:
+        from cmaes import CMAwM
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("train", "tuning the heuristic") from error
+    return CMAwM
