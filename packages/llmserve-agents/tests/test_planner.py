@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from llmserve_agents.episodes import drive
-from llmserve_agents.planner import PlannerBudget, PlannerPolicy, _combined, _moves
+from llmserve_agents.planner import PlannerBudget, PlannerPolicy, _combined, _forecast_seed, _moves
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import GRID_SIZES, from_indices
 from llmserve_sim.observation import vector
 from llmserve_sim.schema import ServeAction
-from llmserve_sim.tasks import Task, load_task
+from llmserve_sim.tasks import Task, list_tasks, load_task
 from llmserve_sim.workload.forecast import resample
 
 QUICK = PlannerBudget(forecasts=2, horizon=4, strides=(1,), delays=(0, 2))
@@ -68,6 +68,13 @@ def test_its_actions_do_not_change_when_the_hidden_future_does(task_id: str, cut
     assert decided[0] == decided[1]
     later = [[one.advance(decided[0]).measurement.request_arrival_rate for _ in range(10)] for one in (env, other)]
     assert later[0] != later[1]
+
+
+def test_no_forecast_has_the_seed_of_an_episode() -> None:
+    """Under an episode's own seed, a forecast would draw the very future that the episode holds."""
+    seeds = [_forecast_seed(0, window, number) for window in range(200) for number in range(8)]
+    assert len(set(seeds)) == len(seeds)
+    assert min(seeds) > max(seed_range.stop for task in list_tasks() for _, seed_range in task.seeds.items())
 
 
 def test_it_repeats_itself_from_episode_to_episode_and_leaves_the_environment_alone() -> None:

@@ -8,6 +8,7 @@ numbers). The planner needs the environment itself, hence runs in its process on
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["PlannerBudget", "PlannerPolicy"]
 
 _CAP, _KV, _DEPTH, _TIER, _SPLIT, _PRIORITY = range(len(ACTION_GRID))
-_FORECASTS_APART: Final = 1_000_003
-"""Between the forecast seeds of two windows."""
 _START: Final = ServeAction(
     batch_cap=64, kv_budget_fraction=0.4, quantization_tier="INT8", speculation_depth=2, priority_routing=True
 )
@@ -131,8 +130,8 @@ class PlannerPolicy:
         return self._done
 
     def _forecasts(self, env: ServingEnv, window: int) -> ServingBatch:
-        first = self.budget.seed + _FORECASTS_APART * (window + 1)
-        return ServingBatch.gather([env.fork(forecast=first + i) for i in range(self.budget.forecasts)])
+        seeds = [_forecast_seed(self.budget.seed, window, i) for i in range(self.budget.forecasts)]
+        return ServingBatch.gather([env.fork(forecast=seed) for seed in seeds])
 
     def _rivals(self, observation: ServeObservation, plan: Ints) -> Ints:
         """Plans that owe nothing to the one that stands: each holds one configuration."""
@@ -161,6 +160,12 @@ class PlannerPolicy:
             total -= self.budget.waiting_cost * outcome.measurement.queue_depth / per_window
         values: Floats = (total / windows).reshape(len(plans), forecasts.size).mean(axis=1)
         return values
+
+
+def _forecast_seed(seed: int, window: int, number: int) -> int:
+    """Return a seed that no task's episodes have: under an episode's own seed, a forecast would draw what the episode drew."""
+    digest = hashlib.sha256(f"planner {seed} {window} {number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _moves(plan: Ints, budget: PlannerBudget, can_split: bool) -> Ints:
