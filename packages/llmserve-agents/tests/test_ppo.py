@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def task(tmp_path: Path) -> str:
 
 
 def short(folder: Path) -> Path:
-    found = Path(load_task.__globals__["_HERE"] / "bursty_workload.toml").read_text(encoding="utf-8")
+    found = files("llmserve_sim.tasks").joinpath("bursty_workload.toml").read_text(encoding="utf-8")
     path = folder / "short.toml"
     changes = {"windows = 120": f"windows = {WINDOWS}", 'id = "bursty_workload"': 'id = "short"'}
     for old, new in changes.items():
@@ -69,6 +70,23 @@ def test_threads_of_the_simulator_change_nothing(task: str) -> None:
     with_two = ppo.Trainer(tiny(task, threads=2))
     torch.set_num_threads(1)
     assert equal(with_two.run().tensors, ppo.train(tiny(task)).tensors)
+
+
+def test_matrix_products_keep_to_the_threads_of_the_configuration(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for small products take more time than the products."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    seen: list[set[int]] = []
+    play = ppo.Trainer._play
+    monkeypatch.setattr(ppo.Trainer, "_play", lambda trainer: seen.append(threads()) or play(trainer))
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        ppo.train(tiny(task, steps=1))
+        assert threads() == before
+    assert seen == [{1}]
 
 
 def test_training_leaves_the_global_generator_of_torch_alone(task: str) -> None:

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def config(**changes: Any) -> Any:
 
 def short(folder: Path) -> Path:
     """A task of one's own, whose episodes are short."""
-    text = (ROOT / "packages/llmserve-sim/src/llmserve_sim/tasks/bursty_workload.toml").read_text(encoding="utf-8")
+    text = files("llmserve_sim.tasks").joinpath(f"{TASK}.toml").read_text(encoding="utf-8")
     path = folder / "short.toml"
     path.write_text(text.replace("windows = 120", "windows = 6").replace(f'id = "{TASK}"', 'id = "short"'))
     return path
