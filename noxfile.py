@@ -324,6 +324,16 @@ def train(session: nox.Session) -> None:
     session.run("python", "train.py", *(session.posargs or documented), *out, env=_environment())
 
 
+@nox.session(python="3.11", venv_backend="venv", tags=["tests"], default=False)
+def recipes(session: nox.Session) -> None:
+    """The recipes for other libraries run as they stand, on tiny budgets."""
+    session.install("torch==2.13.0")
+    session.install("stable-baselines3>=2.6", "tensorboard>=2.14")
+    _install(session, "sim", "[fast,gym]")
+    session.install(*GROUPS["test"])
+    session.run("pytest", *(session.posargs or ["tests/recipes"]), env=_environment())
+
+
 @nox.session(tags=["evidence"], default=False)
 def references(session: nox.Session) -> None:
     """The three anchors of every task's score, computed anew in this tree: `nox -s references -- bursty_workload`."""

@@ -1,0 +1,39 @@
+"""What the recipes share: a policy on the task's first test seeds, and its score against the task's references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmserve_sim.grader import score_of
+from llmserve_sim.references import load_references
+from llmserve_sim.tasks import load_task
+from llmserve_sim.vector import LLMServeVectorEnv
+
+Act = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+"""From observations float32[n, 40] to actions int64[n, 6]."""
+
+
+def evaluate(task_id: str, act: Act, episodes: int) -> tuple[float, float | None]:
+    """Return the mean reward per window over the first test seeds, and the score; None for a task without references."""
+    task = load_task(task_id)
+    first = task.seeds.test.start
+    env = LLMServeVectorEnv(episodes, task, observation="extended")
+    observations, _ = env.reset(seed=list(range(first, first + episodes)))
+    total = np.zeros(episodes)
+    for _ in range(task.windows):
+        observations, rewards, _, _, _ = env.step(act(observations))
+        total += rewards
+    env.close()
+    mean = float(total.mean()) / task.windows
+    references = load_references(task.id, task.digest)
+    return mean, None if references is None else score_of(mean, references)
+
+
+def report(task_id: str, act: Act, episodes: int) -> None:
+    """Print both."""
+    mean, score = evaluate(task_id, act, episodes)
+    shown = "no references" if score is None else f"score {score:.3f}"
+    print(f"{task_id}, {episodes} test seeds: mean reward per window {mean:.4f}, {shown} (0 random, 0.5 best fixed)")
