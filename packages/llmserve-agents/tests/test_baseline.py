@@ -33,14 +33,14 @@ def suite() -> BaselineReport:
     return run_suite()
 
 
-def test_the_suite_is_the_heuristic_static_and_random_on_the_three_tasks_at_test_seeds(suite: BaselineReport) -> None:
+def test_the_suite_is_the_heuristic_and_what_it_is_compared_with_on_the_three_tasks_at_test_seeds(suite: BaselineReport) -> None:
     assert [summary.agent for summary in suite.agents] == list(DETERMINISTIC_AGENTS)
     assert suite.tasks == list(validator_tasks())
     assert suite.agent == "heuristic"
     for episode in suite.episodes:
         assert episode.split == "test"
         assert episode.seed in default_seeds("deterministic", episode.task_id)
-    assert len(suite.episodes) == 3 * 3 * 3
+    assert len(suite.episodes) == len(DETERMINISTIC_AGENTS) * 3 * 3
 
 
 def test_every_episode_is_complete_verified_and_scored(suite: BaselineReport) -> None:
