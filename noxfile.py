@@ -82,9 +82,14 @@ def _split(package: str, extras: str = "") -> tuple[dict[str, str], list[str]]:
 def _install(session: nox.Session, package: str, extras: str = "") -> None:
     """Install one package with its siblings from their folders; a reused environment gets the present source."""
     siblings, _ = _split(package, extras)
-    session.install(*_reinstalled(session, siblings))
-    if session.venv_backend != "uv":
-        session.install("--force-reinstall", "--no-deps", *_reinstalled(session, siblings))
+    if session.venv_backend == "uv":
+        session.install(*_reinstalled(session, siblings))
+        return
+    # One after the other, from the lowest: pip takes a folder for what its siblings ask for only once it is installed.
+    for name in PACKAGES:
+        if name in siblings:
+            session.install(*_reinstalled(session, {name: siblings[name]}))
+    session.install("--force-reinstall", "--no-deps", *_reinstalled(session, siblings))
 
 
 def _reinstalled(session: nox.Session, siblings: dict[str, str]) -> list[str]:

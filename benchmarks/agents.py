@@ -58,7 +58,7 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
     ablations = [_ablation(name, tasks, arguments.episodes, place) for name in arguments.ablate]
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    (out / "benchmark.json").write_text(report.stable().model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (out / "benchmark.json").write_text(report.stable().model_dump_json() + "\n", encoding="utf-8")
     for found in ablations:
         (out / f"ablation-{found.agent}.json").write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
         draw_knob_values(found, out / f"knobs-{found.agent}.png")
