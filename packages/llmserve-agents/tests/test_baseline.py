@@ -33,7 +33,9 @@ def suite() -> BaselineReport:
     return run_suite()
 
 
-def test_the_suite_is_the_heuristic_and_what_it_is_compared_with_on_the_three_tasks_at_test_seeds(suite: BaselineReport) -> None:
+def test_the_suite_is_the_heuristic_and_what_it_is_compared_with_on_the_three_tasks_at_test_seeds(
+    suite: BaselineReport,
+) -> None:
     assert [summary.agent for summary in suite.agents] == list(DETERMINISTIC_AGENTS)
     assert suite.tasks == list(validator_tasks())
     assert suite.agent == "heuristic"
