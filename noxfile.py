@@ -21,7 +21,7 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 PACKAGES = ("sim", "client", "agents", "server")
-TESTED_WITH = {"client": "[gym]", "sim": "[cli,fast,gym]", "agents": "[cli,fast,llm,plot]"}
+TESTED_WITH = {"client": "[gym]", "sim": "[cli,fast,gym]", "agents": "[cli,fast,llm,plot,tune]"}
 SOURCES = [ROOT / "packages" / f"llmserve-{name}" / "src" for name in PACKAGES]
 PYTHONS = ("3.11", "3.12", "3.13")
 OPENENVS = ("openenv>=0.10", "openenv-core==0.3.0")
@@ -313,10 +313,10 @@ def _learner(session: nox.Session, extras: str = "[cli,fast,llm,plot,train]") ->
 
 @nox.session(python="3.11", venv_backend="venv", tags=["tests"])
 def learning(session: nox.Session) -> None:
-    """Training learns, repeats itself, resumes, and acts in numpy as it did in torch; tuning does too."""
+    """Training learns, repeats itself, resumes, and acts in numpy as it did in torch."""
     _learner(session)
     session.install(*GROUPS["test"])
-    files = [f"tests/test_{name}.py" for name in ("network", "ppo", "training", "tuning")]
+    files = [f"tests/test_{name}.py" for name in ("network", "ppo", "training")]
     _pytest(session, *files, *TWO_AT_ONCE, package="agents")
 
 

@@ -134,4 +134,4 @@ def test_the_documented_command_works_from_the_repository_root(tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     assert "adversarial_multitenant" in done.stdout
-    assert len(BaselineReport.model_validate_json((tmp_path / "r.json").read_text()).episodes) == 27
+    assert len(BaselineReport.model_validate_json((tmp_path / "r.json").read_text()).episodes) == 45

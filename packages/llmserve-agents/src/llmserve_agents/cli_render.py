@@ -18,7 +18,7 @@ def episode_table(report: BaselineReport) -> Table:
     title = f"Baseline, {report.mode}, {report.base_url or report.runtime}" + (
         f", {report.model}" if report.model else ""
     )
-    table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("task", overflow="fold")
     for summary in report.agents:
         table.add_column(summary.agent, justify="right")

@@ -45,7 +45,7 @@ def tune_command(
         Path, typer.Option(help="Folder of all tasks' weights: TASK/heuristic.json is written below it.")
     ] = Path("weights"),
 ) -> int:
-    """Tune the heuristic's thresholds for a task by CMA-ES, from the best fixed configuration (extra: train)."""
+    """Tune the heuristic's thresholds for a task by CMA-ES, from the best fixed configuration (extra: tune)."""
     with as_options(_OPTIONS):
         chosen = catalogue_task(task)
         config = TuneConfig(steps=steps, seed=seed, population=population, episodes=episodes, sigma=sigma)

@@ -264,5 +264,5 @@ def _cma_with_margin() -> Any:
     try:
         from cmaes import CMAwM
     except ModuleNotFoundError as error:
-        raise MissingExtraError("train", "tuning the heuristic") from error
+        raise MissingExtraError("tune", "tuning the heuristic") from error
     return CMAwM
