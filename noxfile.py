@@ -129,7 +129,7 @@ TWO_AT_ONCE = ("-n", "2", "--dist", "loadfile")
 def tests(session: nox.Session, package: str) -> None:
     """The package passes its own tests with only itself and its extras installed."""
     _install(session, package, TESTED_WITH.get(package, ""))
-    session.install(*GROUPS["test"])
+    session.install(*GROUPS["test"], *GROUPS.get(package, []))
     _pytest(session, "tests", *TWO_AT_ONCE, package=package)
 
 

@@ -116,7 +116,7 @@ def test_a_configuration_that_is_amiss_is_refused_by_name(wrong: dict[str, Any],
 def test_without_the_library_the_extra_is_named_before_anything_is_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cmaes", None)
     told: list[Position] = []
-    with pytest.raises(MissingExtraError, match=r"llmserve-agents\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"llmserve-agents\[tune\]"):
         tune(SHORT, SMALL, progress=told.append)
     assert told == []
 
