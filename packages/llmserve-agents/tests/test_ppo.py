@@ -12,7 +12,7 @@ import pytest
 
 from llmserve_agents.errors import MissingExtraError
 from llmserve_agents.features import FEATURES
-from llmserve_agents.network import HEAD_SLICES, HEADS, KEEP_KNOBS, MLPPolicy
+from llmserve_agents.network import HEAD_SLICES, HEADS, KEEP_KNOBS, MLPPolicy, standing
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import GRID_SIZES
@@ -44,7 +44,7 @@ def short(folder: Path) -> Path:
 def tiny(task: str, **changes: Any) -> Any:
     """A run of seconds: 4 updates of 4 episodes."""
     sizes: dict[str, Any] = {
-        "task": task, "steps": 4 * 4 * WINDOWS, "num_envs": 4, "hidden": 8, "epochs": 2, "minibatches": 3,
+        "task": task, "steps": 4 * 4 * WINDOWS, "num_envs": 4, "twins": 1, "hidden": 8, "epochs": 2, "minibatches": 3,
         "validate_every": 2, "validation_episodes": 3,
     }  # fmt: skip
     return ppo.PPOConfig(**sizes | changes)
@@ -81,7 +81,7 @@ def test_matrix_products_keep_to_the_threads_of_the_configuration(task: str, mon
 
     seen: list[set[int]] = []
     play = ppo.Trainer._play
-    monkeypatch.setattr(ppo.Trainer, "_play", lambda trainer: seen.append(threads()) or play(trainer))
+    monkeypatch.setattr(ppo.Trainer, "_play", lambda trainer, share: seen.append(threads()) or play(trainer, share))
     with threadpool_limits(2, user_api="blas"):
         before = threads()
         ppo.train(tiny(task, steps=1))
@@ -214,32 +214,118 @@ def test_seeds_of_training_and_of_validation_keep_to_their_ranges(task: str, mon
     assert validated == list(range(ranges.validation.start, ranges.validation.start + 3))
 
 
+def rolled(rewards: np.ndarray, drawn: np.ndarray | None = None) -> ppo.Rollout:
+    """A rollout with these rewards [windows, envs], and nothing else in it."""
+    nothing = np.full(rewards.shape, -1) if drawn is None else drawn
+    blank = np.zeros((*rewards.shape, 1), dtype=np.float32)
+    return ppo.Rollout(blank, blank.astype(np.int64), blank, rewards, nothing, nothing >= 0, blank[0])
+
+
 def test_advantages_are_those_of_the_slow_definition(task: str) -> None:
-    trainer = ppo.Trainer(tiny(task, gamma=0.9, gae_lambda=0.8))
+    """Up to a trial's beginning, after which nothing counts for the choices before."""
+    trainer = ppo.Trainer(tiny(task, gamma=0.9, gae_lambda=0.8, num_envs=3, twins=1))
     rng = np.random.default_rng(0)
     rewards, values = (rng.normal(size=(7, 3)).astype(np.float32) for _ in range(2))
     last = rng.normal(size=3).astype(np.float32)
-    advantages, returns = trainer._advantages(rewards, values, last)
+    drawn = np.full((7, 3), -1)
+    drawn[4, 1], drawn[2, 2] = 3, 4
+    advantages, returns = trainer._advantages(rolled(rewards, drawn), values, last)
     scaled = (rewards - trainer.returns.mean) / trainer.returns.deviation
-    for env in range(3):
+    for env, ends in enumerate(([7] * 7, [4, 4, 4, 4, 7, 7, 7], [2, 2, 7, 7, 7, 7, 7])):
         v = [*values[:, env].tolist(), float(last[env])]
         deltas = [float(scaled[t, env]) + 0.9 * v[t + 1] - v[t] for t in range(7)]
         for t in range(7):
-            slow = sum((0.9 * 0.8) ** (k - t) * deltas[k] for k in range(t, 7))
+            slow = sum((0.9 * 0.8) ** (k - t) * deltas[k] for k in range(t, ends[t]))
             assert advantages[t, env] == pytest.approx(slow, abs=1e-5)
             assert returns[t, env] == pytest.approx(slow + v[t], abs=1e-5)
 
 
+def test_what_happens_to_all_twins_is_the_traffics_doing(task: str) -> None:
+    """A wave that comes over everyone who faces it is no advantage; one twin's own good fortune is, against the others."""
+    trainer = ppo.Trainer(tiny(task, num_envs=6, twins=3))
+    values, last = np.zeros((5, 6), dtype=np.float32), np.zeros(6, dtype=np.float32)
+    wave = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    shared, returns = trainer._advantages(rolled(wave.repeat(3, axis=1)), values, last)
+    np.testing.assert_allclose(shared, 0.0, atol=1e-5)
+    assert np.abs(returns).max() > 0.1, "the critic learns from it all the same"
+    luck = wave.repeat(3, axis=1)
+    luck[4, 1] += 1.0
+    own, _ = trainer._advantages(rolled(luck), values, last)
+    [gain] = {round(float(x), 5) for x in [1.0 / trainer.returns.deviation]}
+    np.testing.assert_allclose(own[4], [-gain / 2, gain, -gain / 2, 0.0, 0.0, 0.0], atol=1e-4)
+
+
+def test_twins_face_the_same_traffic(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[list[int]] = []
+    start = ServingBatch.start
+    monkeypatch.setattr(ServingBatch, "start", lambda self, some: seeds.append(list(some)) or start(self, some))
+    ppo.train(tiny(task, num_envs=8, twins=4, steps=1, validate_every=2))
+    first = seeds[0]
+    assert [len(set(first[:4])), len(set(first[4:])), len(set(first))] == [1, 1, 2]
+    assert ppo.PPOConfig(steps=120_000, twins=4).envs(120) == 8
+    with pytest.raises(InvalidInputError, match="num_envs: must be a multiple of twins, 4"):
+        ppo.PPOConfig(num_envs=10, twins=4)
+
+
 def test_an_episodes_end_is_a_time_limit(task: str) -> None:
     """With values that are right, nothing is an advantage: the last one stands for what would have come."""
-    trainer = ppo.Trainer(tiny(task))
+    trainer = ppo.Trainer(tiny(task, twins=1))
     rewards = np.zeros((5, 2), dtype=np.float32)
     trainer.returns.update(rewards, 0.9)
     forever = np.full((5, 2), 0.0, dtype=np.float32)
-    advantages, _ = trainer._advantages(rewards, forever, forever[0])
+    advantages, _ = trainer._advantages(rolled(rewards), forever, forever[0])
     np.testing.assert_allclose(advantages, 0.0, atol=1e-6)
-    advantages, _ = trainer._advantages(rewards, forever, forever[0] + 1.0)
+    advantages, _ = trainer._advantages(rolled(rewards), forever, forever[0] + 1.0)
     assert (advantages[-1] == np.float32(trainer.config.gamma)).all()
+
+
+def test_a_trial_changes_one_of_the_dear_knobs_and_holds_both(task: str) -> None:
+    """From its first window to its last what is in force stays, whatever the policy says; the other knobs stay the policy's."""
+    trainer = ppo.Trainer(tiny(task, num_envs=16))
+    rollout = trainer._play(0.6)
+    begun = np.argwhere(rollout.drawn >= 0)
+    assert len(begun) > 3
+    assert not rollout.held[0].any(), "before the first window nothing is in force"
+    assert 0.2 < rollout.held.mean() < 0.9
+    for window, env in begun:
+        knob = rollout.drawn[window, env]
+        [other] = set(KEEP_KNOBS) - {knob}
+        inputs = rollout.inputs[window, env][None]
+        assert rollout.held[window, env]
+        assert rollout.choices[window, env, knob] not in {GRID_SIZES[knob], standing(inputs)[0, knob]}
+        assert rollout.choices[window, env, other] == GRID_SIZES[other]
+    inside = rollout.held & (rollout.drawn < 0)
+    assert all((rollout.choices[inside][:, knob] == GRID_SIZES[knob]).all() for knob in KEEP_KNOBS)
+    assert not trainer._play(0.0).held.any()
+
+
+def test_a_trial_that_did_better_than_expected_is_imitated_and_one_that_did_worse_is_not(task: str) -> None:
+    """The same rollout, with its luck turned: only the good trial's choice becomes likelier."""
+
+    def learnt(sign: float) -> float:
+        trainer = ppo.Trainer(tiny(task, num_envs=8, twins=1, entropy=0.0, epochs=4, trial_weight=50.0))
+        rollout = trainer._play(0.5)
+        rollout.rewards[:] = 0.0
+        window, env = np.argwhere(rollout.drawn >= 0)[0]
+        rollout.drawn[:] = np.where(np.arange(8) == env, rollout.drawn, -1)
+        rollout.rewards[window, env] = sign
+        flat = torch.from_numpy(rollout.inputs[window, env][None])
+        knob, choice = rollout.drawn[window, env], rollout.choices[window, env]
+
+        def likelihood() -> float:
+            each, _ = ppo.log_probability(
+                trainer.model.logits(trainer._normalized(flat)), torch.from_numpy(choice[None])
+            )
+            return float(each[0, knob].detach())
+
+        before = likelihood()
+        normalizer = (trainer.normalizer.mean.copy(), trainer.normalizer.variance.copy())
+        trainer._learn(rollout, 0.0)
+        trainer.normalizer.mean, trainer.normalizer.variance = normalizer
+        return likelihood() - before
+
+    assert learnt(1.0) > 0.01
+    assert learnt(1.0) > learnt(-1.0) + 0.01
 
 
 def test_returns_are_scaled_by_their_own_deviation() -> None:
@@ -271,27 +357,25 @@ def test_log_probability_and_entropy_are_those_of_the_definition() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20, sum(HEADS))).astype(np.float32)
     choices = rng.integers(0, HEADS, (20, len(HEADS)))
-    logp, entropy = ppo.log_probability(torch.from_numpy(logits), torch.from_numpy(choices))
+    logp, entropies = ppo.log_probability(torch.from_numpy(logits), torch.from_numpy(choices))
     for row in range(20):
-        slow_logp = slow_entropy = 0.0
         for head, where in enumerate(HEAD_SLICES):
             powers = [math.exp(x) for x in logits[row, where].tolist()]
             shares = [power / sum(powers) for power in powers]
-            slow_logp += math.log(shares[choices[row, head]])
-            slow_entropy -= sum(share * math.log(share) for share in shares)
-        assert float(logp[row]) == pytest.approx(slow_logp, abs=1e-4)
-        assert float(entropy[row]) == pytest.approx(slow_entropy, abs=1e-4)
+            slow_entropy = -sum(share * math.log(share) for share in shares)
+            assert float(logp[row, head]) == pytest.approx(math.log(shares[choices[row, head]]), abs=1e-4)
+            assert float(entropies[row, head]) == pytest.approx(slow_entropy, abs=1e-4)
 
 
 def test_torch_gives_the_log_probabilities_that_acting_gave(task: str) -> None:
     """The first ratio of an update is 1: the policy that learns is the one that acted."""
     trainer = ppo.Trainer(tiny(task))
     trainer.update()
-    rollout = trainer._play()
+    rollout = trainer._play(0.0)
     flat = rollout.inputs.reshape(-1, len(FEATURES))
     logits = trainer.model.logits(trainer._normalized(torch.from_numpy(flat))) + trainer._mask(flat)
     logp, _ = ppo.log_probability(logits, torch.from_numpy(rollout.choices.reshape(-1, len(HEADS))))
-    np.testing.assert_allclose(logp.detach().numpy(), rollout.logp.reshape(-1), atol=2e-5)
+    np.testing.assert_allclose(logp.detach().numpy(), rollout.logp.reshape(-1, len(HEADS)), atol=2e-5)
     first = rollout.choices[0][:, list(KEEP_KNOBS)]
     assert (first < [GRID_SIZES[knob] for knob in KEEP_KNOBS]).all()
 
@@ -342,7 +426,7 @@ def test_hyper_parameters_out_of_bounds_are_refused_by_name(name: str, value: An
 @pytest.mark.parametrize(("steps", "envs"), [(3_000_000, 96), (120_000, 10), (1, 8), (10**9, 96)])
 def test_short_runs_have_fewer_environments_and_so_more_updates(steps: int, envs: int) -> None:
     assert ppo.PPOConfig(steps=steps).envs(120) == envs
-    assert ppo.PPOConfig(steps=steps, num_envs=5).envs(120) == 5
+    assert ppo.PPOConfig(steps=steps, num_envs=5, twins=5).envs(120) == 5
 
 
 def test_before_an_update_there_is_no_result(task: str) -> None:

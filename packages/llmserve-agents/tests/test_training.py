@@ -34,7 +34,15 @@ HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 needs_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard comes with the extra 'train'"
 )
-TINY = {"num_envs": 2, "hidden": 8, "epochs": 1, "minibatches": 2, "validate_every": 1, "validation_episodes": 2}
+TINY = {
+    "num_envs": 2,
+    "twins": 2,
+    "hidden": 8,
+    "epochs": 1,
+    "minibatches": 2,
+    "validate_every": 1,
+    "validation_episodes": 2,
+}
 OPTIONS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 UPDATE = 2 * 120
 """Windows of an update."""
@@ -96,7 +104,6 @@ def test_the_card_says_what_the_weights_are_for_and_how_they_came_to_be(kept: tu
     assert card["train_seeds"] == [0, 1_000_000]
     assert card["validation_seeds"] == [1_000_000, 1_000_002]
     assert card["validation_mean_reward"] == result.validation
-    assert isinstance(card["validation_score"], float)
     assert card["config"] == asdict(config())
 
 
@@ -144,7 +151,7 @@ def test_a_task_of_ones_own_has_no_references_and_is_trained_all_the_same(tmp_pa
     found = training.compare(load_task(path), result)
     assert (found.best_static, found.score, found.random_score) == (None, None, None)
     card = json.loads((tmp_path / "run" / CARD).read_text())
-    assert (card["task_id"], card["validation_score"]) == ("short", None)
+    assert card["task_id"] == "short"
 
 
 @needs_tensorboard

@@ -20,9 +20,9 @@ __all__ = ["train"]
 _OPTIONS: Final = {
     name: f"--{name.replace('_', '-')}"
     for name in (
-        "task", "task_id", "steps", "seed", "num_envs", "learning_rate", "gamma", "gae_lambda", "clip", "epochs", "minibatches",
-        "entropy", "value_weight", "max_grad_norm", "hidden", "keep_bias", "validate_every", "validation_episodes",
-        "clone_from", "clone_steps", "threads", "resume",
+        "task", "task_id", "steps", "seed", "num_envs", "twins", "learning_rate", "gamma", "gae_lambda", "clip", "epochs", "minibatches",
+        "entropy", "value_weight", "max_grad_norm", "hidden", "keep_bias", "trials", "trial_weight", "validate_every",
+        "validation_episodes", "clone_from", "clone_steps", "threads", "resume",
     )
 } | {"task_id": "--task", "agent": "--clone-from"}  # fmt: skip
 _ALGORITHM: Final = "The algorithm"
@@ -48,6 +48,7 @@ def train(
         int,
         _algorithm("Episodes side by side; 0: 96, or fewer where that would give under 100 updates (at least 8)."),
     ] = 0,
+    twins: Annotated[int, _algorithm("Episodes among these that face the same traffic, to be compared.")] = 1,
     learning_rate: Annotated[float, _algorithm("Adam's step size at the start; falls linearly to 0.")] = 1e-3,
     gamma: Annotated[float, _algorithm("Discount per window.")] = 0.97,
     gae_lambda: Annotated[float, _algorithm("Weight of longer returns in the advantage.")] = 0.95,
@@ -59,6 +60,10 @@ def train(
     max_grad_norm: Annotated[float, _algorithm("The gradient is scaled down to this norm.")] = 0.5,
     hidden: Annotated[int, _algorithm("Units of each tanh layer.")] = 128,
     keep_bias: Annotated[float, _algorithm("Initial logit of leaving tier and split as they are.")] = 3.0,
+    trials: Annotated[
+        float, _algorithm("Share of windows at the start in which another tier or split is tried; falls to 0.")
+    ] = 0.0,
+    trial_weight: Annotated[float, _algorithm("Weight of imitating trials that did better than expected.")] = 5.0,
     validate_every: Annotated[int, _algorithm("Updates between two validations.")] = 10,
     validation_episodes: Annotated[int, _algorithm("Validation seeds.")] = 24,
     clone_from: Annotated[str | None, _algorithm("An agent to imitate before training; by default none.")] = None,
@@ -71,10 +76,10 @@ def train(
     been.
     """
     given: dict[str, Any] = {
-        "task": task, "steps": steps, "seed": seed, "num_envs": num_envs, "learning_rate": learning_rate,
+        "task": task, "steps": steps, "seed": seed, "num_envs": num_envs, "twins": twins, "learning_rate": learning_rate,
         "gamma": gamma, "gae_lambda": gae_lambda, "clip": clip, "epochs": epochs, "minibatches": minibatches,
         "entropy": entropy, "value_weight": value_weight, "max_grad_norm": max_grad_norm, "hidden": hidden,
-        "keep_bias": keep_bias, "validate_every": validate_every, "validation_episodes": validation_episodes,
+        "keep_bias": keep_bias, "trials": trials, "trial_weight": trial_weight, "validate_every": validate_every, "validation_episodes": validation_episodes,
         "clone_from": clone_from, "clone_steps": clone_steps, "threads": threads,
     }  # fmt: skip
     with as_options(_OPTIONS):

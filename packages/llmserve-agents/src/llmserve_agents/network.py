@@ -36,6 +36,8 @@ __all__ = [
     "KEEP_LOGITS",
     "MLPPolicy",
     "in_force",
+    "masked",
+    "standing",
     "to_grid",
 ]
 
@@ -113,16 +115,16 @@ class MLPPolicy:
         return to_grid(np.stack([logits[:, where].argmax(axis=1) for where in HEAD_SLICES], axis=1), inputs)
 
     def sample(self, inputs: Singles, rng: np.random.Generator) -> tuple[Ints, Singles]:
-        """Return choices int64[n, 6] drawn from the heads, KEEP included, and their log-probability float32[n]."""
+        """Return choices int64[n, 6] drawn from the heads, KEEP included, and their log-probabilities float32[n, 6]."""
         logits = self.logits(inputs)
         noisy = logits + rng.gumbel(size=logits.shape).astype(np.float32)
         choices = np.stack([noisy[:, where].argmax(axis=1) for where in HEAD_SLICES], axis=1)
-        logp = np.zeros(len(inputs), dtype=np.float32)
+        logp = np.empty(choices.shape, dtype=np.float32)
         for head, where in enumerate(HEAD_SLICES):
             row = logits[:, where]
             row = row - row.max(axis=1, keepdims=True)
             chosen = np.take_along_axis(row, choices[:, head, None], axis=1)[:, 0]
-            logp += chosen - np.log(np.exp(row).sum(axis=1))
+            logp[:, head] = chosen - np.log(np.exp(row).sum(axis=1))
         return choices, logp
 
 
@@ -143,11 +145,18 @@ def in_force(inputs: Singles) -> NDArray[np.bool_]:
     return result
 
 
+def standing(inputs: Singles) -> Ints:
+    """Return grid indices int64[n, 6] with the tier and the split in force in their places, and 0 in the others."""
+    indices = np.zeros((len(inputs), len(GRID_SIZES)), dtype=np.int64)
+    indices[:, TIER] = inputs[:, _TIERS].argmax(axis=1)
+    indices[:, SPLIT] = inputs[:, _SPLIT_FLAG] > 0.5
+    return indices
+
+
 def to_grid(choices: Ints, inputs: Singles) -> Ints:
     """Return grid indices int64[n, 6] of choices, with what is in force in place of KEEP."""
+    kept = standing(inputs)
     indices = choices.copy()
-    keep_tier = choices[:, TIER] == GRID_SIZES[TIER]
-    indices[keep_tier, TIER] = inputs[keep_tier][:, _TIERS].argmax(axis=1)
-    keep_split = choices[:, SPLIT] == GRID_SIZES[SPLIT]
-    indices[keep_split, SPLIT] = inputs[keep_split, _SPLIT_FLAG] > 0.5
+    for knob in KEEP_KNOBS:
+        indices[:, knob] = np.where(choices[:, knob] == GRID_SIZES[knob], kept[:, knob], choices[:, knob])
     return indices

@@ -35,13 +35,17 @@ from llmserve_agents.network import (
     CLIP,
     HEAD_SLICES,
     HEADS,
+    KEEP_KNOBS,
     KEEP_LOGITS,
+    TIER,
     MLPPolicy,
     masked,
+    standing,
     to_grid,
 )
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.grid import GRID_SIZES
 from llmserve_sim.metrics import encode
 from llmserve_sim.tasks import Task, load_task
 
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PPOConfig", "TrainResult", "Trainer", "Update", "play", "train", "validation_seeds"]
 
+TRIAL_WINDOWS: Final = (8, 32)
+"""Shortest and longest trial, windows: long enough to pay for a change where it pays."""
 _MASKED_OFF: Final = -1e9
 """Logit of a choice that there is not, as in `network.py`."""
 
@@ -71,11 +77,14 @@ class PPOConfig:
     seed: int = 0
     """Of everything that is drawn: episodes, actions, initial weights, minibatches."""
     num_envs: int = 0
-    """Episodes played side by side; 0: 96, or fewer where `steps` would otherwise give fewer than 100 updates (at least 8)."""
+    """Episodes played side by side, a multiple of `twins`; 0: 96, or fewer where `steps` would otherwise give fewer than 100 updates (at least 8)."""
+    twins: int = 1
+    """Episodes among these that face the same traffic. What happened to all of them was the traffic's doing: it is taken out of the
+    advantages (a baseline that knows the input: Mao et al., "Variance Reduction for RL in Input-Driven Environments", 2019)."""
     learning_rate: float = 1e-3
     """Adam's step size at the start; it falls linearly to 0."""
     gamma: float = 0.97
-    """Discount per window: about half a minute of traffic at 0.5."""
+    """Discount per window: a reward two minutes ahead counts half."""
     gae_lambda: float = 0.95
     """Weight of longer returns in the advantage."""
     clip: float = 0.2
@@ -94,6 +103,12 @@ class PPOConfig:
     """Units of each of the two tanh layers, of the actor and of the critic."""
     keep_bias: float = 3.0
     """Initial logit of KEEP on the tier's and the split's heads: a change of these costs seconds, so random ones are ruinous."""
+    trials: float = 0.0
+    """Share of windows at the start, falling linearly to 0, that lie in trials: another tier, or the other split, is put in force
+    and held, while the policy sets the other knobs. A change of these two costs seconds and shows its worth windows later, under
+    settings that suit it: a policy that has never lived with one would not find it by single random changes."""
+    trial_weight: float = 5.0
+    """Weight of imitating the trials that did better than expected (Oh et al., "Self-Imitation Learning", 2018)."""
     validate_every: int = 10
     """Updates between two validations."""
     validation_episodes: int = 24
@@ -107,19 +122,22 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         bounds = {
-            "steps": (1, 10**10), "seed": (0, 2**32 - 1), "num_envs": (0, 4096), "learning_rate": (0.0, 1.0),
+            "steps": (1, 10**10), "seed": (0, 2**32 - 1), "num_envs": (0, 4096), "twins": (1, 64), "learning_rate": (0.0, 1.0),
             "gamma": (0.0, 0.9999), "gae_lambda": (0.0, 1.0), "clip": (0.001, 1.0), "epochs": (1, 100),
             "minibatches": (1, 1024), "entropy": (0.0, 1.0), "value_weight": (0.0, 100.0), "max_grad_norm": (1e-6, 1e6),
-            "hidden": (1, 4096), "keep_bias": (-100.0, 100.0), "validate_every": (1, 10**6), "validation_episodes": (1, 1000),
+            "hidden": (1, 4096), "keep_bias": (-100.0, 100.0), "trials": (0.0, 0.9), "trial_weight": (0.0, 1000.0), "validate_every": (1, 10**6), "validation_episodes": (1, 1000),
             "clone_steps": (1, 10**9), "threads": (1, 256),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise InvalidInputError(name, f"must be in {low}..{high}", got=getattr(self, name))
+        if self.num_envs % self.twins:
+            raise InvalidInputError("num_envs", f"must be a multiple of twins, {self.twins}", got=self.num_envs)
 
     def envs(self, windows: int) -> int:
-        """Return the number of environments, for episodes of so many windows."""
-        return self.num_envs or min(96, max(8, self.steps // (windows * 100)))
+        """Return the number of environments, for episodes of so many windows: a multiple of `twins`."""
+        envs = min(96, max(8, self.steps // (windows * 100)))
+        return self.num_envs or max(1, envs // self.twins) * self.twins
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +269,10 @@ class Rollout:
     choices: Ints
     logp: Singles
     rewards: Singles
+    drawn: Ints
+    """The knob that a trial changed in this window; -1: none."""
+    held: NDArray[np.bool_]
+    """Where a trial holds tier and split: not the policy's choices."""
     last_inputs: Singles
 
 
@@ -291,6 +313,7 @@ class Trainer:
         self.updates = -(-config.steps // (self.envs * self.task.windows))
         self.batch = ServingBatch(self.task, self.envs, threads=config.threads)
         self.rng = np.random.default_rng(config.seed)
+        self._tried = KEEP_KNOBS if self.batch.can_split else (TIER,)
         self.generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -344,7 +367,7 @@ class Trainer:
         rate = config.learning_rate * left
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        rollout = self._play()
+        rollout = self._play(config.trials * left)
         with self.clock.on("update"):
             losses = self._learn(rollout, config.entropy * left)
         self.done += 1
@@ -454,26 +477,32 @@ class Trainer:
             ) from error
         return trainer
 
-    def _play(self) -> Rollout:
-        """Play whole episodes of drawn training seeds."""
+    def _play(self, share: float) -> Rollout:
+        """Play whole episodes of drawn training seeds; a share of the windows lies in trials."""
         train, windows, envs = self.task.seeds.train, self.task.windows, self.envs
-        seeds = self.rng.integers(train.start, train.stop, envs).tolist()
+        twins = self.config.twins
+        seeds = self.rng.integers(train.start, train.stop, envs // twins).repeat(twins).tolist()
         policy = self.policy()
         history = FeatureHistory(envs)
         rollout = Rollout(
             inputs=np.empty((windows, envs, len(FEATURES)), dtype=np.float32),
             choices=np.empty((windows, envs, len(HEADS)), dtype=np.int64),
-            logp=np.empty((windows, envs), dtype=np.float32),
+            logp=np.empty((windows, envs, len(HEADS)), dtype=np.float32),
             rewards=np.empty((windows, envs), dtype=np.float32),
+            drawn=np.full((windows, envs), -1),
+            held=np.zeros((windows, envs), dtype=np.bool_),
             last_inputs=np.empty((envs, len(FEATURES)), dtype=np.float32),
         )
         with self.clock.on("generate"):
             outcome = self.batch.start(seeds)
+        left = np.zeros(envs, dtype=np.int64)
         for window in range(windows):
             with self.clock.on("features"):
                 inputs = rollout.inputs[window] = history.push(vectors_of(outcome, envs))
             with self.clock.on("act"):
                 choices, rollout.logp[window] = policy.sample(inputs, self.rng)
+                if window > 0:  # before, nothing is in force
+                    self._try(choices, standing(inputs), rollout, window, left, share)
                 rollout.choices[window] = choices
                 indices = to_grid(choices, inputs)
             with self.clock.on("simulate"):
@@ -481,6 +510,22 @@ class Trainer:
             rollout.rewards[window] = outcome.reward
         rollout.last_inputs[:] = history.push(vectors_of(outcome, envs))
         return rollout
+
+    def _try(self, choices: Ints, indices: Ints, rollout: Rollout, window: int, left: Ints, share: float) -> None:
+        """Go on with the trials that have windows `left`, begin others, and put what they hold into `choices`."""
+        mean = sum(TRIAL_WINDOWS) / 2
+        begin = np.flatnonzero((left == 0) & (self.rng.random(len(left)) < share / (mean * (1.0 - share))))
+        left[begin] = self.rng.integers(TRIAL_WINDOWS[0], TRIAL_WINDOWS[1] + 1, len(begin))
+        held = rollout.held[window] = left > 0
+        for knob in KEEP_KNOBS:
+            choices[held, knob] = GRID_SIZES[knob]
+        knobs = self.rng.choice(self._tried, len(begin))
+        for knob in self._tried:
+            where = begin[knobs == knob]
+            step = self.rng.integers(1, GRID_SIZES[knob], len(where))
+            choices[where, knob] = (indices[where, knob] + step) % GRID_SIZES[knob]
+            rollout.drawn[window, where] = knob
+        left[held] -= 1
 
     def _learn(self, rollout: Rollout, entropy_weight: float) -> dict[str, float]:
         """Learn from one rollout; return the mean losses."""
@@ -491,10 +536,13 @@ class Trainer:
         with torch.no_grad():
             values = self.model.value(x).reshape(rollout.rewards.shape).numpy()
             last = self.model.value(self._normalized(torch.from_numpy(rollout.last_inputs))).numpy()
-        advantages, returns = self._advantages(rollout.rewards, values, last)
+        advantages, returns = self._advantages(rollout, values, last)
         mask = self._mask(rollout.inputs.reshape(-1, len(FEATURES)))
         choices = torch.from_numpy(rollout.choices.reshape(-1, len(HEADS)))
-        old_logp = torch.from_numpy(rollout.logp.reshape(-1))
+        old_logp = torch.from_numpy(rollout.logp.reshape(-1, len(HEADS)))
+        drawn = torch.from_numpy(rollout.drawn.reshape(-1))
+        own = torch.ones(len(x), len(HEADS))
+        own[:, list(KEEP_KNOBS)] -= torch.from_numpy(rollout.held.reshape(-1, 1)).float()
         flat_advantages, flat_returns = torch.from_numpy(advantages.reshape(-1)), torch.from_numpy(returns.reshape(-1))
         sums: dict[str, float] = defaultdict(float)
         parts = 0
@@ -502,15 +550,17 @@ class Trainer:
         for _ in range(config.epochs):
             order = torch.randperm(len(x), generator=self.generator)
             for at in order.split(size):
-                logp, entropy = log_probability(self.model.logits(x[at]) + mask[at], choices[at])
-                change = logp - old_logp[at]
+                each, entropies = log_probability(self.model.logits(x[at]) + mask[at], choices[at])
+                change = ((each - old_logp[at]) * own[at]).sum(dim=1)
                 ratio = change.exp()
                 gain = flat_advantages[at]
                 if len(at) > 1:  # one has no spread
                     gain = (gain - gain.mean()) / (gain.std() + 1e-8)
-                policy_loss = -torch.min(gain * ratio, gain * ratio.clamp(1 - config.clip, 1 + config.clip)).mean()
+                bounded = torch.min(gain * ratio, gain * ratio.clamp(1 - config.clip, 1 + config.clip))
+                tried = each.gather(1, drawn[at, None].clamp(min=0))[:, 0] * (drawn[at] >= 0)
+                policy_loss = -(bounded + config.trial_weight * gain.clamp(min=0) * tried).mean()
                 value_loss = 0.5 * (self.model.value(x[at]) - flat_returns[at]).square().mean()
-                bonus = entropy.mean()
+                bonus = (own[at] * entropies).sum(dim=1).mean()
                 loss = policy_loss + config.value_weight * value_loss - entropy_weight * bonus
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -542,19 +592,23 @@ class Trainer:
         blank = masked(np.zeros((len(inputs), sum(HEADS)), dtype=np.float32), inputs, can_split=self.batch.can_split)
         return torch.from_numpy(blank)
 
-    def _advantages(self, rewards: Singles, values: Singles, last: Singles) -> tuple[Singles, Singles]:
-        """Return generalised advantages and returns [windows, envs], in the units of `ReturnScale`."""
-        gamma, lam = self.config.gamma, self.config.gae_lambda
+    def _advantages(self, rollout: Rollout, values: Singles, last: Singles) -> tuple[Singles, Singles]:
+        """Return generalised advantages and returns [windows, envs], in the units of `ReturnScale`.
+
+        What was drawn tells nothing about the choices before it: there the critic's word stands for what follows.
+        """
+        gamma, lam, rewards = self.config.gamma, self.config.gae_lambda, rollout.rewards
         self.returns.update(rewards, gamma)
         scaled = ((rewards - self.returns.mean) / self.returns.deviation).astype(np.float32)
-        advantages = np.empty_like(rewards)
-        running, following = np.zeros_like(last), last
-        for window in range(len(rewards) - 1, -1, -1):
-            delta = scaled[window] + gamma * following - values[window]
-            running = delta + gamma * lam * running
-            advantages[window] = running
-            following = values[window]
-        return advantages, advantages + values
+        following = np.concatenate((values[1:], last[None]))
+        surprises = scaled + gamma * following - values
+        returns = _discounted(surprises, gamma * lam, rollout.drawn >= 0) + values
+        twins = self.config.twins
+        if twins > 1:
+            groups = surprises.reshape(len(surprises), -1, twins)
+            others = (groups.sum(axis=2, keepdims=True) - groups) / (twins - 1)
+            surprises = (groups - others).reshape(surprises.shape)
+        return _discounted(surprises, gamma * lam, rollout.drawn >= 0), returns
 
     def _clone(self, name: str) -> None:
         """Imitate an agent: its actions on training seeds, put on the grid, as classes to predict."""
@@ -566,20 +620,29 @@ class Trainer:
         mask = self._mask(inputs)
         for _ in range(self.config.epochs * 4):
             for at in torch.randperm(len(x), generator=self.generator).split(512):
-                logp, _ = log_probability(self.model.logits(x[at]) + mask[at], labels[at])
+                each, _ = log_probability(self.model.logits(x[at]) + mask[at], labels[at])
                 self.optimizer.zero_grad(set_to_none=True)
-                (-logp.mean()).backward()
+                (-each.sum(dim=1).mean()).backward()
                 self.optimizer.step()
 
 
+def _discounted(surprises: Singles, discount: float, drawn: NDArray[np.bool_]) -> Singles:
+    """Return the discounted sums of what follows each window, itself included, up to the next trial's beginning."""
+    sums, running = np.empty_like(surprises), np.zeros(surprises.shape[1], dtype=np.float32)
+    for window in range(len(surprises) - 1, -1, -1):
+        running = sums[window] = surprises[window] + np.float32(discount) * running
+        running = np.where(drawn[window], np.float32(0.0), running)
+    return sums
+
+
 def log_probability(logits: torch.Tensor, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-probability [n] of choices int64[n, heads], and the entropy [n] of all heads together."""
-    logp, entropy = torch.zeros(len(logits)), torch.zeros(len(logits))
+    """Return the log-probabilities [n, heads] of choices int64[n, heads], and the entropies [n, heads]."""
+    each, entropies = [], []
     for head, where in enumerate(HEAD_SLICES):
         row = torch.log_softmax(logits[:, where], dim=1)
-        logp = logp + row.gather(1, choices[:, head, None])[:, 0]
-        entropy = entropy - (row.exp() * row).sum(dim=1)
-    return logp, entropy
+        each.append(row.gather(1, choices[:, head, None]))
+        entropies.append(-(row.exp() * row).sum(dim=1, keepdim=True))
+    return torch.cat(each, dim=1), torch.cat(entropies, dim=1)
 
 
 def play(policy: MLPPolicy, task: Task, seeds: list[int], *, threads: int = 1) -> Floats:

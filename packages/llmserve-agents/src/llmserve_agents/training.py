@@ -31,7 +31,6 @@ from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grader import score_of
 from llmserve_sim.grid import GRID_SIZES, to_indices
 from llmserve_sim.references import load_references
-from llmserve_sim.schema import ReferenceScores
 
 if TYPE_CHECKING:
     from llmserve_sim.tasks import Task
@@ -132,7 +131,6 @@ def _card(trainer: Trainer) -> dict[str, Any]:
     assert trainer.best is not None
     value, steps, _ = trainer.best
     config, task = trainer.config, trainer.task
-    references: ReferenceScores | None = load_references(task.id, task.digest)
     train = task.seeds.train
     seeds = validation_seeds(task, config.validation_episodes)
     return {
@@ -145,7 +143,6 @@ def _card(trainer: Trainer) -> dict[str, Any]:
         "train_seeds": [train.start, train.stop],
         "validation_seeds": [seeds[0], seeds[-1] + 1],
         "validation_mean_reward": value,
-        "validation_score": None if references is None else score_of(value, references),
         "config": asdict(config),
         "command": command(config),
     }

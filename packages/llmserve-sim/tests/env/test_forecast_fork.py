@@ -15,7 +15,7 @@ from llmserve_sim.workload.forecast import resample
 from llmserve_sim.workload.scenario import generate
 
 CUT = 7
-GOOD = ServeAction(batch_cap=128, kv_budget_fraction=0.7, quantization_tier="INT8", priority_routing=True)
+GOOD = ServeAction(batch_cap=32, kv_budget_fraction=0.475, quantization_tier="INT8", priority_routing=True)
 
 
 def _actions(seed: int, count: int) -> list[ServeAction]:

@@ -153,7 +153,7 @@ def test_every_number_is_bounded_typed_and_named(task_id: str, path: tuple[str |
         (("lengths", "prompt", "min_tokens"), 450, "lengths.prompt.mean_tokens"),
         (("lengths", "mega", "max_tokens"), 3999, "lengths.mega.max_tokens"),
         (("cotenant", "high_gb"), 10.0, "cotenant.high_gb"),
-        (("traffic", "burst", "length_windows"), 11, "traffic.burst.length_windows"),
+        (("traffic", "burst", "length_windows"), 39, "traffic.burst.length_windows"),
         (("tenants", 0, "share"), 0.6, "tenants"),
         (("tenants", 0, "share_burst"), 0.6, "tenants"),
         (("tenants", 0, "id"), "code", "tenants"),

@@ -1,0 +1,58 @@
+"""Shipping trained policies: every seed in its place, the best one in front, and no mixture of trainings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ship_weights import ship
+
+
+def run(folder: Path, seed: int, value: float, **changes: Any) -> Path:
+    """A run's folder, as llmserve train leaves it."""
+    folder.mkdir(parents=True)
+    config = {"seed": seed, "gamma": changes.pop("gamma", 0.97)}
+    card = {
+        "task_id": "bursty_workload", "task_digest": "d", "features_hash": "f", "simulator_version": "1", "steps": 10,
+        "seed": seed, "validation_mean_reward": value, "config": config, **changes,
+    }  # fmt: skip
+    (folder / "card.json").write_text(json.dumps(card))
+    (folder / "policy.safetensors").write_bytes(bytes([seed]))
+    (folder / "learning.json").write_text("{}")
+    return folder
+
+
+def test_every_seed_is_shipped_and_the_best_on_validation_stands_in_front(tmp_path: Path) -> None:
+    runs = [run(tmp_path / "runs" / str(seed), seed, value) for seed, value in ((0, 0.5), (1, 0.7), (2, 0.6))]
+    [line] = ship(runs, tmp_path / "weights")
+    assert line == "bursty_workload: seed 1 of 3 (0.5000, 0.7000, 0.6000)"
+    home = tmp_path / "weights" / "bursty_workload"
+    assert (home / "policy.safetensors").read_bytes() == bytes([1])
+    assert json.loads((home / "card.json").read_text())["seed"] == 1
+    assert sorted(path.name for path in (home / "seeds").iterdir()) == ["0", "1", "2"]
+
+
+def test_one_more_seed_is_compared_with_those_that_are_there(tmp_path: Path) -> None:
+    ship([run(tmp_path / "a", 0, 0.5)], tmp_path / "weights")
+    [line] = ship([run(tmp_path / "b", 1, 0.4)], tmp_path / "weights")
+    assert line == "bursty_workload: seed 0 of 2 (0.5000, 0.4000)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"gamma": 0.9}, "config.gamma"), ({"task_digest": "e"}, "task_digest"), ({"steps": 9}, "steps")],
+)
+def test_runs_that_more_than_their_seeds_tell_apart_are_refused(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    runs = [run(tmp_path / "a", 0, 0.5), run(tmp_path / "b", 1, 0.5, **changes)]
+    with pytest.raises(ValueError, match=named):
+        ship(runs, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+    ship(runs[:1], tmp_path / "weights")
+    with pytest.raises(ValueError, match=named):
+        ship(runs[1:], tmp_path / "weights")
+    assert [path.name for path in (tmp_path / "weights" / "bursty_workload" / "seeds").iterdir()] == ["0"]
