@@ -55,7 +55,8 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
     tasks = evaluation_tasks(arguments.task)
     agents, skipped = line_up(tasks, arguments.skip)
     report = run(agents, tasks, arguments.episodes, executor=place, skipped=skipped, progress=_teller())
-    ablations = [_ablation(name, tasks, arguments.episodes, place) for name in arguments.ablate]
+    ablated = arguments.ablate_task or tasks
+    ablations = [_ablation(name, ablated, arguments.episodes, place) for name in arguments.ablate]
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     (out / "benchmark.json").write_text(report.stable().model_dump_json() + "\n", encoding="utf-8")
@@ -194,6 +195,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--skip", action="append", default=[], choices=[*SIDE_BY_SIDE, *SEARCHES], help="leave one out")
     parser.add_argument(
         "--ablate", action="append", default=[], help="an agent whose knobs are ablated, or clairvoyant"
+    )
+    parser.add_argument(
+        "--ablate-task", action="append", help="a task on which they are; by default those of the evaluation"
     )
     parser.add_argument("--executor", default="process", choices=EXECUTORS, help="where episodes run")
     parser.add_argument("--workers", type=int, help="episodes at a time; by default one per processor")

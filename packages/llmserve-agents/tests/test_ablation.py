@@ -10,6 +10,7 @@ import pytest
 from llmserve_agents.ablation import FrozenKnob, ablate, agent_values
 from llmserve_agents.ablation_report import AblationReport
 from llmserve_agents.executors import SerialExecutor
+from llmserve_agents.learned import PPOPolicy
 from llmserve_agents.policy import RandomPolicy
 from llmserve_agents.roster import parse_agent
 from llmserve_sim.env import ServingEnv
@@ -87,6 +88,20 @@ def test_an_agents_values_are_the_mean_rewards_of_its_episodes() -> None:
         pass
     found = values(TASK, (2_000_000,), "quantization_tier", "INT8")
     assert found.tolist() == [env.state().total_reward / 120]
+
+
+@pytest.mark.parametrize(("knob", "value"), [(None, None), ("batch_cap", 32), ("prefill_decode_split", True)])
+def test_the_trained_policys_episodes_side_by_side_are_those_one_by_one(knob: str | None, value: Any) -> None:
+    seeds = (2_000_000, 2_000_001)
+    agent = PPOPolicy() if knob is None else FrozenKnob(PPOPolicy(), knob, value)
+    env, alone = ServingEnv(TASK), []
+    for seed in seeds:
+        observation = env.reset(seed)
+        agent.reset(TASK, seed)
+        while not observation.done:
+            observation = env.step(agent.act(observation))
+        alone.append(env.state().total_reward / env.episode_length)
+    assert agent_values(parse_agent("ppo"))(TASK, seeds, knob, value) == pytest.approx(alone, abs=1e-12)
 
 
 def test_an_agent_that_never_moves_loses_nothing_by_any_frozen_knob() -> None:

@@ -24,10 +24,13 @@ from llmserve_agents.episodes import drive, warm
 from llmserve_agents.evaluation import evaluation_tasks, test_seeds
 from llmserve_agents.evaluation_report import Estimate
 from llmserve_agents.executors import Executor, ProcessExecutor
+from llmserve_agents.features import FeatureHistory, vectors_of
+from llmserve_agents.learned import PPOPolicy
 from llmserve_agents.policy import Attachable, Policy
 from llmserve_agents.roster import AgentSpec, parse_agent
 from llmserve_agents.statistics import Bootstrap, mean
 from llmserve_sim.__about__ import __version__ as simulator_version
+from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import ACTION_GRID, to_indices
@@ -51,7 +54,7 @@ per window of each seed. It crosses to other processes, so it must pickle."""
 
 SEARCH_SEEDS: Final = 16
 """Training seeds that constants are chosen on, unless told otherwise."""
-_GROUP: Final = 8
+_GROUP: Final = 20
 """Seeds of one job: a search steps them side by side."""
 _DEFAULTS: Final = ServeAction()
 
@@ -175,6 +178,8 @@ def _agent_values(
     spec: AgentSpec, task_id: str, seeds: tuple[int, ...], knob: str | None, value: Constant | None
 ) -> Floats:
     env, agent = ServingEnv(catalogue_task(task_id)), spec.make()
+    if isinstance(agent, PPOPolicy):
+        return _side_by_side(agent, task_id, seeds, knob, value)
     if knob is not None and value is not None:
         agent = FrozenKnob(agent, knob, value)
     found = []
@@ -182,6 +187,24 @@ def _agent_values(
         drive(env, agent, seed)
         found.append(env.state().total_reward / env.episode_length)
     return np.array(found)
+
+
+def _side_by_side(
+    agent: PPOPolicy, task_id: str, seeds: tuple[int, ...], knob: str | None, value: Constant | None
+) -> Floats:
+    """The trained policy's episodes in one batch: the same choices, many times faster than one by one."""
+    agent.reset(task_id, seeds[0])
+    assert agent.loaded is not None
+    batch, history = ServingBatch(catalogue_task(task_id), len(seeds)), FeatureHistory(len(seeds))
+    outcome = batch.start(seeds)
+    total = np.zeros(len(seeds))
+    while not outcome.done:
+        indices = agent.loaded.policy.act(history.push(vectors_of(outcome, len(seeds))))
+        if knob is not None and value is not None:
+            indices[:, list(ACTION_GRID).index(knob)] = ACTION_GRID[knob].index(value)
+        outcome = batch.advance(indices)
+        total += outcome.reward
+    return total / batch.episode_length
 
 
 def _searched_values(

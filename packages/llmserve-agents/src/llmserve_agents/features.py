@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.metrics import observation_names
+from llmserve_sim.metrics import encode, observation_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llmserve_sim.env import Outcome
+
     Floats = NDArray[np.float64]
     Singles = NDArray[np.float32]
 
-__all__ = ["FEATURES", "LAGS", "FeatureHistory", "features_hash"]
+__all__ = ["FEATURES", "LAGS", "FeatureHistory", "features_hash", "vectors_of"]
 
 _VECTOR: Final = observation_names("extended")
 _WIDTH: Final = len(_VECTOR)
@@ -56,6 +58,12 @@ FEATURES: Final[tuple[str, ...]] = (
 def features_hash() -> str:
     """Return the SHA-256 (hex) of the features' names: weights are only good for the inputs that they were trained on."""
     return hashlib.sha256("\n".join(FEATURES).encode()).hexdigest()
+
+
+def vectors_of(outcome: Outcome, size: int) -> Floats:
+    """Return float64[size, 40]: the extended vectors of the outcome of a batch of `size` episodes."""
+    columns = encode(outcome.measurement, "extended")
+    return np.stack([np.broadcast_to(column, size) for column in columns], axis=1)
 
 
 class FeatureHistory:

@@ -30,7 +30,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("train", "llmserve_agents.ppo") from error
 
-from llmserve_agents.features import FEATURES, FeatureHistory
+from llmserve_agents.features import FEATURES, FeatureHistory, vectors_of
 from llmserve_agents.network import (
     CLIP,
     HEAD_SLICES,
@@ -46,13 +46,10 @@ from llmserve_agents.network import (
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import GRID_SIZES
-from llmserve_sim.metrics import encode
 from llmserve_sim.tasks import Task, load_task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from llmserve_sim.env import Outcome
 
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
@@ -288,12 +285,6 @@ class Clock:
         begin = time.perf_counter()
         yield
         self.seconds[what] += time.perf_counter() - begin
-
-
-def vectors_of(outcome: Outcome, size: int) -> Floats:
-    """Return float64[size, 40]: the extended vectors of a batch's outcome."""
-    columns = encode(outcome.measurement, "extended")
-    return np.stack([np.broadcast_to(column, size) for column in columns], axis=1)
 
 
 def validation_seeds(task: Task, count: int) -> list[int]:
