@@ -390,6 +390,15 @@ def real(session: nox.Session) -> None:
     session.run("python", "scripts/real_mode.py", *arguments, env=_environment())
 
 
+@nox.session(python="3.11", tags=["evidence"], default=False)
+def llm(session: nox.Session) -> None:
+    """The openai suite, a whole episode, against `transformers serve` with a tiny model made on the spot."""
+    _install(session, "agents", "[cli,fast,llm]")
+    _install(session, "client")
+    arguments = ["--transformers-python", _transformers(session), "--out", str(ARTIFACTS / "llm"), *session.posargs]
+    session.run("python", "scripts/llm_baseline.py", *arguments, env=_environment())
+
+
 def _transformers(session: nox.Session) -> str:
     """Make an environment that can serve a model on the CPU, once, and return its interpreter."""
     folder = Path(session.virtualenv.location).with_name("transformers-serving")
