@@ -2,12 +2,16 @@
 
     python scripts/scan_tasks.py bursty_workload --set traffic.rate_rps=6,9,12
     python scripts/scan_tasks.py phase_shift --knobs
+    python scripts/scan_tasks.py adversarial_multitenant --held
 
 For every variant, on training seeds: the mean reward per window of the random policy, of the best fixed configuration (and the
 share of requests that it serves within their targets, which says whether the load sits on a cliff), and of the best
 configuration per *regime*: a table of configurations, one for each combination of what an attentive operator can tell apart. That
 gap is the room that control has and can learn. With `--knobs` the table is searched again with each knob tied to one value: what
 is lost is that knob's value over time. With `--bound` a pass of the clairvoyant search starts from the table.
+`--held` is the quick look, seconds a variant: a coarse grid of configurations, each held for whole episodes, and what every knob's
+values earn at their best in each regime. Where a knob's best value differs between regimes by more than a change costs, and the
+regimes last long enough to pay for it, it has value over time; training tells (`llmserve ablate --agent ppo`).
 Load belongs where the best fixed configuration is neither saturated nor idle; every knob should have value in some task.
 """
 
@@ -18,16 +22,19 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from llmserve_agents.clairvoyant import Budget, improve
-from llmserve_agents.search import best_by_regime, best_static, play
+from llmserve_agents.search import ROWS, best_by_regime, best_static, play
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, to_indices
 from llmserve_sim.tasks import Task, load_task
 from llmserve_sim.workload.scenario import Phase, generate
+
+COARSE: Final = ((2, 3, 4, 5, 7), (1, 3, 5), (0, 2), (0, 1, 2), (0, 1), (0, 1))
+"""Indices on the action grid that `--held` combines, knob by knob."""
 
 
 def variants(task: Task, settings: Sequence[str]) -> list[tuple[str, Task]]:
@@ -115,6 +122,33 @@ def describe(task: Task, seeds: Sequence[int], *, knobs: bool, bound: bool) -> s
     return "\n".join(lines)
 
 
+def describe_held(task: Task, seeds: Sequence[int]) -> str:
+    """Return lines about a task: by regime, what each value of each knob earns at its best, held for whole episodes."""
+    can_split = ServingBatch(task, 1).can_split
+    grid = np.array([row for row in itertools.product(*COARSE) if can_split or not row[4]])
+    first = ServingBatch(task, len(seeds))
+    first.start(seeds)
+    each = max(1, ROWS // len(seeds))
+    rewards = np.empty((len(grid), len(seeds), task.windows))
+    for begin in range(0, len(grid), each):
+        some = grid[begin : begin + each]
+        batch = first.select(np.tile(np.arange(len(seeds)), len(some)))
+        plan = np.repeat(some, len(seeds), axis=0)
+        played = play(batch, np.broadcast_to(plan[:, None], (len(plan), task.windows, plan.shape[1])))
+        rewards[begin : begin + len(some)] = played.reshape(len(some), len(seeds), task.windows)
+    by_regime, signs, _ = regimes(task, seeds)
+    overall = rewards.mean(axis=(1, 2))
+    lines = [f"best held {overall.max():.4f} {_short(grid[overall.argmax()])}; regimes are made of {', '.join(signs)}"]
+    for code in range(by_regime.max() + 1):
+        where = by_regime == code
+        values = rewards[:, where].mean(axis=1)
+        lines.append(f"    {code:2d} in {where.mean():.0%}: {values.max():.3f} {_short(grid[values.argmax()])}")
+        for knob, (name, choices) in enumerate(ACTION_GRID.items()):
+            best = {choices[i]: values[grid[:, knob] == i].max() for i in np.unique(grid[:, knob])}
+            lines.append(f"       {name:22s} " + ", ".join(f"{choice} {value:.3f}" for choice, value in best.items()))
+    return "\n".join(lines)
+
+
 def _short(indices: Sequence[int]) -> str:
     cap, kv, depth, tier, split, priority = (
         choices[i] for choices, i in zip(ACTION_GRID.values(), indices, strict=True)
@@ -132,6 +166,7 @@ def main() -> int:
         "--set", action="append", default=[], metavar="FIELD=V,V", help="values of a field (repeatable)"
     )
     parser.add_argument("--knobs", action="store_true", help="the value of each knob over time as well")
+    parser.add_argument("--held", action="store_true", help="only a coarse grid of held configurations, by regime")
     parser.add_argument("--bound", action="store_true", help="the clairvoyant search's value as well")
     parser.add_argument("--seeds", type=int, default=8, help="training seeds (8)")
     options = parser.parse_args()
@@ -140,7 +175,12 @@ def main() -> int:
     seeds = list(range(first, first + options.seeds))
     for name, variant in variants(task, options.set):
         sys.stdout.write(f"{task.id}, {name}\n  ")
-        sys.stdout.write(describe(variant, seeds, knobs=options.knobs, bound=options.bound) + "\n")
+        found = (
+            describe_held(variant, seeds)
+            if options.held
+            else describe(variant, seeds, knobs=options.knobs, bound=options.bound)
+        )
+        sys.stdout.write(found + "\n")
         sys.stdout.flush()
     return 0
 
