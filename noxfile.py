@@ -331,10 +331,10 @@ def train(session: nox.Session) -> None:
 
 @nox.session(python="3.11", venv_backend="venv", tags=["tests"], default=False)
 def recipes(session: nox.Session) -> None:
-    """The recipes for other libraries run as they stand, on tiny budgets."""
+    """The recipes for other libraries run as they stand, on tiny budgets; TRL's trainer with a model made on the spot."""
     session.install("torch==2.13.0")
-    session.install("stable-baselines3>=2.6", "tensorboard>=2.14")
-    _install(session, "sim", "[fast,gym]")
+    session.install("stable-baselines3>=2.6", "tensorboard>=2.14", "transformers>=5.13,<6", "trl>=1.16,<2")
+    _compose(session)
     session.install(*GROUPS["test"])
     session.run("pytest", *(session.posargs or ["tests/recipes"]), env=_environment())
 
@@ -355,12 +355,13 @@ def speed(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.training_speed", *session.posargs, env=_service_environment())
 
 
-@nox.session(tags=["evidence"], default=False)
+@nox.session(python="3.11", venv_backend="venv", tags=["evidence"], default=False)
 def ray(session: nox.Session) -> None:
-    """Episodes run on a local Ray cluster of several processes, and come to the same report."""
-    _install(session, "agents", "[cli,fast,ray]")
+    """Episodes and whole trainings run on a local Ray cluster of several processes, and come to the same results."""
+    _learner(session, "[cli,fast,ray,train]")
     session.install(*GROUPS["test"])
     _pytest(session, "tests/test_executors.py", "tests/test_evaluation.py", package="agents")
+    session.run("pytest", "tests/recipes/test_ray_sweep.py", env=_environment())
 
 
 @nox.session(tags=["evidence"])

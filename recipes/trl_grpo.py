@@ -169,8 +169,8 @@ class ServingEnvironment:
     def get_reward(self) -> float:
         """Return the mean reward per window of the whole episode: what TRL trains on, and no tool.
 
-        A window that was not run counts as the random policy's does, as in the score; -1, the least there is, where a task has no
-        references. So it does not pay to stop early.
+        A window that was not run counts as the random policy's does, as in the score, so that it does not pay to stop early. It counts
+        -1, the least that there is, where no window was run at all or the task has no references.
         """
         report = self.report
         missing = -1.0 if report.references is None else report.references.random
