@@ -147,7 +147,7 @@ def main() -> None:
             f"{len(configs)} runs, of which {len(missing)} are to be trained, {executor.workers} at a time", flush=True
         )
         with progress_bar("runs") as advance:
-            for done, trained in enumerate(executor.map(train, missing), 1):
+            for done, trained in enumerate(executor.map(train, missing) if missing else (), 1):
                 keep(trained, options.output)
                 name = f"{trained.config.task}, seed {trained.config.seed}"
                 advance(name, done, len(missing))

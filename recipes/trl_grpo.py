@@ -216,7 +216,7 @@ def tools(environment: object) -> list[Callable[..., Any]]:
     ]
 
 
-def _figure(seen: ServeObservation, name: str) -> float | None:
+def _figure(seen: ServeObservation, name: str) -> Any:
     if name in ServeObservation.model_fields:
         return _short(getattr(seen, name))
     window = seen.metadata.get("window")
@@ -224,7 +224,7 @@ def _figure(seen: ServeObservation, name: str) -> float | None:
     return None if value is None else _short(value)
 
 
-def _short(value: float) -> float:
+def _short(value: Any) -> Any:
     """Four significant digits: a third of the tokens."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
