@@ -32,6 +32,10 @@ class Stepper(Protocol):
         """Step if nothing can make it wait; None otherwise. Raises a `ServiceError` where the step is refused."""
         ...
 
+    def close(self) -> None:
+        """Let go of the session without waiting for anything; closing twice is allowed."""
+        ...
+
 
 class ExpressLane:
     """One socket's lane, and whose it is. Its environment registers itself when it is reset."""
@@ -41,6 +45,11 @@ class ExpressLane:
         """The caller's network address, where it is known."""
         self.environment: Stepper | None = None
         self._reported = monotonic()
+
+    def close(self) -> None:
+        """Let the session go, now that the socket is gone."""
+        if self.environment is not None:
+            self.environment.close()
 
     async def answer(self, text: str) -> str | None:
         """Return the answer to a frame, or None where OpenEnv's handler is to answer it."""

@@ -187,7 +187,12 @@ class SocketGuard:
                 if message["type"] != "websocket.close":  # some releases of OpenEnv close a socket that is closed
                     raise
 
-        await self._app(scope, guarded_receive, completed_send)
+        try:
+            await self._app(scope, guarded_receive, completed_send)
+        finally:
+            # OpenEnv closes the environment in a thread, and not at all where the socket's task is cancelled before that
+            # thread is free; the place would then be taken until it is idle.
+            lane.close()
 
 
 def frame_problem(text: str | None, bound: int) -> tuple[str, ServiceError] | None:

@@ -36,6 +36,8 @@ class Place:
     lock: Lock = field(default_factory=Lock)
     gone: bool = False
     """The place is no longer the session's."""
+    unwanted: bool = False
+    """Whoever holds `lock` takes the place out of memory after giving it back; may be set by anyone."""
     row: EpisodeRow | None = None
     """The episode that `backend` runs."""
     backend: Backend | None = None
@@ -119,6 +121,19 @@ class Places:
         backend, place.backend = place.backend, None
         if backend is not None:
             backend.close()
+
+    def let_go(self, place: Place) -> None:
+        """Take a place out of memory without waiting: now, or when its lock, which another thread holds, is given back."""
+        place.unwanted = True
+        self.tidy(place)
+
+    def tidy(self, place: Place) -> None:
+        """Take a place whose lock the caller has just given back out of memory, if somebody let go of it meanwhile."""
+        if place.unwanted and place.lock.acquire(blocking=False):  # else its next holder comes here
+            try:
+                self.drop(place)
+            finally:
+                place.lock.release()
 
     def drop_idle(self, idle_s: float) -> None:
         """Take out of memory the sessions that nobody used for `idle_s`."""

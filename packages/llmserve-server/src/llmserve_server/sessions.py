@@ -280,11 +280,13 @@ class SessionRegistry:
         return last
 
     def close(self, session_id: str) -> None:
-        """Let a session leave memory; it is still in the store and comes back when it is used. Closing twice is allowed."""
+        """Let a session leave memory, now or after the call that it is in; nobody waits here. Closing twice is allowed.
+
+        It is still in the store and comes back when it is used.
+        """
         place = self._places.get(session_id)
         if place is not None:
-            with place.lock:
-                self._places.drop(place)
+            self._places.let_go(place)
 
     def open_sessions(self) -> list[OpenSession]:
         """Return the sessions in memory, in no particular order."""
@@ -312,7 +314,8 @@ class SessionRegistry:
     def shutdown(self) -> None:
         """Let every session leave memory, each after the call that it is in, and close the store."""
         for place in self._places.all():
-            self.close(place.id)
+            with place.lock:
+                self._places.drop(place)
         self._store.close()
 
     def _resume(self, session_id: str | None, **given: object) -> Reply:
