@@ -182,6 +182,25 @@ def test_a_new_episode_begins_with_the_default_configuration(environment: Any) -
     assert environment.reset(seed=8) == first
 
 
+def test_two_environments_at_once_do_not_touch_each_other(trl_grpo: ModuleType, server: Running) -> None:
+    chosen, left = (trl_grpo.ServingEnvironment(server.url) for _ in range(2))
+    chosen.reset(seed=11)
+    left.reset(seed=12)
+    for call in CALLS:
+        say(chosen, call)
+    for _ in range(3):
+        say(left, ("advance", {"windows": 1}))
+        say(chosen, ("advance", {"windows": 2}))
+    alone = ServingEnv()
+    alone.reset(12, "static_workload")
+    for _ in range(3):
+        alone.step({})
+    expected = [grade(in_process(6, seed=11).episode_log()), grade(alone.episode_log())]
+    assert [one.report.seed for one in (chosen, left)] == [11, 12]
+    assert [one.report.steps for one in (chosen, left)] == [6, 3]
+    assert [one.report.total_reward for one in (chosen, left)] == [report.total_reward for report in expected]
+
+
 def test_rows_draw_different_training_seeds_of_the_task(trl_grpo: ModuleType, server: Running) -> None:
     rows = trl_grpo.rows(server.url, "bursty_workload", 50, seed=1)
     assert len({row["seed"] for row in rows}) == 50
