@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("ray", "threadpoolctl", "torch")),
+    reason="llmserve-agents is not here with its extras ray and train: nox -s ray",
+)
 BUDGET = ("--task", "static_workload", "--steps", "960")
 
 
@@ -32,9 +36,6 @@ def content(folder: Path, name: str) -> bytes:
     return (folder / "static_workload" / name).read_bytes()
 
 
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("ray", "torch")), reason="nox -s ray has Ray and torch"
-)
 def test_two_processes_of_a_cluster_train_what_one_process_trains_and_nothing_twice(tmp_path: Path) -> None:
     swept = sweep(tmp_path / "ray", "--seeds", "2", "--workers", "2")
     assert swept.returncode == 0, swept.stderr[-3000:]
@@ -56,7 +57,6 @@ def test_two_processes_of_a_cluster_train_what_one_process_trains_and_nothing_tw
         assert content(tmp_path / "serial", name) == content(tmp_path / "ray", name)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="nox -s ray has torch")
 def test_a_run_that_asked_for_less_training_is_made_anew(tmp_path: Path) -> None:
     first = sweep(tmp_path / "out", "--seeds", "1", "--executor", "serial")
     assert first.returncode == 0, first.stderr[-3000:]
@@ -65,7 +65,6 @@ def test_a_run_that_asked_for_less_training_is_made_anew(tmp_path: Path) -> None
     assert json.loads(content(tmp_path / "out", "seed0/card.json"))["config"]["steps"] == 1920
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="nox -s ray has torch")
 def test_a_wrong_option_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     refused = sweep(tmp_path / "out", "--steps", "0")
     assert refused.returncode == 2
