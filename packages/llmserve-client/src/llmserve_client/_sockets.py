@@ -7,14 +7,15 @@ compression either: messages are small, and the processor has better things to d
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final
 
 import websockets.asyncio.client
 import websockets.sync.client
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidUpgrade, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidUpgrade, WebSocketException
 
 from llmserve_client._endpoint import Endpoint
 from llmserve_client._exceptions import ConnectError, ConnectionLostError, DeadlineError, WebSocketUnavailableError
@@ -25,6 +26,20 @@ __all__ = ["dial", "dial_async"]
 _CLOSE_S: Final = 1.0
 """How long a polite goodbye may take."""
 _MAX_MESSAGE_BYTES: Final = 16 * 2**20
+
+
+class _Connection(websockets.sync.client.ClientConnection):
+    """A connection that can be closed whatever its peer does.
+
+    The library's thread waits until there is something to read and then reads; over TLS what there is may be no data (a
+    session ticket, half a record), and the read goes on waiting. Closing the socket does not end it, and the library
+    then joins the thread for ever, after an opening that timed out as after a goodbye. Shutting the socket down does.
+    """
+
+    def close_socket(self) -> None:
+        with suppress(OSError):  # it is closed, or was never connected
+            self.socket.shutdown(socket.SHUT_RDWR)
+        super().close_socket()
 
 
 class _Socket:
@@ -82,15 +97,16 @@ def _options(
 def dial(
     endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float, *, tls: ssl.SSLContext | None = None
 ) -> _Socket:
-    """Open a WebSocket."""
+    """Open a WebSocket; raises `ConnectError` where that takes longer than `timeout_s`, however far it has come."""
     with _opening(endpoint):
-        return _Socket(websockets.sync.client.connect(endpoint.socket, **_options(endpoint, headers, timeout_s, tls)))
+        options = _options(endpoint, headers, timeout_s, tls)
+        return _Socket(websockets.sync.client.connect(endpoint.socket, create_connection=_Connection, **options))
 
 
 async def dial_async(
     endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float, *, tls: ssl.SSLContext | None = None
 ) -> _AsyncSocket:
-    """Open a WebSocket on the running event loop."""
+    """Open a WebSocket on the running event loop, within the same bound."""
     with _opening(endpoint):
         opening = websockets.asyncio.client.connect(endpoint.socket, **_options(endpoint, headers, timeout_s, tls))
         return _AsyncSocket(await opening.__aenter__())
@@ -105,7 +121,7 @@ def _opening(endpoint: Endpoint) -> Iterator[None]:
         raise WebSocketUnavailableError(f"{endpoint.socket} answered with HTTP {status}", status) from error
     except InvalidUpgrade as error:
         raise WebSocketUnavailableError(f"{endpoint.socket} is no WebSocket: {error}") from error
-    except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
+    except (OSError, TimeoutError, WebSocketException, EOFError) as error:
         raise ConnectError(f"cannot connect to {endpoint.socket}: {str(error) or type(error).__name__}") from error
 
 
