@@ -16,6 +16,8 @@ No message holds a key.
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmserve_sim.errors import LLMServeError
 
 __all__ = [
@@ -45,6 +47,10 @@ class MissingExtraError(AgentError, ImportError):
         self.wanted_by = wanted_by
         super().__init__(f"{wanted_by} needs the extra '{extra}': pip install 'llmserve-agents[{extra}]'")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way from a worker process to its parent."""
+        return type(self), (self.extra, self.wanted_by)
+
 
 class EndpointError(AgentError):
     """The endpoint refuses every form of the request, or has failed too often in a row. `status` is HTTP's, if any."""
@@ -63,8 +69,14 @@ class MissingWeightsError(AgentError):
 
 
 class WeightsMismatchError(AgentError):
-    """A file of weights does not fit what it would act on. `field` is what differs."""
+    """A file of weights does not fit what it would act on. `field` is what differs, `made_for` and `here` say how."""
 
     def __init__(self, field: str, made_for: object, here: object) -> None:
         self.field = field
+        self.made_for = str(made_for)
+        self.here = str(here)
         super().__init__(f"{field}: the weights were made for {made_for}, and here it is {here}: train them anew")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way from a worker process to its parent; what was compared goes as its text."""
+        return type(self), (self.field, self.made_for, self.here)
