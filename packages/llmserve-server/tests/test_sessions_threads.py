@@ -151,6 +151,28 @@ def test_a_session_in_the_middle_of_a_step_is_not_taken_from_memory_and_others_d
     assert registry.state(slow).step_count == 1
 
 
+class _SlowToo(_Slow):
+    """The same, with events of its own."""
+
+    entered, leave = Event(), Event()
+
+
+def test_a_session_closed_in_the_middle_of_a_step_leaves_memory_after_it_and_nobody_waits(
+    make_registry: MakeRegistry,
+) -> None:
+    registry = make_registry(backend_factory=_SlowToo)
+    session = registry.reset(seed=5).session_id
+    thread = Thread(target=registry.step, args=(session, {"batch_cap": 77}))
+    thread.start()
+    assert _SlowToo.entered.wait(20)
+    registry.close(session)
+    assert [entry.session_id for entry in registry.open_sessions()] == [session]
+    _SlowToo.leave.set()
+    thread.join()
+    assert registry.open_sessions() == []
+    assert registry.state(session).step_count == 1
+
+
 def test_a_replica_that_is_behind_notices(make_registry: MakeRegistry) -> None:
     behind, ahead = make_registry(), make_registry()
     session = behind.reset(seed=5).session_id

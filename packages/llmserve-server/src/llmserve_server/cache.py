@@ -66,7 +66,7 @@ class SessionCache:
             raise _unknown()
         while True:
             place = self.places.get(session_id) or self._bring_back(session_id)
-            with place.lock:
+            with self.places.held(place):
                 if place.gone:
                     continue
                 place.used = self._monotonic()
@@ -89,7 +89,7 @@ class SessionCache:
     def lend_new(self, session_id: str, transport: Transport, address: str | None) -> Iterator[Place]:
         """Lend a place to a session that begins; it stays if it has an episode afterwards. Raises `AtCapacity`."""
         place = Place(session_id, transport=transport, used=self._monotonic(), address=address)
-        with place.lock:
+        with self.places.held(place):
             self.places.admit(place)
             try:
                 yield place

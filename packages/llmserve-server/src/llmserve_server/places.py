@@ -8,7 +8,8 @@ holds the table's lock waits for a place's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal
@@ -127,6 +128,15 @@ class Places:
         place.unwanted = True
         self.tidy(place)
 
+    @contextmanager
+    def held(self, place: Place) -> Iterator[None]:
+        """Hold a place's lock; the place leaves memory afterwards if somebody let go of it meanwhile."""
+        try:
+            with place.lock:
+                yield
+        finally:
+            self.tidy(place)
+
     def tidy(self, place: Place) -> None:
         """Take a place whose lock the caller has just given back out of memory, if somebody let go of it meanwhile."""
         if place.unwanted and place.lock.acquire(blocking=False):  # else its next holder comes here
@@ -145,6 +155,7 @@ class Places:
                         self.drop(place, idle=True)
                 finally:
                     place.lock.release()
+            self.tidy(place)
 
     def _of(self, address: str | None) -> list[Place]:
         if self._share is None or address is None:
