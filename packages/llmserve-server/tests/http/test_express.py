@@ -46,6 +46,9 @@ class Walker:
         self.steps.append((action, step_index))
         return self.env.step(action)
 
+    def close(self) -> None:
+        """Hold nothing."""
+
 
 def _warm(serve: Callable[..., TestClient]) -> TestClient:
     """A server whose simulator is compiled, so that steps are short."""
