@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.bars import bars
-from benchmarks.results import placed, readme_section, whole_section
+from benchmarks.results import LEFT_OUT, placed, readme_section, whole_section
 
 from llmserve_agents.ablation import ablate
 from llmserve_agents.ablation_report import AblationReport
@@ -47,7 +47,7 @@ def line_up(tasks: Sequence[str], skip: Sequence[str]) -> tuple[list[str], dict[
     ]
     shared = sorted(set.intersection(*seeds), key=lambda name: (len(name), name)) if "ppo" in names else []
     trained = [f"ppo-seed-{seed}=ppo:weights/{{task}}/seeds/{seed}" for seed in shared]
-    return [*names[:1], *trained, *names[1:]], unable | dict.fromkeys(skip, "left out by --skip")
+    return [*names[:1], *trained, *names[1:]], unable | dict.fromkeys(skip, LEFT_OUT)
 
 
 def measure(arguments: argparse.Namespace, place: Executor) -> int:

@@ -5,6 +5,7 @@ Everything is made from committed reports, so a page can be checked against them
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -15,11 +16,22 @@ from llmserve_agents.ablation_report import AblationReport
 from llmserve_agents.evaluation_report import Estimate, EvaluationReport
 from llmserve_agents.statistics import Interval
 
-__all__ = ["COMMAND", "MARKERS", "placed", "readme_section", "table", "whole_section"]
+__all__ = ["LEFT_OUT", "MARKERS", "command", "placed", "readme_section", "table", "whole_section"]
 
 MARKERS: Final = ("<!-- results:begin -->", "<!-- results:end -->")
 COMMAND: Final = "nox -s benchmark"
-"""What makes every number here."""
+LEFT_OUT: Final = "left out by --skip"
+"""Why an agent that was asked to be left out is not there."""
+
+
+def command(report: EvaluationReport, ablations: Iterable[AblationReport] = ()) -> str:
+    """Return what makes every number here: the session, who was left out, and the agents whose knobs were ablated."""
+    words = [word for name, reason in report.skipped.items() if reason == LEFT_OUT for word in ("--skip", name)]
+    for ablation in ablations:
+        words += ["--ablate", ablation.agent]
+        if list(ablation.tasks) != list(report.tasks):
+            words += [word for task in ablation.tasks for word in ("--ablate-task", task)]
+    return shlex.join([*COMMAND.split(), *(["--", *words] if words else [])])
 
 
 def readme_section(report: EvaluationReport) -> str:
@@ -29,7 +41,7 @@ def readme_section(report: EvaluationReport) -> str:
         (
             f"Mean score over {len(report.seeds[report.tasks[0]])} test seeds per task with "
             f"{report.confidence:.0%} bootstrap intervals; 0 is the random policy, 0.5 the best fixed configuration, 1 the "
-            f"clairvoyant search. Every episode is graded by replay. `{COMMAND}` makes these numbers and pictures anew, "
+            f"clairvoyant search. Every episode is graded by replay. `{command(report)}` makes these numbers and pictures anew, "
             f"`{COMMAND} -- --quick` checks them."
         ),
         "",
@@ -52,7 +64,15 @@ def readme_section(report: EvaluationReport) -> str:
 def whole_section(report: EvaluationReport, ablations: Iterable[AblationReport] = ()) -> str:
     """The part of docs/agents.md: everything, task by task."""
     first = report.agents[0].label
-    lines = [f"Made by `{COMMAND}`; the evaluation alone is", "", "```bash", report.command, "```", ""]
+    ablations = list(ablations)
+    lines = [
+        f"Made by `{command(report, ablations)}`; the evaluation alone is",
+        "",
+        "```bash",
+        report.command,
+        "```",
+        "",
+    ]
     for task in report.tasks:
         rows = [row for row in report.standings if row.task_id == task]
         header = ["agent", "mean reward", "score", "IQM of scores", f"reward − {first}", f"beats {first}", "verified"]

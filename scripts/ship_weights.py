@@ -15,14 +15,16 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from llmserve_agents.checkpoint import CARD, POLICY
+
 WEIGHTS: Final = Path(__file__).resolve().parents[1] / "weights"
-_FILES: Final = ("policy.safetensors", "card.json", "learning.json")
+_FILES: Final = (POLICY, CARD, "learning.json")
 _SHARED: Final = ("task_digest", "features_hash", "simulator_version", "steps")
 
 
 def card_of(folder: Path) -> dict[str, Any]:
     """Return a run's card."""
-    content: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
     return content
 
 
@@ -42,7 +44,7 @@ def ship(runs: list[Path], weights: Path) -> list[str]:
         tasks.setdefault(card["task_id"], []).append(run)
     for task, some in tasks.items():
         replaced = {str(cards[run]["seed"]) for run in some}
-        there = {path.parent for path in (weights / task / "seeds").glob("*/card.json")}
+        there = {path.parent for path in (weights / task / "seeds").glob(f"*/{CARD}")}
         for other in [*some[1:], *sorted(folder for folder in there if folder.name not in replaced)]:
             if differences := unlike(cards[some[0]], card_of(other)):
                 raise ValueError(f"{other} and {some[0]} of {task} differ in {', '.join(differences)}")
@@ -58,7 +60,7 @@ def _ship(task: str, runs: dict[str, Path], home: Path) -> str:
         to.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
             shutil.copyfile(run / name, to / name)
-    values = {path.parent: card_of(path.parent)["validation_mean_reward"] for path in home.glob("seeds/*/card.json")}
+    values = {path.parent: card_of(path.parent)["validation_mean_reward"] for path in home.glob(f"seeds/*/{CARD}")}
     best = max(sorted(values), key=values.__getitem__)
     for name in _FILES[:2]:
         shutil.copyfile(best / name, home / name)
@@ -75,8 +77,8 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder to ship to")
     options = parser.parse_args()
     for run in options.runs:
-        if not (run / "card.json").is_file():
-            parser.error(f"runs: {run} must hold a card.json")
+        if not (run / CARD).is_file():
+            parser.error(f"runs: {run} must hold a {CARD}")
     try:
         lines = ship(options.runs, options.weights)
     except ValueError as error:

@@ -20,9 +20,9 @@ __all__ = ["train"]
 _OPTIONS: Final = {
     name: f"--{name.replace('_', '-')}"
     for name in (
-        "task", "task_id", "steps", "seed", "num_envs", "twins", "learning_rate", "gamma", "gae_lambda", "clip", "epochs", "minibatches",
-        "entropy", "value_weight", "max_grad_norm", "hidden", "keep_bias", "trials", "trial_weight", "validate_every",
-        "validation_episodes", "clone_from", "clone_steps", "threads", "resume",
+        "task", "task_id", "steps", "seed", "num_envs", "twins", "learning_rate", "gamma", "gae_lambda", "clip", "epochs",
+        "minibatches", "entropy", "value_weight", "max_grad_norm", "hidden", "keep_bias", "trials", "trial_weight",
+        "validate_every", "validation_episodes", "clone_from", "clone_steps", "threads", "resume",
     )
 } | {"task_id": "--task", "agent": "--clone-from"}  # fmt: skip
 _ALGORITHM: Final = "The algorithm"
@@ -76,10 +76,11 @@ def train(
     been.
     """
     given: dict[str, Any] = {
-        "task": task, "steps": steps, "seed": seed, "num_envs": num_envs, "twins": twins, "learning_rate": learning_rate,
-        "gamma": gamma, "gae_lambda": gae_lambda, "clip": clip, "epochs": epochs, "minibatches": minibatches,
+        "task": task, "steps": steps, "seed": seed, "num_envs": num_envs, "twins": twins,
+        "learning_rate": learning_rate, "gamma": gamma, "gae_lambda": gae_lambda, "clip": clip, "epochs": epochs, "minibatches": minibatches,
         "entropy": entropy, "value_weight": value_weight, "max_grad_norm": max_grad_norm, "hidden": hidden,
-        "keep_bias": keep_bias, "trials": trials, "trial_weight": trial_weight, "validate_every": validate_every, "validation_episodes": validation_episodes,
+        "keep_bias": keep_bias, "trials": trials, "trial_weight": trial_weight,
+        "validate_every": validate_every, "validation_episodes": validation_episodes,
         "clone_from": clone_from, "clone_steps": clone_steps, "threads": threads,
     }  # fmt: skip
     with as_options(_OPTIONS):

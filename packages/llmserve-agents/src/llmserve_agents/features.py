@@ -29,7 +29,7 @@ _VECTOR: Final = observation_names("extended")
 _WIDTH: Final = len(_VECTOR)
 
 LAGS: Final[dict[str, tuple[int, ...]]] = {
-    # The phase of a burst, a surge or an alternation shows in two periods at most; the longest is two dozen windows and a bit.
+    # The phase of what recurs within two dozen windows shows in its last occurrence; of longer cycles, where they changed last.
     "request_arrival_rate": tuple(range(1, 27)),
     "priority_arrival_rate": tuple(range(1, 17)),
     "mean_prompt_length": tuple(range(1, 21)),

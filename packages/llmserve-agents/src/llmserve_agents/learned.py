@@ -5,20 +5,28 @@ It loads the weights of the task that an episode is reset to; without any it rai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from llmserve_agents.checkpoint import POLICY, Checkpoint, find_weights, read
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
-from llmserve_agents.features import FeatureHistory
+from llmserve_agents.features import FeatureHistory, vectors_of
+from llmserve_agents.network import MLPPolicy
+from llmserve_sim.batch import ServingBatch
 from llmserve_sim.grid import from_indices
 from llmserve_sim.observation import vector
 from llmserve_sim.schema import ServeAction, ServeObservation
+from llmserve_sim.tasks import Task
 
-__all__ = ["PPOPolicy"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["PPOPolicy", "play"]
 
 
 class PPOPolicy:
@@ -75,3 +83,23 @@ class PPOPolicy:
             raise MissingWeightsError("no weights are loaded: reset the agent to a task first")
         inputs = self._history.push(np.array([vector(observation, "extended")]))
         return from_indices(self._loaded.policy.act(inputs)[0].tolist())
+
+
+def play(
+    policy: MLPPolicy, task: Task, seeds: Sequence[int], *, held: Mapping[int, int] | None = None, threads: int = 1
+) -> Floats:
+    """Return float64[seeds]: the mean reward per window of a policy that takes its likeliest choices, side by side in one batch.
+
+    `held` maps knobs to the grid index that each stays at, whatever the policy says.
+    """
+    batch, history = ServingBatch(task, len(seeds), threads=threads), FeatureHistory(len(seeds))
+    outcome = batch.start(seeds)
+    total = np.zeros(len(seeds))
+    while not outcome.done:
+        indices = policy.act(history.push(vectors_of(outcome, len(seeds))))
+        for knob, index in (held or {}).items():
+            indices[:, knob] = index
+        outcome = batch.advance(indices)
+        total += outcome.reward
+    batch.close()
+    return total / batch.episode_length

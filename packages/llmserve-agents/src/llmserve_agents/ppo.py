@@ -31,6 +31,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("train", "llmserve_agents.ppo") from error
 
 from llmserve_agents.features import FEATURES, FeatureHistory, vectors_of
+from llmserve_agents.learned import play
 from llmserve_agents.network import (
     CLIP,
     HEAD_SLICES,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Singles = NDArray[np.float32]
 
-__all__ = ["PPOConfig", "TrainResult", "Trainer", "Update", "play", "train", "validation_seeds"]
+__all__ = ["PPOConfig", "TrainResult", "Trainer", "Update", "train", "validation_seeds"]
 
 TRIAL_WINDOWS: Final = (8, 32)
 """Shortest and longest trial, windows: long enough to pay for a change where it pays."""
@@ -74,7 +75,8 @@ class PPOConfig:
     seed: int = 0
     """Of everything that is drawn: episodes, actions, initial weights, minibatches."""
     num_envs: int = 0
-    """Episodes played side by side, a multiple of `twins`; 0: 96, or fewer where `steps` would otherwise give fewer than 100 updates (at least 8)."""
+    """Episodes played side by side, a multiple of `twins`; 0: 96, or fewer where `steps` would otherwise give fewer than 100
+    updates (at least 8)."""
     twins: int = 1
     """Episodes among these that face the same traffic. What happened to all of them was the traffic's doing: it is taken out of the
     advantages (a baseline that knows the input: Mao et al., "Variance Reduction for RL in Input-Driven Environments", 2019)."""
@@ -122,7 +124,8 @@ class PPOConfig:
             "steps": (1, 10**10), "seed": (0, 2**32 - 1), "num_envs": (0, 4096), "twins": (1, 64), "learning_rate": (0.0, 1.0),
             "gamma": (0.0, 0.9999), "gae_lambda": (0.0, 1.0), "clip": (0.001, 1.0), "epochs": (1, 100),
             "minibatches": (1, 1024), "entropy": (0.0, 1.0), "value_weight": (0.0, 100.0), "max_grad_norm": (1e-6, 1e6),
-            "hidden": (1, 4096), "keep_bias": (-100.0, 100.0), "trials": (0.0, 0.9), "trial_weight": (0.0, 1000.0), "validate_every": (1, 10**6), "validation_episodes": (1, 1000),
+            "hidden": (1, 4096), "keep_bias": (-100.0, 100.0), "trials": (0.0, 0.9), "trial_weight": (0.0, 1000.0),
+            "validate_every": (1, 10**6), "validation_episodes": (1, 1000),
             "clone_steps": (1, 10**9), "threads": (1, 256),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
@@ -503,9 +506,13 @@ class Trainer:
         return rollout
 
     def _try(self, choices: Ints, indices: Ints, rollout: Rollout, window: int, left: Ints, share: float) -> None:
-        """Go on with the trials that have windows `left`, begin others, and put what they hold into `choices`."""
+        """Go on with the trials that have windows `left`, begin others, and put what they hold into `choices`.
+
+        Trials of `mean` windows that begin with this chance in every free window fill `share` of all windows.
+        """
         mean = sum(TRIAL_WINDOWS) / 2
-        begin = np.flatnonzero((left == 0) & (self.rng.random(len(left)) < share / (mean * (1.0 - share))))
+        chance = share / (mean * (1.0 - share))
+        begin = np.flatnonzero((left == 0) & (self.rng.random(len(left)) < chance))
         left[begin] = self.rng.integers(TRIAL_WINDOWS[0], TRIAL_WINDOWS[1] + 1, len(begin))
         held = rollout.held[window] = left > 0
         for knob in KEEP_KNOBS:
@@ -634,18 +641,6 @@ def log_probability(logits: torch.Tensor, choices: torch.Tensor) -> tuple[torch.
         each.append(row.gather(1, choices[:, head, None]))
         entropies.append(-(row.exp() * row).sum(dim=1, keepdim=True))
     return torch.cat(each, dim=1), torch.cat(entropies, dim=1)
-
-
-def play(policy: MLPPolicy, task: Task, seeds: list[int], *, threads: int = 1) -> Floats:
-    """Return float64[seeds]: the mean reward per window of a policy that takes its likeliest choices."""
-    batch, history = ServingBatch(task, len(seeds), threads=threads), FeatureHistory(len(seeds))
-    outcome = batch.start(seeds)
-    total = np.zeros(len(seeds))
-    while not outcome.done:
-        outcome = batch.advance(policy.act(history.push(vectors_of(outcome, len(seeds)))))
-        total += outcome.reward
-    batch.close()
-    return total / batch.episode_length
 
 
 def train(config: PPOConfig, progress: Callable[[Update], object] | None = None) -> TrainResult:
