@@ -87,7 +87,7 @@ def test_a_task_explains_itself_before_it_is_started(visit: Visit, expect: Any) 
     page.click("#ls-task input")
     page.click("li:has-text('Adversarial')")
     card = page.locator(".ls-task")
-    expect(card).to_contain_text("Mixed prompt lengths")
+    expect(card).to_contain_text("Long surges bring mega prompts")
     for words in ("A100", "120 windows of 5 s", "priority 0.8 s", "28 ms"):
         expect(card).to_contain_text(words)
 
