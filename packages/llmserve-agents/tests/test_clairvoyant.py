@@ -96,6 +96,14 @@ def test_long_strides_leave_small_knobs_alone(task: Task) -> None:
     assert (plans[..., 3:] == held()[..., 3:]).all()
 
 
+def test_every_other_value_of_a_small_knob_is_tried_once() -> None:
+    for options in module._moves(Budget(), (), can_split=True).values():
+        knob, step = options.T
+        for small in (index for index, size in enumerate(GRID_SIZES) if size <= 3 and index in knob):
+            reached = (step[knob == small] % GRID_SIZES[small]).tolist()
+            assert sorted(reached) == list(range(1, GRID_SIZES[small]))
+
+
 def test_where_the_deployment_cannot_split_no_plan_does(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ServingBatch, "can_split", False)
     plans, _ = improve(task, SEEDS[:1], held(seeds=1), QUICK)

@@ -169,9 +169,11 @@ def _moves(budget: Budget, frozen: Sequence[int], *, can_split: bool) -> dict[in
     for knob, size in enumerate(GRID_SIZES):
         if knob in frozen or (knob == _SPLIT and not can_split):
             continue
-        strides = [step for step in budget.strides if step < size]
+        steps = [sign * step for step in budget.strides if step < size for sign in (1, -1)]
+        if size <= _FEW:  # these wrap: up and down meet at the same values
+            steps = list(dict.fromkeys(step % size for step in steps))
         for hold in budget.slow_holds if knob in _SLOW else budget.holds:
-            moves.setdefault(hold, []).extend((knob, sign * step) for step in strides for sign in (1, -1))
+            moves.setdefault(hold, []).extend((knob, step) for step in steps)
     return {hold: np.array(some, dtype=np.int64) for hold, some in sorted(moves.items()) if some}
 
 
