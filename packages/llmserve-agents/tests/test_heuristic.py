@@ -106,14 +106,12 @@ def test_vllm_the_pool_takes_the_memory_that_weights_and_neighbour_leave_below_t
 
 
 def test_vllm_the_pool_gives_memory_back_as_the_neighbour_grows() -> None:
-    budgets = [
-        float(
-            kv_budget(
-                1.0, seen(cotenant_gb=c, kv_pool_gb=30.0, kv_cache_occupancy=0.1, gpu_memory_used_gb=13.0), 70.0, LIMITS
-            )
-        )
-        for c in (20.0, 40.0, 60.0)
-    ]
+    wide = replace(LIMITS, kv_low=0.3, kv_high=0.6)
+    windows = (
+        seen(cotenant_gb=held, kv_pool_gb=30.0, kv_cache_occupancy=0.1, gpu_memory_used_gb=13.0)
+        for held in (20.0, 30.0, 60.0)
+    )
+    budgets = [float(kv_budget(1.0, window, 70.0, wide)) for window in windows]
     assert budgets == sorted(budgets, reverse=True)
     assert len(set(budgets)) == 3
 

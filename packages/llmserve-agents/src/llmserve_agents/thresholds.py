@@ -60,25 +60,25 @@ class Thresholds:
     """Below this median inter-token latency a larger batch can be afforded."""
     itl_slow_ms: float = _number(18.0, "ms", 4.0, 60.0, log=True)
     """Above it, the batch is too large."""
-    slo_slips: float = _number(0.95, "share", 0.0, 1.0)
+    slo_slips: float = _number(0.8, "share", 0.0, 1.0)
     """A compliance below this with no queue to blame is a slip of decoding speed; 0 turns that off."""
     preemptions_high: float = _number(0, "events", 0, 200, tuned=False)
     """More preemptions than this in a window mean more sequences than the blocks can hold."""
 
     # vLLM: memory.
-    kv_start: float = _number(0.5, "share", 0.1, 1.0)
+    kv_start: float = _number(0.3, "share", 0.1, 1.0)
     """KV budget of the first window, before anything is known of the GPUs."""
     memory_share: float = _number(0.9, "share", 0.5, 1.0, tuned=False)
     """Share of usable memory that weights, KV pool and the neighbour may fill together (the tasks' cap)."""
     spare_gb: float = _number(0.0, "GB", -20.0, 20.0, tuned=False)
     """Kept free below that, per GPU: the neighbour moves between two windows."""
-    kv_high: float = _number(0.5, "share", 0.1, 1.0)
+    kv_high: float = _number(0.6, "share", 0.1, 1.0)
     """The pool takes no more than this of spare memory: what it then caches is hardly ever asked for again."""
-    kv_low: float = _number(0.3, "share", 0.1, 1.0)
+    kv_low: float = _number(0.5, "share", 0.1, 1.0)
     """Nor less than this: the next burst finds the blocks that it needs, if the neighbour has not taken them."""
     kv_reserve: float = _number(2.0, "factor", 1.0, 10.0)
     """The pool is not lowered below this multiple of the blocks in use: preempting costs more than pressure."""
-    kv_step: float = _number(0.1, "share", 0.02, 1.0)
+    kv_step: float = _number(0.15, "share", 0.02, 1.0)
     """A budget within this of the present one is not worth the stall of a resize; 1 turns resizing off."""
     kv_nudge: float = _number(0.1, "share", 0.0, 0.3, tuned=False)
     """Step of the budget where the backend does not report the neighbour's memory."""
@@ -106,7 +106,7 @@ class Thresholds:
     # Decima: draft.
     acceptance_shallow: float = _number(0.45, "share", 0.0, 1.01)
     """From this share of accepted draft tokens on, a shallow draft pays."""
-    acceptance_deep: float = _number(0.75, "share", 0.0, 1.01)
+    acceptance_deep: float = _number(0.65, "share", 0.0, 1.01)
     """From this one on, a deep draft does; above 1 it never does."""
     depth_shallow: float = _number(2, "tokens", 0, 8, whole=True)
     """Depth of the shallow draft."""
@@ -122,7 +122,7 @@ class Thresholds:
     """Depth of that draft."""
 
     # Decima: routing.
-    priority_share_high: float = _number(1.0, "share", -0.1, 1.0)
+    priority_share_high: float = _number(0.4, "share", -0.1, 1.0)
     """Priority requests go first unless more than this share of arrivals has priority; below 0 they never do."""
     split_low: float = _number(1.01, "share", 0.0, 1.01)
     """The fleet is split while prompts are at least this share of the demand; above 1 it never is."""
