@@ -98,7 +98,7 @@ def theirs(task: str, envs: int = ENVIRONMENTS, **settings: Any) -> Callable[[in
     model = PPO("MlpPolicy", vector, gamma=0.97, seed=0, device="cpu", policy_kwargs=network, **settings)
 
     def run(rollouts: int) -> int:
-        windows = rollouts * envs * model.n_steps
+        windows: int = rollouts * envs * model.n_steps
         model.learn(windows)
         return windows
 

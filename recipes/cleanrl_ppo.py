@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scoring import report
+from scoring import count, report
 from torch import nn
 from torch.distributions import Categorical
 from torch.utils.tensorboard import SummaryWriter
@@ -64,24 +64,26 @@ def main() -> None:
     """Parse, train, evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="bursty_workload", choices=[task.id for task in list_tasks()])
-    parser.add_argument("--total-timesteps", type=int, default=200_000)
-    parser.add_argument("--num-envs", type=int, default=16)
-    parser.add_argument("--num-steps", type=int, default=120, help="windows per rollout: an episode")
+    parser.add_argument("--total-timesteps", type=count, default=200_000)
+    parser.add_argument("--num-envs", type=count, default=16)
+    parser.add_argument("--num-steps", type=count, default=120, help="windows per rollout: an episode")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--gamma", type=float, default=0.97)
     parser.add_argument("--gae-lambda", type=float, default=0.95)
-    parser.add_argument("--update-epochs", type=int, default=3)
-    parser.add_argument("--num-minibatches", type=int, default=6)
+    parser.add_argument("--update-epochs", type=count, default=3)
+    parser.add_argument("--num-minibatches", type=count, default=6)
     parser.add_argument("--clip-coef", type=float, default=0.2)
     parser.add_argument("--ent-coef", type=float, default=0.006)
     parser.add_argument("--vf-coef", type=float, default=0.5)
     parser.add_argument("--max-grad-norm", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--episodes", type=int, default=20, help="test seeds to evaluate on")
+    parser.add_argument("--episodes", type=count, default=20, help="test seeds to evaluate on")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/cleanrl"), help="folder for TensorBoard and the agent"
     )
     args = parser.parse_args()
+    if args.num_envs * args.num_steps < 2 * args.num_minibatches:
+        parser.error("--num-minibatches: at most half as many as a rollout has windows (--num-envs times --num-steps)")
 
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)

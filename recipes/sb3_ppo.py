@@ -13,9 +13,13 @@ from pathlib import Path
 
 import gymnasium
 import torch
-from scoring import report
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv
+from scoring import count, report
+
+try:
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv
+except ModuleNotFoundError as error:
+    raise SystemExit("this recipe needs Stable-Baselines3: pip install stable-baselines3") from error
 
 import llmserve_sim.gym
 from llmserve_sim.tasks import list_tasks
@@ -26,9 +30,9 @@ def main() -> None:
     ids = {task: name for name, task in llmserve_sim.gym.IDS.items()}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="bursty_workload", choices=[task.id for task in list_tasks()])
-    parser.add_argument("--steps", type=int, default=200_000, help="windows to train on (200000)")
-    parser.add_argument("--envs", type=int, default=16, help="environments side by side (16)")
-    parser.add_argument("--episodes", type=int, default=20, help="test seeds (20)")
+    parser.add_argument("--steps", type=count, default=200_000, help="windows to train on (200000)")
+    parser.add_argument("--envs", type=count, default=16, help="environments side by side (16)")
+    parser.add_argument("--episodes", type=count, default=20, help="test seeds (20)")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (0)")
     parser.add_argument("--output", type=Path, default=Path("runs/sb3/policy.zip"), help="where the policy is saved")
     options = parser.parse_args()

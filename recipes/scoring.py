@@ -1,7 +1,8 @@
-"""What the recipes share: a policy on the task's first test seeds, and its score against the task's references."""
+"""What the recipes share: options that count, and a policy on the task's first test seeds, and its score against the task's references."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,13 @@ from llmserve_sim.vector import LLMServeVectorEnv
 
 Act = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 """From observations float32[n, 40] to actions int64[n, 6]."""
+
+
+def count(text: str) -> int:
+    """Read an option that counts something: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def evaluate(task_id: str, act: Act, episodes: int) -> tuple[float, float | None]:

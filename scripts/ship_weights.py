@@ -3,7 +3,8 @@
     python scripts/ship_weights.py runs/bursty_workload/seed0 runs/bursty_workload/seed1
 
 A run's card says which task and seed it is. The best is the one with the highest mean reward on validation seeds among all
-that are shipped for the task; runs of different configurations, or of another version of the task, are refused.
+that are shipped for the task. Refused are runs that were not finished, of a task that is not built in, of different
+configurations, or of another version of the task.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmserve_agents.checkpoint import CARD, POLICY
+from llmserve_sim.tasks.registry import catalogue_task
 
 WEIGHTS: Final = Path(__file__).resolve().parents[1] / "weights"
 _FILES: Final = (POLICY, CARD, "learning.json")
@@ -37,12 +39,19 @@ def unlike(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def ship(runs: list[Path], weights: Path) -> list[str]:
-    """Copy runs below `weights` and choose each task's best; return a line per task. Raises `ValueError` for a mixture."""
+    """Copy runs below `weights` and choose each task's best; return a line per task.
+
+    Raises `ValueError`, and has copied nothing, for runs that cannot be shipped, or not together.
+    """
+    for run in runs:
+        if missing := [name for name in _FILES if not (run / name).is_file()]:
+            raise ValueError(f"{run} must be a finished run, and has no {', '.join(missing)}")
     cards = {run: card_of(run) for run in runs}
     tasks: dict[str, list[Path]] = {}
     for run, card in cards.items():
         tasks.setdefault(card["task_id"], []).append(run)
     for task, some in tasks.items():
+        catalogue_task(task)
         replaced = {str(cards[run]["seed"]) for run in some}
         there = {path.parent for path in (weights / task / "seeds").glob(f"*/{CARD}")}
         for other in [*some[1:], *sorted(folder for folder in there if folder.name not in replaced)]:
@@ -76,9 +85,6 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", type=Path, help="folders that llmserve train wrote")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder to ship to")
     options = parser.parse_args()
-    for run in options.runs:
-        if not (run / CARD).is_file():
-            parser.error(f"runs: {run} must hold a {CARD}")
     try:
         lines = ship(options.runs, options.weights)
     except ValueError as error:

@@ -35,6 +35,21 @@ def test_every_seed_is_shipped_and_the_best_on_validation_stands_in_front(tmp_pa
     assert sorted(path.name for path in (home / "seeds").iterdir()) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("name", ["card.json", "policy.safetensors", "learning.json"])
+def test_a_run_that_was_not_finished_is_refused_and_nothing_is_copied(tmp_path: Path, name: str) -> None:
+    runs = [run(tmp_path / "a", 0, 0.5), run(tmp_path / "b", 1, 0.5)]
+    (runs[1] / name).unlink()
+    with pytest.raises(ValueError, match=f"finished run, and has no {name}"):
+        ship(runs, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_task_of_ones_own_is_not_shipped(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be one of static_workload"):
+        ship([run(tmp_path / "a", 0, 0.5, task_id="my_task")], tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
 def test_one_more_seed_is_compared_with_those_that_are_there(tmp_path: Path) -> None:
     ship([run(tmp_path / "a", 0, 0.5)], tmp_path / "weights")
     [line] = ship([run(tmp_path / "b", 1, 0.4)], tmp_path / "weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -35,10 +36,20 @@ def card(**changes: Any) -> dict[str, Any]:
     return {**identity(load_task(TASK)), "can_split": True} | changes
 
 
+def described(path: Path) -> Path:
+    """Make the card say that the file is as it should be."""
+    content = json.loads(path.with_name(CARD).read_text()) | {
+        "policy_sha256": hashlib.sha256(path.read_bytes()).hexdigest()
+    }
+    path.with_name(CARD).write_text(json.dumps(content))
+    return path
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "new" / TASK, tensors(), card(seed=3))
     found = read(path)
-    assert (found.path, found.card) == (path, card(seed=3))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (found.path, found.card) == (path, card(seed=3, policy_sha256=digest))
     assert path.name == POLICY
     assert found.policy.can_split
     np.testing.assert_array_equal(found.policy.mean, tensors()["normalizer.mean"])
@@ -78,10 +89,36 @@ def test_without_strictness_only_the_interfaces_must_agree(tmp_path: Path) -> No
         check_card(card(schema_hash="other"), strict=False, features=False)
 
 
-@pytest.mark.parametrize("task_id", ["nonsense", "../etc", None])
-def test_a_card_of_no_task_is_refused(tmp_path: Path, task_id: str | None) -> None:
-    with pytest.raises(UnknownTaskError, match="task_id"):
-        read(write(tmp_path, tensors(), card(task_id=task_id)))
+@pytest.mark.parametrize(
+    ("name", "value"), [("task_id", None), ("task_id", 3), ("seed", "x"), ("steps", 1.5), ("command", [])]
+)
+def test_a_card_with_an_entry_of_another_type_is_refused_by_its_name(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(InvalidInputError, match=rf"card\.{name}: must be"):
+        read(write(tmp_path, tensors(), card(**{name: value})))
+
+
+def test_a_card_without_a_task_is_refused(tmp_path: Path) -> None:
+    content = card()
+    del content["task_id"]
+    with pytest.raises(InvalidInputError, match=r"card\.task_id"):
+        read(write(tmp_path, tensors(), content))
+
+
+def test_weights_for_a_task_of_ones_own_are_known_by_its_id(tmp_path: Path) -> None:
+    path = write(tmp_path, tensors(), card(task_id="my_task", task_digest="0" * 64))
+    assert read(path).card["task_id"] == "my_task"
+    with pytest.raises(WeightsMismatchError, match="simulator_version"):
+        read(write(tmp_path, tensors(), card(task_id="my_task", simulator_version="0.0.1")))
+
+
+def test_another_policy_than_the_cards_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", tensors(), card())
+    changed = tensors()
+    changed["actor.0.bias"] += np.float32(1.0)
+    path.write_bytes(write(tmp_path / "b", changed, card()).read_bytes())
+    with pytest.raises(InvalidInputError, match="policy_sha256") as refused:
+        read(path)
+    assert refused.value.field == str(path)
 
 
 def test_tensors_of_other_shapes_are_refused_by_name(tmp_path: Path) -> None:
@@ -99,8 +136,11 @@ def test_tensors_of_other_shapes_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused_by_its_path(tmp_path: Path, damage: Any) -> None:
     path = write(tmp_path, tensors(), card())
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InvalidInputError, match="must be weights with their card") as refused:
+    with pytest.raises(InvalidInputError, match="policy_sha256") as refused:
         read(path)
+    assert refused.value.field == str(path)
+    with pytest.raises(InvalidInputError, match="must be weights as safetensors") as refused:
+        read(described(path))
     assert refused.value.field == str(path)
 
 
@@ -110,8 +150,8 @@ def test_tensors_of_another_type_are_refused(tmp_path: Path, kind: str) -> None:
     size = {"BF16": 2, "F8_E4M3": 1}.get(kind, 8)
     header = json.dumps({"normalizer.mean": {"dtype": kind, "shape": [4], "data_offsets": [0, 4 * size]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4 * size))
-    with pytest.raises(InvalidInputError):
-        read(path)
+    with pytest.raises(InvalidInputError, match=r"safetensors|float32|must be in the checkpoint"):
+        read(described(path))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"policy"', "\x00"])
@@ -151,7 +191,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     path = write(tmp_path, tensors(), card())
     path.write_bytes(pickle.dumps(_Trap(tmp_path / "trace")))
     with pytest.raises(InvalidInputError):
-        read(path)
+        read(described(path))
     assert not (tmp_path / "trace").exists()
 
 

@@ -119,15 +119,84 @@ def test_the_cards_command_repeats_the_run(kept: tuple[Path, Any], tmp_path: Pat
 def test_an_interrupted_run_goes_on_and_ends_as_it_would_have(kept: tuple[Path, Any], tmp_path: Path) -> None:
     whole, _ = kept
 
+    (interrupted(tmp_path) / POLICY).unlink()
+    training.run(config(), tmp_path, resume=True, tensorboard=False)
+    for name in (POLICY, CARD, "learning.json"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def interrupted(folder: Path, **changes: Any) -> Path:
+    """A run that was stopped after its first update."""
+
     def stop(_: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training.run(config(), tmp_path, tensorboard=False, progress=stop)
-    (tmp_path / POLICY).unlink()
-    training.run(config(), tmp_path, resume=True, tensorboard=False)
-    for name in (POLICY, CARD, "learning.json"):
-        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+        training.run(config(**changes), folder, tensorboard=False, progress=stop)
+    return folder
+
+
+def test_an_interrupted_runs_card_says_how_far_it_came(tmp_path: Path) -> None:
+    assert json.loads((interrupted(tmp_path) / CARD).read_text())["steps"] == UPDATE
+
+
+def test_an_interrupted_run_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    state = (interrupted(tmp_path) / training.STATE).read_bytes()
+    with pytest.raises(InvalidInputError, match=r"output: holds a run that was interrupted: go on with --resume"):
+        training.run(config(), tmp_path, tensorboard=False)
+    assert (tmp_path / training.STATE).read_bytes() == state
+    training.run(config(steps=UPDATE), tmp_path, overwrite=True, tensorboard=False)
+    assert json.loads((tmp_path / CARD).read_text())["config"]["steps"] == UPDATE
+
+
+def test_a_finished_run_is_repeated_and_another_takes_its_place_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    training.run(config(steps=UPDATE), tmp_path, tensorboard=False)
+    first = (tmp_path / POLICY).read_bytes()
+    training.run(config(steps=UPDATE), tmp_path, tensorboard=False)
+    assert (tmp_path / POLICY).read_bytes() == first
+    with pytest.raises(InvalidInputError, match="output: holds another run"):
+        training.run(config(steps=UPDATE, seed=1), tmp_path, tensorboard=False)
+    assert (tmp_path / POLICY).read_bytes() == first
+    training.run(config(steps=UPDATE, seed=1), tmp_path, overwrite=True, tensorboard=False)
+    assert (tmp_path / POLICY).read_bytes() != first
+
+
+def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+    training.run(config(steps=UPDATE), tmp_path, tensorboard=False)
+
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.run(config(validate_every=2), tmp_path, overwrite=True, tensorboard=False, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_not_resumed_on_a_task_that_has_changed(tmp_path: Path) -> None:
+    path = short(tmp_path)
+    interrupted(tmp_path / "run", task=str(path), steps=24)
+    path.write_text(path.read_text().replace("windows = 6", "windows = 8"))
+    with pytest.raises(InvalidInputError, match=r"task: must be what the run in .* began with"):
+        training.run(config(task=str(path), steps=24), tmp_path / "run", resume=True, tensorboard=False)
+
+
+def test_a_task_that_only_has_a_built_in_ones_name_is_refused(tmp_path: Path) -> None:
+    path = short(tmp_path)
+    path.write_text(path.read_text().replace('id = "short"', f'id = "{TASK}"'))
+    with pytest.raises(InvalidInputError, match="task: must have an id of its own"):
+        training.run(config(task=str(path), steps=12), tmp_path / "run", tensorboard=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_a_task_of_ones_own_play_it(tmp_path: Path) -> None:
+    path = short(tmp_path)
+    training.run(config(task=str(path), steps=12), tmp_path / "run", tensorboard=False)
+    policy, env = PPOPolicy(tmp_path / "run"), ServingEnv(load_task(path))
+    observation = env.reset(1_000_000)
+    policy.reset(env.task.id, 1_000_000)
+    while not observation.done:
+        observation = env.step(policy.act(observation))
+    assert env.state().step_count == 6
 
 
 @pytest.mark.parametrize(("name", "value"), [("steps", 9 * UPDATE), ("seed", 4), ("task", "static_workload")])
@@ -205,6 +274,8 @@ def test_a_bad_value_is_refused_by_its_option(
 def test_resuming_nothing_is_refused_by_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.train(["--task", TASK, "--output", str(tmp_path), "--resume"]) == 2
     assert "--resume: needs a run to go on with" in " ".join(capsys.readouterr().err.split())
+    assert cli.train(["--task", TASK, "--output", str(tmp_path / "none"), "--resume"]) == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_resuming_with_other_options_is_refused_by_the_option(
@@ -233,7 +304,7 @@ def test_train_py_is_the_command_and_names_every_hyper_parameter() -> None:
     )
     for name in asdict(ppo.PPOConfig()):
         assert f"--{name.replace('_', '-')}" in done.stdout
-    for option in ("--output", "--resume", "--no-tensorboard"):
+    for option in ("--output", "--resume", "--overwrite", "--no-tensorboard"):
         assert option in done.stdout
 
 

@@ -1,11 +1,12 @@
 """Weights on disk: `policy.safetensors` with a card, `card.json`, that says what they are for and how they were made.
 
-Tensors are float32, read by safetensors: nothing is unpickled. A card that names another action and observation schema, other
-features, another task or another simulator is refused: weights never act on what they were not made for.
+Tensors are float32, read by safetensors: nothing is unpickled. A card that names another file, another action and observation
+schema, other features, another task or another simulator is refused: weights never act on what they were not made for.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from llmserve_agents.network import MLPPolicy
 from llmserve_sim.__about__ import __version__ as simulator_version
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import schema_hash
+from llmserve_sim.tasks import list_tasks
 from llmserve_sim.tasks.registry import catalogue_task
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ POLICY: Final = "policy.safetensors"
 CARD: Final = "card.json"
 WEIGHTS_VARIABLE: Final = "LLMSERVE_WEIGHTS"
 """Environment variable that names the folder of all tasks' weights."""
+_TYPES: Final = {"task_id": str, "seed": int, "steps": int, "command": str}
+"""What readers count on in a card."""
+_CALLED: Final = {str: "a text", int: "an integer"}
 _HERE: Final = Path(__file__).resolve().parent
 _PACKAGED: Final = (
     # An editable install runs from the repository, at whose root the weights are kept; a wheel brings them (hatch_build.py).
@@ -107,34 +112,58 @@ def read(path: Path, *, strict: bool = True) -> Checkpoint:
     for needed in (path, card_path):
         if not needed.is_file():
             raise MissingWeightsError(f"there is no {needed}")
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-        tensors = load(path.read_bytes())
-    except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a type of numbers that numpy has none for
-        raise InvalidInputError(str(path), f"must be weights with their card ({type(error).__name__})") from error
-    if not isinstance(card, dict):
-        raise InvalidInputError(str(card_path), "must be a JSON object")
+    card, content = _card_of(card_path), path.read_bytes()
     check_card(card, strict=strict)
+    if card.get("policy_sha256") != hashlib.sha256(content).hexdigest():
+        raise InvalidInputError(
+            str(path), f"must be the file that its {CARD} describes (policy_sha256): it is damaged, or another policy's"
+        )
+    try:
+        tensors = load(content)
+    except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a type of numbers that numpy has none for
+        raise InvalidInputError(str(path), f"must be weights as safetensors ({error})") from error
     return Checkpoint(path, card, MLPPolicy.of(tensors, can_split=bool(card.get("can_split"))))
 
 
+def _card_of(path: Path) -> dict[str, Any]:
+    """Return what a card says."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInputError(str(path), f"must be a JSON object ({error})") from error
+    if not isinstance(card, dict):
+        raise InvalidInputError(str(path), "must be a JSON object")
+    return card
+
+
 def check_card(card: Mapping[str, Any], *, strict: bool = True, features: bool = True) -> None:
-    """Raise `WeightsMismatchError` unless a card fits this installation (`strict`: the task and simulator as well)."""
-    expected = identity(catalogue_task(str(card.get("task_id"))))
-    names = [
-        "schema_hash",
-        *(["features_hash"] if features else []),
-        *(["simulator_version", "task_digest"] if strict else []),
-    ]
-    for name in names:
-        if card.get(name) != expected[name]:
-            raise WeightsMismatchError(name, card.get(name), expected[name])
+    """Raise `WeightsMismatchError` unless a card fits this installation (`strict`: the task and simulator as well).
+
+    A task of one's own is known by its id alone: what stands in its file is the business of whoever plays it. Raises
+    `InvalidInputError` for a card without an id, or with an entry of another type than its readers count on.
+    """
+    for name, kind in _TYPES.items():
+        if (name == "task_id" or name in card) and type(card.get(name)) is not kind:
+            raise InvalidInputError(f"card.{name}", f"must be {_CALLED[kind]}", got=card.get(name))
+    expected = {"schema_hash": schema_hash()}
+    if features:
+        expected["features_hash"] = features_hash()
+    if strict:
+        expected["simulator_version"] = simulator_version
+        builtin = {task.id: task.digest for task in list_tasks()}
+        if card["task_id"] in builtin:
+            expected["task_digest"] = builtin[card["task_id"]]
+    for name, here in expected.items():
+        if card.get(name) != here:
+            raise WeightsMismatchError(name, card.get(name), here)
 
 
 def write(folder: Path, tensors: Mapping[str, NDArray[np.float32]], card: Mapping[str, Any]) -> Path:
-    """Write a policy and its card into `folder`, and return the policy's path."""
+    """Write a policy and its card, to which the policy's digest is added, into `folder`; return the policy's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / POLICY
-    path.write_bytes(save({name: tensors[name] for name in sorted(tensors)}))
-    (folder / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    content = save({name: tensors[name] for name in sorted(tensors)})
+    path.write_bytes(content)
+    described = {**card, "policy_sha256": hashlib.sha256(content).hexdigest()}
+    (folder / CARD).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return path

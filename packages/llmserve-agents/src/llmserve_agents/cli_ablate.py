@@ -34,11 +34,17 @@ _OPTIONS: Final = {
 def ablate(
     *,
     agent: Annotated[
-        str, typer.Option(help=f"The agent ({', '.join(known_agents())}), or a spec as for evaluate.")
+        str,
+        typer.Option(
+            help=f"The agent ({', '.join(known_agents())}), or a spec as for evaluate; ppo takes seconds, rules minutes, the "
+            "planner and the clairvoyant search hours."
+        ),
     ] = "ppo",
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A task, or all for the three that validators know (the default); repeat for several."),
+        typer.Option(
+            help="A built-in task, or all for the three that validators know (the default); repeat for several."
+        ),
     ] = None,
     episodes: Annotated[
         int, typer.Option(help="Episodes that values are means over: the first of the task's test seeds.")

@@ -36,8 +36,9 @@ _OPTIONS: Final = {
     "workers": "--workers",
 }
 _AGENT_HELP: Final = (
-    f"An agent ({', '.join(known_agents())}), static:JSON for any fixed action, or either after LABEL=; repeat for "
-    "several, the first is what the others are compared with. By default all that can run here without a long search."
+    f"An agent ({', '.join(known_agents())}), static:JSON for any fixed action, ppo:FOLDER for weights other than the shipped "
+    "ones ({task} in it stands for the task), or any of these after LABEL=; repeat for several, the first is what the others "
+    "are compared with. By default all that can run here without a long search."
 )
 
 
@@ -46,7 +47,9 @@ def evaluate(
     agent: Annotated[list[str] | None, typer.Option(help=_AGENT_HELP)] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A task, or all for the three that validators know (the default); repeat for several."),
+        typer.Option(
+            help="A built-in task, or all for the three that validators know (the default); repeat for several."
+        ),
     ] = None,
     episodes: Annotated[
         int, typer.Option(help="Episodes for each agent and task: the first of the task's test seeds.")

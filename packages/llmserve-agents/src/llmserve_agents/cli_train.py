@@ -22,7 +22,7 @@ _OPTIONS: Final = {
     for name in (
         "task", "task_id", "steps", "seed", "num_envs", "twins", "learning_rate", "gamma", "gae_lambda", "clip", "epochs",
         "minibatches", "entropy", "value_weight", "max_grad_norm", "hidden", "keep_bias", "trials", "trial_weight",
-        "validate_every", "validation_episodes", "clone_from", "clone_steps", "threads", "resume",
+        "validate_every", "validation_episodes", "clone_from", "clone_steps", "threads", "resume", "output",
     )
 } | {"task_id": "--task", "agent": "--clone-from"}  # fmt: skip
 _ALGORITHM: Final = "The algorithm"
@@ -35,13 +35,16 @@ def _algorithm(text: str) -> Any:
 def train(
     *,
     task: Annotated[str, typer.Option(help="The task to train on: an id, or the path of a task file.")],
-    steps: Annotated[int, typer.Option(help="Windows to train on.")] = 3_000_000,
+    steps: Annotated[int, typer.Option(help="Windows to train on, rounded up to whole updates.")] = 3_000_000,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn; the run repeats itself.")] = 0,
     output: Annotated[
         Path | None, typer.Option(help="Folder for policy, card, state, curve; by default runs/TASK/seedN.")
     ] = None,
     resume: Annotated[
         bool, typer.Option(help="Go on with the run that is kept in the folder of --output; with the same options.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace a run in the folder of --output that is unfinished, or another one.")
     ] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's files below --output.")] = True,
     num_envs: Annotated[
@@ -91,11 +94,12 @@ def train(
             raise MissingExtraError("train", "llmserve train") from error
         loaded = load_task(task)
         config = PPOConfig(**given)
-        folder = output_folder(output or Path("runs") / loaded.id / f"seed{seed}")
+        folder = output or Path("runs") / loaded.id / f"seed{seed}"
         if resume and not (folder / training.STATE).is_file():
             raise InvalidInputError(
-                "resume", f"needs a run to go on with, and there is no {training.STATE}", got=folder
+                "resume", f"needs a run to go on with, and there is no {training.STATE}", got=str(folder)
             )
+        output_folder(folder)
         shown = sys.stderr.isatty()
         with progress_bar("windows") as advance:
 
@@ -106,7 +110,9 @@ def train(
                     line = f"{update.steps:>10,} windows: reward {update.episodic_return:.4f}, "
                     print(f"{line}validation {update.validation:.4f}{best}", flush=True)
 
-            result = training.run(config, folder, resume=resume, tensorboard=tensorboard, progress=tell)
+            result = training.run(
+                config, folder, resume=resume, overwrite=overwrite, tensorboard=tensorboard, progress=tell
+            )
         found = training.compare(loaded, result)
     table = Table("on validation seeds", "mean reward per window", "score", box=None, pad_edge=False)
     rows = [("ppo", found.policy, found.score), ("random", found.random, found.random_score)]

@@ -29,7 +29,7 @@ _OPTIONS: Final = {
 
 def tune_command(
     *,
-    task: Annotated[str, typer.Option(help="The task.")],
+    task: Annotated[str, typer.Option(help="A built-in task.")],
     steps: Annotated[
         int, typer.Option(help="Simulated windows in all: give it as many as a policy is trained on.")
     ] = _DEFAULTS.steps,
@@ -45,7 +45,10 @@ def tune_command(
         Path, typer.Option(help="Folder of all tasks' weights: TASK/heuristic.json is written below it.")
     ] = Path("weights"),
 ) -> int:
-    """Tune the heuristic's thresholds for a task by CMA-ES, from the best fixed configuration (extra: tune)."""
+    """Tune the heuristic's thresholds for a task by CMA-ES, from the best fixed configuration (extra: tune).
+
+    That configuration is the references'; for a task that has none it is searched first, which takes minutes.
+    """
     with as_options(_OPTIONS):
         chosen = catalogue_task(task)
         config = TuneConfig(steps=steps, seed=seed, population=population, episodes=episodes, sigma=sigma)

@@ -414,6 +414,7 @@ class Trainer:
         """Return everything that the run needs to go on, as `torch.save` takes it."""
         return {
             "config": asdict(self.config),
+            "task_digest": self.task.digest,
             "done": self.done,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -444,10 +445,13 @@ class Trainer:
 
     @classmethod
     def resume(cls, path: Path) -> Self:
-        """Return the run of a state file, to be gone on with; raises `InvalidInputError` for a file that is none."""
+        """Return the run of a state file, to be gone on with.
+
+        Raises `InvalidInputError` for a file that is none, and where the task is no longer what the run began with.
+        """
         try:
             state = torch.load(path, weights_only=True)
-            trainer = cls(PPOConfig(**state["config"]))
+            trainer, digest = cls(PPOConfig(**state["config"])), state["task_digest"]
             trainer.done = state["done"]
             trainer.model.load_state_dict(state["model"])
             trainer.optimizer.load_state_dict(state["optimizer"])
@@ -467,8 +471,12 @@ class Trainer:
                 trainer._began -= trainer.history[-1].seconds
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise InvalidInputError(
-                "resume", f"must be the state of a training run ({type(error).__name__})", got=str(path)
+                "resume", f"must be the state of a training run, whole ({type(error).__name__})", got=str(path)
             ) from error
+        if digest != trainer.task.digest:
+            raise InvalidInputError(
+                "task", f"must be what the run in {path} began with, of digest {digest}", got=trainer.task.digest
+            )
         return trainer
 
     def _play(self, share: float) -> Rollout:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from llmserve_agents.checkpoint import identity, write
+from llmserve_agents.checkpoint import CARD, POLICY, identity, write
 from llmserve_agents.errors import MissingExtraError
 from llmserve_agents.network import SPLIT
 from llmserve_agents.plots import Curve, draw_learning_curves
@@ -31,14 +32,17 @@ from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grader import score_of
 from llmserve_sim.grid import GRID_SIZES, to_indices
 from llmserve_sim.references import load_references
+from llmserve_sim.tasks import list_tasks
 
 if TYPE_CHECKING:
     from llmserve_sim.tasks import Task
 
-__all__ = ["STATE", "Compared", "compare", "run"]
+__all__ = ["CURVE", "STATE", "Compared", "compare", "run"]
 
 STATE: Final = "state.pt"
 """Name of the file that a run is resumed from."""
+CURVE: Final = "learning.json"
+"""Name of the learning curve's file, which only a finished run has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +64,27 @@ def run(
     output: Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     tensorboard: bool = True,
     progress: Callable[[Update], object] | None = None,
 ) -> TrainResult:
     """Train and keep everything in `output`; `resume` goes on with the run that is kept there.
 
-    A resumed run ends as it would have if it had never been interrupted. Raises `InvalidInputError` for a state that is
-    none or that of a run with another configuration, and `MissingExtraError` without the extra `train`.
+    A resumed run ends as it would have if it had never been interrupted. A run that is kept there and was not finished, or has
+    another configuration, is replaced only where `overwrite` says so; a finished one may be repeated. Raises
+    `InvalidInputError` for a state that is none or that of another run, for a task that has a built-in one's id and other
+    contents, and `MissingExtraError` without the extra `train`.
     """
-    output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer.resume(output / STATE) if resume else Trainer(config)
+    if any(task.id == trainer.task.id and task.digest != trainer.task.digest for task in list_tasks()):
+        raise InvalidInputError("task", "must have an id of its own, not a built-in task's", got=trainer.task.id)
     for name, value in asdict(config).items():
         if getattr(trainer.config, name) != value:
             kept = getattr(trainer.config, name)
             raise InvalidInputError(name, f"must be {kept}, as in the run that is resumed", got=value)
+    if not resume:
+        _clear(output, config, overwrite=overwrite)
+    output.mkdir(parents=True, exist_ok=True)
     writer = _writer(output) if tensorboard else None
 
     def tell(update: Update) -> None:
@@ -95,6 +106,27 @@ def run(
     write(output, trainer.best[2], _card(trainer))  # once more: an interruption may have come between state and policy
     _draw(trainer.task, result, output)
     return result
+
+
+def _clear(output: Path, config: PPOConfig, *, overwrite: bool) -> None:
+    """Remove what an earlier run left in a folder; raises `InvalidInputError` where that would lose it."""
+    if (output / STATE).exists() and not overwrite:
+        if not (output / CURVE).exists():
+            raise InvalidInputError(
+                "output", "holds a run that was interrupted: go on with --resume, or --overwrite it", got=str(output)
+            )
+        try:
+            kept = json.loads((output / CARD).read_text(encoding="utf-8"))["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            kept = None
+        if kept != asdict(config):
+            raise InvalidInputError(
+                "output", "holds another run: name another folder, or --overwrite it", got=str(output)
+            )
+    for name in (STATE, POLICY, CARD, CURVE, "learning.png"):
+        (output / name).unlink(missing_ok=True)
+    if (output / "tensorboard").is_dir():
+        shutil.rmtree(output / "tensorboard")
 
 
 def compare(task: Task, result: TrainResult) -> Compared:
@@ -138,7 +170,7 @@ def _card(trainer: Trainer) -> dict[str, Any]:
         "agent": "ppo",
         "can_split": trainer.batch.can_split,
         "seed": config.seed,
-        "steps": trainer.updates * trainer.envs * task.windows,
+        "steps": trainer.steps,
         "best_at_steps": steps,
         "train_seeds": [train.start, train.stop],
         "validation_seeds": [seeds[0], seeds[-1] + 1],
@@ -161,7 +193,7 @@ def command(config: PPOConfig) -> str:
 def _draw(task: Task, result: TrainResult, output: Path) -> None:
     points = [(update.steps, update.validation) for update in result.updates if update.validation is not None]
     content = {"task": task.id, "seed": result.config.seed, "points": points}
-    (output / "learning.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    (output / CURVE).write_text(json.dumps(content) + "\n", encoding="utf-8")
     curve = Curve(f"seed {result.config.seed}", [steps for steps, _ in points], [value for _, value in points])
     references = load_references(task.id, task.digest)
     levels = {}

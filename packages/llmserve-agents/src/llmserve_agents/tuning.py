@@ -155,8 +155,21 @@ def tune(
     """
     config = TuneConfig() if config is None else config
     _cma_with_margin()  # before anything is simulated
+    _check_budget(task, config)
     start = start_of(task) if start is None else start
     return _Search(task, config, start, progress).run()
+
+
+def _check_budget(task: Task, config: TuneConfig) -> None:
+    """Raise `InvalidInputError` for a budget that does not reach for one generation and a choice."""
+    first = (3 * config.growth + config.population) * config.episodes * task.windows
+    choice = _CHOICE_EPISODES * task.windows
+    reserved = int(config.steps * config.choice_share)
+    if config.steps - reserved < first or reserved < choice:
+        need = ceil(max(first / (1.0 - config.choice_share), choice / config.choice_share))
+        raise InvalidInputError(
+            "steps", f"must be at least {need} windows, for one generation and a choice", got=config.steps
+        )
 
 
 class _Search:
@@ -169,16 +182,8 @@ class _Search:
         self._rng = np.random.default_rng([config.seed, 7001])
         self._done = 0
         self._value = float("nan")
-        reserved = int(config.steps * config.choice_share)
-        self._search_steps = config.steps - reserved
+        self._search_steps = config.steps - int(config.steps * config.choice_share)
         self._race_episodes = config.episodes * config.growth
-        first = (3 * self._race_episodes + config.population * config.episodes) * task.windows
-        choice = _CHOICE_EPISODES * task.windows
-        if self._search_steps < first or reserved < choice:
-            need = ceil(max(first / (1.0 - config.choice_share), choice / config.choice_share))
-            raise InvalidInputError(
-                "steps", f"must be at least {need} windows, for one generation and a choice", got=config.steps
-            )
 
     def run(self) -> TuneResult:
         starts = [self._still, self._rules, Thresholds()]
