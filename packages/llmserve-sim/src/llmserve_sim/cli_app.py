@@ -220,6 +220,7 @@ def grade(
     """
     from llmserve_sim.grader import grade as grade_log
     from llmserve_sim.schema import MAX_LOG_BYTES, parse_log
+    from llmserve_sim.tasks import list_tasks
 
     recording = _recording(
         trace, trace_format, start_s, duration_s, limit, rate_scale, drain_s, sort, cotenant, prefix_reuse
@@ -231,6 +232,8 @@ def grade(
         raise InvalidInputError("log", f"must be a readable file ({error.strerror})", got=str(log)) from error
     episode = parse_log(text)
     choice = Choice(task or episode.task_id, episode.seed, deployment, recording)
+    if task is None and recording is None and episode.task_id not in {known.id for known in list_tasks()}:
+        raise InvalidInputError("--task", "must name the file of the task that the log is of", got=episode.task_id)
     with as_options():
         rules, scenario = choice.rules(), choice.scenario()
     with Console(stderr=True).status(f"replaying {len(episode.steps):,} windows"):

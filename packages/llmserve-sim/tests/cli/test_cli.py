@@ -152,6 +152,17 @@ def test_a_bad_option_of_a_trace_is_refused_by_name(
     assert f"llmserve-sim: {flag[0]}: must" in capsys.readouterr().err
 
 
+def test_a_log_of_a_task_of_ones_own_wants_its_file(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(log.read_text())
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(content | {"task_id": "my_task"}))
+    capsys.readouterr()
+    assert main(["grade", str(own)]) == 2
+    assert "--task: must name the file of the task that the log is of, got 'my_task'" in capsys.readouterr().err
+
+
 def test_a_truncated_log_is_refused_and_not_graded(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
