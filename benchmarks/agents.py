@@ -1,9 +1,10 @@
 """Every number and picture that the documentation says about agents, made anew or checked: `nox -s benchmark`.
 
 All agents that can run here play the same test seeds, PPO once per training seed that is shipped (`weights/{task}/seeds/*`)
-and once as shipped (`weights/{task}`); every episode is graded by replay. The report, the pictures and the tables between
-the markers of README.md and docs/agents.md are written, and the bars judged; 1 if one is missed. With ``--quick`` nothing
-is written: fewer seeds are played, without the searches, and what is committed has to agree.
+and once as shipped (`weights/{task}`); every episode is graded by replay. The planner and the clairvoyant search, which take
+seconds to minutes an episode, play the first of the same seeds, beside the best of the others. The reports, the pictures and the
+tables between the markers of README.md and docs/agents.md are written, and the bars judged; 1 if one is missed. With
+``--quick`` nothing is written: fewer seeds are played, without the searches, and what is committed has to agree.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.bars import bars
-from benchmarks.results import LEFT_OUT, placed, readme_section, whole_section
+from benchmarks.bars import bars, search_bars
+from benchmarks.results import LEFT_OUT, SEARCHES, placed, readme_section, whole_section
 
 from llmserve_agents.ablation import ablate
 from llmserve_agents.ablation_report import AblationReport
@@ -25,12 +26,14 @@ from llmserve_agents.evaluation import SIDE_BY_SIDE, Progress, evaluation_tasks,
 from llmserve_agents.evaluation_report import EvaluationReport
 from llmserve_agents.executors import EXECUTORS, Executor, make_executor
 from llmserve_agents.plots import Curve, draw_knob_values, draw_learning_curves, draw_scores, draw_timeline
-from llmserve_agents.roster import agent_specs, known_agents, parse_agent
+from llmserve_agents.roster import agent_specs, parse_agent
 from llmserve_sim.tasks.registry import catalogue_task
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-SEARCHES: Final = ("planner", "clairvoyant")
+SEARCHERS: Final = ("planner", "clairvoyant")
 """Agents that take seconds to minutes an episode."""
+BESIDE: Final = ("ppo", "tuned-heuristic", "best-static")
+"""Agents that they are compared with; the search begins at what these did."""
 QUICK_EPISODES: Final = 20
 SLACK: Final = 2.0
 """A committed mean has to lie within so many half-widths of the quick run's interval: about four standard errors."""
@@ -41,7 +44,7 @@ PAGES: Final = {"README.md": False, "docs/agents.md": True}
 def line_up(tasks: Sequence[str], skip: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return the specs of all that take part, the shipped PPO first, and why others cannot."""
     able, unable = runnable_agents(tasks)
-    names = [name for name in [*able, *(name for name in SEARCHES if name in known_agents())] if name not in skip]
+    names = [name for name in able if name not in skip]
     seeds = [
         {path.parent.name for path in (ROOT / "weights" / task).glob("seeds/*/policy.safetensors")} for task in tasks
     ]
@@ -55,18 +58,25 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
     tasks = evaluation_tasks(arguments.task)
     agents, skipped = line_up(tasks, arguments.skip)
     report = run(agents, tasks, arguments.episodes, executor=place, skipped=skipped, progress=_teller())
+    searches = None
+    if arguments.searches:
+        rivals = [*(name for name in BESIDE if name in agents), *SEARCHERS]
+        searches = run(rivals, tasks, arguments.searches, executor=place, progress=_teller())
     ablated = arguments.ablate_task or tasks
     ablations = [_ablation(name, ablated, arguments.episodes, place) for name in arguments.ablate]
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     (out / "benchmark.json").write_text(report.stable().model_dump_json() + "\n", encoding="utf-8")
+    (out / "searches.json").unlink(missing_ok=True)
+    if searches is not None:
+        (out / "searches.json").write_text(searches.stable().model_dump_json() + "\n", encoding="utf-8")
     for found in ablations:
         (out / f"ablation-{found.agent}.json").write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
         draw_knob_values(found, out / f"knobs-{found.agent}.png")
     draw_scores(report, out / "scores.png")
-    rivals = [spec for spec in agent_specs(agents) if spec.label in {"ppo", "heuristic"}]
+    shown = [spec for spec in agent_specs(agents) if spec.label in {"ppo", "heuristic"}]
     for task in tasks:
-        logs = {spec.label: play(spec, task, report.seeds[task][0]) for spec in rivals}
+        logs = {spec.label: play(spec, task, report.seeds[task][0]) for spec in shown}
         draw_timeline(logs, out / f"timeline-{task}.png", window_s=catalogue_task(task).window_s)
     curves = learning_curves(tasks)
     if len(curves) == len(tasks):
@@ -75,8 +85,8 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
         print("no learning curves: no learning.json in weights/<task>/seeds/* of every task", file=sys.stderr)
     for name, whole in PAGES.items():
         page = arguments.pages / name
-        page.write_text(placed(page, _section(report, ablations, whole=whole)), encoding="utf-8")
-    return _judge(report)
+        page.write_text(placed(page, _section(report, ablations, searches, whole=whole)), encoding="utf-8")
+    return _judge(report, searches)
 
 
 def learning_curves(tasks: Sequence[str], weights: Path = ROOT / "weights") -> dict[str, list[Curve]]:
@@ -97,14 +107,15 @@ def check(arguments: argparse.Namespace, place: Executor) -> int:
     ablations = [
         AblationReport.model_validate_json(path.read_bytes()) for path in sorted(arguments.out.glob("ablation-*.json"))
     ]
+    path = arguments.out / "searches.json"
+    searches = EvaluationReport.model_validate_json(path.read_bytes()) if path.exists() else None
     problems = [
-        f"{name}: the numbers between the markers are not those of benchmark.json"
+        f"{name}: the numbers between the markers are not those of the reports in {arguments.out.name}"
         for name, whole in PAGES.items()
-        if placed(arguments.pages / name, _section(committed, ablations, whole=whole))
+        if placed(arguments.pages / name, _section(committed, ablations, searches, whole=whole))
         != (arguments.pages / name).read_text(encoding="utf-8")
     ]
-    entries = {entry.label: entry for entry in committed.agents if entry.spec not in SEARCHES}
-    specs = [label if label == entry.spec else f"{label}={entry.spec}" for label, entry in entries.items()]
+    specs = [e.label if e.label == e.spec else f"{e.label}={e.spec}" for e in committed.agents]
     report = run(
         [parse_agent(spec) for spec in specs],
         committed.tasks,
@@ -113,6 +124,8 @@ def check(arguments: argparse.Namespace, place: Executor) -> int:
         progress=_teller(),
     )
     problems += disagreements(report, committed)
+    if searches is not None and searches.references != committed.references:
+        problems.append("searches.json was made with other references of the scores than benchmark.json")
     known = {(e.agent, e.task_id, e.seed): e.mean_reward for e in committed.episodes}
     same = sum(known.get((e.agent, e.task_id, e.seed)) == e.mean_reward for e in report.episodes)
     print(f"{same} of {len(report.episodes)} episodes earn what is committed, to the last bit")
@@ -128,7 +141,7 @@ def disagreements(report: EvaluationReport, committed: EvaluationReport) -> list
     found = []
     if report.references != committed.references:
         found.append("the references of the scores are not those that benchmark.json was made with")
-    for ours, theirs in zip(report.agents, [e for e in committed.agents if e.spec not in SEARCHES], strict=True):
+    for ours, theirs in zip(report.agents, committed.agents, strict=True):
         for task, used in ours.weights.items():
             if task not in theirs.weights or theirs.weights[task].sha256 != used.sha256:
                 found.append(f"{ours.label}, {task}: {used.path} is not the file that benchmark.json was made with")
@@ -147,7 +160,7 @@ def disagreements(report: EvaluationReport, committed: EvaluationReport) -> list
 
 def _levels(report: EvaluationReport, task: str) -> dict[str, float]:
     """Return what other agents earn on test seeds, for comparison with the curves."""
-    names = ("best-static", "heuristic", "tuned-heuristic", "clairvoyant")
+    names = ("best-static", "heuristic", "tuned-heuristic")
     labels = {entry.label for entry in report.agents}
     return {name: report.standing(name, task).reward.value for name in names if name in labels}
 
@@ -159,16 +172,18 @@ def _ablation(name: str, tasks: Sequence[str], episodes: int, place: Executor) -
     return ablate(name, tasks, episodes, executor=place, progress=tell)
 
 
-def _section(report: EvaluationReport, ablations: Sequence[AblationReport], *, whole: bool) -> str:
-    return whole_section(report, ablations) if whole else readme_section(report)
+def _section(
+    report: EvaluationReport, ablations: Sequence[AblationReport], searches: EvaluationReport | None, *, whole: bool
+) -> str:
+    return whole_section(report, ablations, searches) if whole else readme_section(report, searches)
 
 
-def _judge(report: EvaluationReport) -> int:
-    judged = bars(report)
+def _judge(report: EvaluationReport, searches: EvaluationReport | None) -> int:
+    judged = [*bars(report), *([] if searches is None else search_bars(searches))]
     for bar in judged:
         print(bar)
-    if report.timing is not None:
-        for label, seconds in report.timing.agent_s.items():
+    for timing in (one.timing for one in (report, searches) if one is not None and one.timing is not None):
+        for label, seconds in timing.agent_s.items():
             print(f"      {label}: {seconds:.2f} processor seconds per episode, grading included")
     return 1 if any(bar.passed is False for bar in judged) else 0
 
@@ -192,7 +207,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"check what is committed with {QUICK_EPISODES} seeds")
     parser.add_argument("--episodes", type=int, default=100, help="test seeds per task (default: %(default)s)")
     parser.add_argument("--task", action="append", help="a task; by default the three that validators know")
-    parser.add_argument("--skip", action="append", default=[], choices=[*SIDE_BY_SIDE, *SEARCHES], help="leave one out")
+    parser.add_argument("--skip", action="append", default=[], choices=SIDE_BY_SIDE, help="leave one out")
+    parser.add_argument(
+        "--searches",
+        type=int,
+        default=SEARCHES,
+        help="test seeds of these that planner and clairvoyant play, 0 for none (default: %(default)s)",
+    )
     parser.add_argument(
         "--ablate", action="append", default=[], help="an agent whose knobs are ablated, or clairvoyant"
     )

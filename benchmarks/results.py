@@ -22,11 +22,19 @@ MARKERS: Final = ("<!-- results:begin -->", "<!-- results:end -->")
 COMMAND: Final = "nox -s benchmark"
 LEFT_OUT: Final = "left out by --skip"
 """Why an agent that was asked to be left out is not there."""
+SEARCHES: Final = 24
+"""Test seeds per task that the agents which search play, unless told otherwise."""
 
 
-def command(report: EvaluationReport, ablations: Iterable[AblationReport] = ()) -> str:
+def command(
+    report: EvaluationReport,
+    ablations: Iterable[AblationReport] = (),
+    searches: EvaluationReport | None = None,
+) -> str:
     """Return what makes every number here: the session, who was left out, and the agents whose knobs were ablated."""
+    searched = 0 if searches is None else len(searches.seeds[searches.tasks[0]])
     words = [word for name, reason in report.skipped.items() if reason == LEFT_OUT for word in ("--skip", name)]
+    words += [] if searched == SEARCHES else ["--searches", str(searched)]
     for ablation in ablations:
         words += ["--ablate", ablation.agent]
         if list(ablation.tasks) != list(report.tasks):
@@ -34,14 +42,14 @@ def command(report: EvaluationReport, ablations: Iterable[AblationReport] = ()) 
     return shlex.join([*COMMAND.split(), *(["--", *words] if words else [])])
 
 
-def readme_section(report: EvaluationReport) -> str:
+def readme_section(report: EvaluationReport, searches: EvaluationReport | None = None) -> str:
     """The README's part: mean scores by task, and what PPO earns more than each rival."""
     seeds = training_seeds(report)
     lines = [
         (
             f"Mean score over {len(report.seeds[report.tasks[0]])} test seeds per task with "
             f"{report.confidence:.0%} bootstrap intervals; 0 is the random policy, 0.5 the best fixed configuration, 1 the "
-            f"clairvoyant search. Every episode is graded by replay. `{command(report)}` makes these numbers and pictures anew, "
+            f"clairvoyant search. Every episode is graded by replay. `{command(report, (), searches)}` makes these numbers and pictures anew, "
             f"`{COMMAND} -- --quick` checks them."
         ),
         "",
@@ -58,21 +66,49 @@ def readme_section(report: EvaluationReport) -> str:
             "",
             *table(["ppo − rival", *(f"`{task}`" for task in report.tasks)], differences),
         ]
+    if searches is not None:
+        lines += ["", *_searched(searches)]
     return "\n".join([*lines, "", "![Mean score per agent and task](docs/results/scores.png)"])
 
 
-def whole_section(report: EvaluationReport, ablations: Iterable[AblationReport] = ()) -> str:
+def _searched(searches: EvaluationReport) -> Iterator[str]:
+    """The agents that search, beside others on the same seeds."""
+    seeds = len(searches.seeds[searches.tasks[0]])
+    yield (
+        f"Beside agents that search, over the first {seeds} of these seeds: `planner` simulates plans on forecasts of its own, "
+        "`clairvoyant` on the true future."
+    )
+    yield ""
+    yield from table(["agent", *(f"`{task}`" for task in searches.tasks)], _score_rows(searches))
+
+
+def whole_section(
+    report: EvaluationReport,
+    ablations: Iterable[AblationReport] = (),
+    searches: EvaluationReport | None = None,
+) -> str:
     """The part of docs/agents.md: everything, task by task."""
-    first = report.agents[0].label
     ablations = list(ablations)
     lines = [
-        f"Made by `{command(report, ablations)}`; the evaluation alone is",
+        f"Made by `{command(report, ablations, searches)}`; the evaluation alone is",
         "",
         "```bash",
         report.command,
         "```",
         "",
     ]
+    lines += list(_standings(report))
+    lines += list(_weights(report))
+    if searches is not None:
+        lines += ["", *_searched(searches), "", "In full, by", "", "```bash", searches.command, "```", ""]
+        lines += list(_standings(searches))
+    for ablation in ablations:
+        lines += ["", *_knobs(ablation)]
+    return "\n".join(lines).rstrip()
+
+
+def _standings(report: EvaluationReport) -> Iterator[str]:
+    first = report.agents[0].label
     for task in report.tasks:
         rows = [row for row in report.standings if row.task_id == task]
         header = ["agent", "mean reward", "score", "IQM of scores", f"reward − {first}", f"beats {first}", "verified"]
@@ -90,11 +126,7 @@ def whole_section(report: EvaluationReport, ablations: Iterable[AblationReport] 
                     f"{row.verified} of {row.episodes}",
                 ]
             )
-        lines += [f"**`{task}`**, {rows[0].episodes} test seeds", "", *table(header, cells), ""]
-    lines += list(_weights(report))
-    for ablation in ablations:
-        lines += ["", *_knobs(ablation)]
-    return "\n".join(lines).rstrip()
+        yield from (f"**`{task}`**, {rows[0].episodes} test seeds", "", *table(header, cells), "")
 
 
 def placed(page: Path, section: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.agents import disagreements, learning_curves, line_up, main
-from benchmarks.bars import Bar, bars, difference
+from benchmarks.bars import Bar, bars, difference, search_bars
 from benchmarks.results import placed, readme_section, whole_section
 
 from llmserve_agents.evaluation_report import AgentEntry, EpisodeScore, EvaluationReport
@@ -67,8 +67,9 @@ def verdicts(report: EvaluationReport) -> dict[str, bool | None]:
 
 def test_all_bars_pass_where_the_numbers_are_good() -> None:
     found = verdicts(made(LEVELS))
-    assert len(found) == 1 + 2 * 7
+    assert len(found) == 1 + 2 * 6
     assert set(found.values()) == {True}
+    assert {bar.passed for bar in search_bars(made(LEVELS))} == {True}
 
 
 def test_one_weak_training_seed_fails_where_every_seed_has_to_win_and_not_where_the_median_has() -> None:
@@ -79,7 +80,8 @@ def test_one_weak_training_seed_fails_where_every_seed_has_to_win_and_not_where_
 
 
 def test_a_low_score_a_lost_order_and_an_agent_above_the_bound_fail() -> None:
-    found = verdicts(made(LEVELS | {"heuristic": 0.80}, scores=0.79))
+    report = made(LEVELS | {"heuristic": 0.80}, scores=0.79)
+    found = verdicts(report) | {bar.claim: bar.passed for bar in search_bars(report)}
     assert found[f"{STATIC}: score of ppo at least 0.80"] is False
     assert found[f"{STATIC}: random < heuristic < ppo, intervals apart"] is False
     assert found[f"{STATIC}: nobody above the clairvoyant bound"] is False
@@ -115,6 +117,16 @@ def test_tables_are_placed_between_the_markers_and_nothing_else_changes(tmp_path
         placed(page, "section")
 
 
+def test_agents_that_search_have_a_table_of_their_own_and_a_place_in_the_command() -> None:
+    searches = made({"ppo": 0.70, "planner": 0.68, "clairvoyant": 0.75}, episodes=24)
+    section = readme_section(made(LEVELS), searches)
+    assert "over the first 24 of these seeds" in section
+    assert "| `planner` |" in section
+    assert "--searches" not in section
+    assert "`nox -s benchmark -- --searches 0`" in readme_section(made(LEVELS))
+    assert "`planner`" in whole_section(made(LEVELS), [], searches)
+
+
 def test_a_run_with_fewer_seeds_contradicts_only_what_is_far_off() -> None:
     few = {label: level for label, level in LEVELS.items() if label != "clairvoyant"}
     fewer = made(few, episodes=20)
@@ -148,9 +160,9 @@ def test_the_benchmark_writes_what_its_quick_form_then_finds_unchanged(tmp_path:
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/agents.md"):
         (tmp_path / name).write_text("<!-- results:begin -->\n<!-- results:end -->\n", encoding="utf-8")
-    others = ["ppo", "tuned-heuristic", "best-static", "threshold", "planner", "clairvoyant"]
+    others = ["ppo", "tuned-heuristic", "best-static", "threshold"]
     places = ["--out", str(tmp_path / "results"), "--pages", str(tmp_path), "--executor", "serial"]
-    skip = [word for name in others for word in ("--skip", name)]
+    skip = [*(word for name in others for word in ("--skip", name)), "--searches", "0"]
     assert main(["--episodes", "2", "--task", BURSTY, *skip, *places]) in {0, 1}  # its processors may be busy elsewhere
     assert {"benchmark.json", "scores.png", f"timeline-{BURSTY}.png"} <= {
         p.name for p in (tmp_path / "results").iterdir()
