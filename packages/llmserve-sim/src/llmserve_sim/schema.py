@@ -368,8 +368,13 @@ def _validate(model: type[_Model], value: object, prefix: str) -> _Model:
 
 
 def translate(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> InvalidInputError:
-    """Turn the first problem of a pydantic error on `model` into an `InvalidInputError` (dotted field, bound)."""
-    problem = error.errors(include_url=False, include_context=True)[0]
+    """Turn the first problem of a pydantic error on `model` into an `InvalidInputError` (dotted field, bound).
+
+    An unknown field goes before a missing one: its name is most likely the missing one's, misspelt.
+    """
+    problem, *others = error.errors(include_url=False, include_context=True)
+    if problem["type"] == "missing":
+        problem = next((other for other in others if other["type"] == "extra_forbidden"), problem)
     path = [str(part) for part in problem["loc"]]
     field = ".".join([prefix, *path] if prefix else path) or model.__name__
     leaf = path[-1] if path else ""

@@ -183,6 +183,13 @@ def test_a_missing_table_is_named_unless_it_is_optional(key: str) -> None:
         assert (caught.value.field, caught.value.bound) == (key, "is required")
 
 
+def test_a_misspelt_key_is_named_rather_than_the_one_that_it_should_have_been() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        parse_task(source("static_workload").replace("windows = 120", "windws = 120"))
+    assert caught.value.field == "windws"
+    assert "windows" in caught.value.bound
+
+
 @pytest.mark.parametrize("bad", ["nope", "", "static", 5, None, ["static_workload"], "../static_workload"])
 def test_an_unknown_id_lists_the_known_ones(bad: object) -> None:
     with pytest.raises(UnknownTaskError) as caught:
