@@ -22,7 +22,7 @@ MARKERS: Final = ("<!-- results:begin -->", "<!-- results:end -->")
 COMMAND: Final = "nox -s benchmark"
 LEFT_OUT: Final = "left out by --skip"
 """Why an agent that was asked to be left out is not there."""
-SEARCHES: Final = 24
+SEARCHES: Final = 20
 """Test seeds per task that the agents which search play, unless told otherwise."""
 
 
