@@ -88,9 +88,11 @@ def test_closing_the_iterator_ends_the_processes() -> None:
 def test_ctrl_c_ends_the_command_and_its_workers_without_their_tracebacks() -> None:
     program = """
 import multiprocessing
+import signal
 import time
 from llmserve_agents.executors import ProcessExecutor
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     try:
         for _ in ProcessExecutor(2).map(time.sleep, [0.0, 60.0, 60.0]):
             print("one", flush=True)

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
@@ -22,8 +22,6 @@ __all__ = ["EXECUTORS", "Executor", "ProcessExecutor", "RayExecutor", "SerialExe
 EXECUTORS: Final = ("serial", "process", "ray")
 """Executors by the name that commands use."""
 _MAX_WORKERS: Final = 1024
-_LISTEN_S: Final = 1.0
-"""Longest wait for a result, seconds: a Ctrl-C that comes just before a wait begins is heard when the wait ends."""
 _THREADS: Final = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What libraries of linear algebra take their number of threads from when they are loaded."""
 
@@ -84,11 +82,8 @@ class ProcessExecutor:
         try:
             with _interrupts_blocked(), _one_thread_each():
                 futures = [pool.submit(function, job) for job in jobs]
-            waiting = set(futures)
-            while waiting:
-                ended, waiting = wait(waiting, timeout=_LISTEN_S, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    yield future.result()
+            for future in as_completed(futures):
+                yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             mine = set(multiprocessing.active_children()) - others
