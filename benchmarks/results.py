@@ -92,7 +92,7 @@ def whole_section(
     lines = [
         f"Made by `{command(report, ablations, searches)}`; the evaluation alone is",
         "",
-        "```bash",
+        "```text",
         report.command,
         "```",
         "",
@@ -100,7 +100,7 @@ def whole_section(
     lines += list(_standings(report))
     lines += list(_weights(report))
     if searches is not None:
-        lines += ["", *_searched(searches), "", "In full, by", "", "```bash", searches.command, "```", ""]
+        lines += ["", *_searched(searches), "", "In full, by", "", "```text", searches.command, "```", ""]
         lines += list(_standings(searches))
     for ablation in ablations:
         lines += ["", *_knobs(ablation)]
