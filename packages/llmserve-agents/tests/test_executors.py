@@ -87,7 +87,6 @@ def test_closing_the_iterator_ends_the_processes() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal to a process group")
 def test_ctrl_c_ends_the_command_and_its_workers_without_their_tracebacks() -> None:
     program = """
-import multiprocessing
 import signal
 import time
 from llmserve_agents.executors import ProcessExecutor
@@ -97,7 +96,6 @@ if __name__ == "__main__":
         for _ in ProcessExecutor(2).map(time.sleep, [0.0, 60.0, 60.0]):
             print("one", flush=True)
     except KeyboardInterrupt:
-        print("children:", multiprocessing.active_children())
         raise SystemExit(130)
 """
     with subprocess.Popen(
@@ -110,10 +108,10 @@ if __name__ == "__main__":
         assert process.stdout is not None
         assert process.stdout.readline() == "one\n"
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=20)  # until nobody holds the pipes, the workers neither
     assert process.returncode == 130
     assert errors == ""
-    assert output == "children: []\n"
+    assert output == ""
 
 
 def test_workers_are_the_processors_that_may_be_used_unless_told_otherwise() -> None:
