@@ -218,10 +218,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(tags=["style"])
 def types(session: nox.Session) -> None:
-    """Every package, script and session is fully typed: mypy --strict."""
+    """Every package, script, recipe and session is fully typed: mypy --strict."""
     _compose(session)
     session.install(*GROUPS["types"], *GROUPS["test"], "nox")
-    session.run("mypy", *(session.posargs or [*map(str, SOURCES), "noxfile.py", "scripts", "benchmarks"]))
+    session.run("mypy", *(session.posargs or [*map(str, SOURCES), "noxfile.py", "scripts", "benchmarks", "recipes"]))
 
 
 @nox.session(tags=["style"])

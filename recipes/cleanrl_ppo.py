@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gymnasium.spaces import MultiDiscrete
 from numpy.typing import NDArray
 from scoring import count, report
 from torch import nn
@@ -57,7 +58,8 @@ class Agent(nn.Module):
         """The likeliest action of every head, for evaluation."""
         with torch.no_grad():
             heads = self.heads(torch.from_numpy(observations))
-        return torch.stack([head.probs.argmax(dim=1) for head in heads], dim=1).numpy()
+        choices: NDArray[np.int64] = torch.stack([head.probs.argmax(dim=1) for head in heads], dim=1).numpy()
+        return choices
 
 
 def main() -> None:
@@ -89,10 +91,12 @@ def main() -> None:
     torch.set_num_threads(1)
     writer = SummaryWriter(str(args.output))
     envs = LLMServeVectorEnv(args.num_envs, args.task, observation="extended")
-    width, choices = envs.single_observation_space.shape[0], envs.single_action_space.nvec.tolist()
+    assert isinstance(envs.single_action_space, MultiDiscrete)
+    choices = envs.single_action_space.nvec.tolist()
+    observations, _ = envs.reset(seed=args.seed)
+    width = observations.shape[1]
     agent = Agent(width, choices)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
-    observations, _ = envs.reset(seed=args.seed)
     shape = (args.num_steps, args.num_envs)
     obs, actions = torch.zeros((*shape, width)), torch.zeros((*shape, len(choices)), dtype=torch.int64)
     logprobs, rewards, values, ends = (torch.zeros(shape) for _ in range(4))
