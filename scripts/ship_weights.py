@@ -2,8 +2,9 @@
 
     python scripts/ship_weights.py runs/bursty_workload/seed0 runs/bursty_workload/seed1
 
-A run's card says which task and seed it is. The best is the one with the highest mean reward on validation seeds among all
-that are shipped for the task. Refused are runs that were not finished, of a task that is not built in, of different
+A run's card says which task and seed it is. The best among all that are shipped for the task is the one with the highest mean
+reward on 200 validation seeds that no run was validated on: what a run says of itself is the best of many looks at the same few
+seeds. Refused are runs that were not finished, of a task that is not built in, of different
 configurations, or of another version of the task.
 """
 
@@ -13,14 +14,19 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from llmserve_agents.checkpoint import CARD, POLICY
+from llmserve_agents.checkpoint import CARD, POLICY, read
+from llmserve_agents.learned import play
+from llmserve_sim.tasks import load_task
 from llmserve_sim.tasks.registry import catalogue_task
 
 WEIGHTS: Final = Path(__file__).resolve().parents[1] / "weights"
 _FILES: Final = (POLICY, CARD, "learning.json")
+EPISODES: Final = 200
+"""Validation seeds that the best is chosen by."""
 _SHARED: Final = ("task_digest", "features_hash", "simulator_version", "steps")
 
 
@@ -38,8 +44,20 @@ def unlike(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     ]
 
 
-def ship(runs: list[Path], weights: Path) -> list[str]:
-    """Copy runs below `weights` and choose each task's best; return a line per task.
+def mean_reward(run: Path, seeds: Sequence[int]) -> float:
+    """Return the mean reward per window of a run's policy on some seeds of its task."""
+    checkpoint = read(run / POLICY)
+    return float(play(checkpoint.policy, load_task(checkpoint.card["task_id"]), seeds).mean())
+
+
+def fresh_seeds(cards: Sequence[dict[str, Any]], task: str) -> range:
+    """Return the first `EPISODES` validation seeds of a task after those that its runs were validated on."""
+    first = max(card["validation_seeds"][1] for card in cards)
+    return range(first, min(first + EPISODES, load_task(task).seeds.validation.stop))
+
+
+def ship(runs: list[Path], weights: Path, measure: Callable[[Path, Sequence[int]], float] = mean_reward) -> list[str]:
+    """Copy runs below `weights` and choose each task's best by what `measure` says; return a line per task.
 
     Raises `ValueError`, and has copied nothing, for runs that cannot be shipped, or not together.
     """
@@ -58,23 +76,25 @@ def ship(runs: list[Path], weights: Path) -> list[str]:
             if differences := unlike(cards[some[0]], card_of(other)):
                 raise ValueError(f"{other} and {some[0]} of {task} differ in {', '.join(differences)}")
     return [
-        _ship(task, {str(cards[run]["seed"]): run for run in some}, weights / task)
+        _ship(task, {str(cards[run]["seed"]): run for run in some}, weights / task, measure)
         for task, some in sorted(tasks.items())
     ]
 
 
-def _ship(task: str, runs: dict[str, Path], home: Path) -> str:
+def _ship(task: str, runs: dict[str, Path], home: Path, measure: Callable[[Path, Sequence[int]], float]) -> str:
     for seed, run in runs.items():
         to = home / "seeds" / seed
         to.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
             shutil.copyfile(run / name, to / name)
-    values = {path.parent: card_of(path.parent)["validation_mean_reward"] for path in home.glob(f"seeds/*/{CARD}")}
-    best = max(sorted(values), key=values.__getitem__)
+    folders = sorted(path.parent for path in home.glob(f"seeds/*/{CARD}"))
+    seeds = fresh_seeds([card_of(folder) for folder in folders], task)
+    values = {folder: measure(folder, seeds) for folder in folders}
+    best = max(folders, key=values.__getitem__)
     for name in _FILES[:2]:
         shutil.copyfile(best / name, home / name)
-    shown = ", ".join(f"{values[folder]:.4f}" for folder in sorted(values))
-    return f"{task}: seed {best.name} of {len(values)} ({shown})"
+    shown = ", ".join(f"{values[folder]:.4f}" for folder in folders)
+    return f"{task}: seed {best.name} of {len(folders)} ({shown} on validation seeds {seeds[0]}..{seeds[-1]})"
 
 
 def main() -> int:
