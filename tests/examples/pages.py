@@ -23,6 +23,8 @@ _PROGRAM: Final = re.compile(
 )
 _COMMENT: Final = re.compile(r"(?:^|\s+)#")
 _TABLES: Final = "docs/reproduce.md"
+_RESULTS: Final = ("<!-- results:begin -->", "<!-- results:end -->")
+"""What stands between them is written by `benchmarks/results.py`: blocks of text there say how figures came about."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,17 @@ def examples(root: Path = ROOT) -> list[Example]:
 def _of_page(page: str, text: str) -> Iterator[Example]:
     fence, language, start, block = "", "", 0, list[str]()
     inline, first = list[str](), 0
+    generated = False
     for number, line in enumerate(text.splitlines(), 1):
         if fence:
             if line.strip() == fence:
-                yield Example(page, start, language, "\n".join(block) + "\n")
+                if not (generated and language == "text"):
+                    yield Example(page, start, language, "\n".join(block) + "\n")
                 fence, block = "", []
             else:
                 block.append(line)
+        elif line in _RESULTS:
+            generated = line == _RESULTS[0]
         elif opening := _OPENING.match(line):
             fence, language, start = opening[1], opening[2], number
         elif not (page == _TABLES and line.startswith("|")):
