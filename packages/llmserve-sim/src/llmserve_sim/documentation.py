@@ -1,4 +1,4 @@
-"""Fills the generated tables of a Markdown page: action, observation, features, tasks. The code is their only source.
+"""Fills the generated tables of a Markdown page: action, observation, features, tasks, references. The code is their only source.
 
     python -m llmserve_sim.documentation docs/environment.md docs/tasks.md
 
@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.grader import score_of
 from llmserve_sim.grid import ACTION_GRID
 from llmserve_sim.metrics import BASE, EXTENDED, Feature
+from llmserve_sim.references import load_references
 from llmserve_sim.schema import ACTION_FIELDS, ServeObservation
-from llmserve_sim.tasks import tables
+from llmserve_sim.tasks import list_tasks, tables
 from llmserve_sim.tasks.tables import markdown
 
 __all__ = ["TABLES", "fill", "main"]
@@ -67,12 +69,32 @@ def _features(table: tuple[Feature, ...], first: int) -> str:
     )
 
 
+def _references() -> str:
+    found = {task.id: load_references(task.id, task.digest) for task in list_tasks()}
+    return markdown(
+        ("Task", "random: 0", "best fixed: 0.5", "clairvoyant: 1", "heuristic, score", "ppo, score"),
+        (
+            (
+                f"`{task}`",
+                *(f"{x:.4f}" for x in (row.random, row.best_static, row.clairvoyant)),
+                *(
+                    "-" if x is None else f"{x:.4f}, {score_of(x, row):.2f}{' (provisional)' if row.provisional else ''}"
+                    for x in (row.heuristic, row.ppo)
+                ),
+            )
+            for task, row in found.items()
+            if row is not None
+        ),
+    )
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "action": _action,
     "grid": _grid,
     "observation": _observation,
     "base": lambda: _features(BASE, 0),
     "extended": lambda: _features(EXTENDED[len(BASE) :], len(BASE)),
+    "references": _references,
     **tables.TABLES,
 }
 """What a page can ask for, by name."""
