@@ -78,7 +78,9 @@ def _references() -> str:
                 f"`{task}`",
                 *(f"{x:.4f}" for x in (row.random, row.best_static, row.clairvoyant)),
                 *(
-                    "-" if x is None else f"{x:.4f}, {score_of(x, row):.2f}{' (provisional)' if row.provisional else ''}"
+                    "-"
+                    if x is None
+                    else f"{x:.4f}, {score_of(x, row):.2f}{' (provisional)' if row.provisional else ''}"
                     for x in (row.heuristic, row.ppo)
                 ),
             )
