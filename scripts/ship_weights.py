@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmserve_agents.checkpoint import CARD, POLICY, read
+from llmserve_agents.errors import WeightsMismatchError
 from llmserve_agents.learned import play
-from llmserve_sim.tasks import load_task
 from llmserve_sim.tasks.registry import catalogue_task
 
 WEIGHTS: Final = Path(__file__).resolve().parents[1] / "weights"
@@ -47,19 +47,26 @@ def unlike(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def mean_reward(run: Path, seeds: Sequence[int]) -> float:
     """Return the mean reward per window of a run's policy on some seeds of its task."""
     checkpoint = read(run / POLICY)
-    return float(play(checkpoint.policy, load_task(checkpoint.card["task_id"]), seeds).mean())
+    return float(play(checkpoint.policy, catalogue_task(checkpoint.card["task_id"]), seeds).mean())
 
 
 def fresh_seeds(cards: Sequence[dict[str, Any]], task: str) -> range:
-    """Return the first `EPISODES` validation seeds of a task after those that its runs were validated on."""
+    """Return the first `EPISODES` validation seeds of a task after those that its runs were validated on.
+
+    Raises `ValueError` where the task has not so many left.
+    """
     first = max(card["validation_seeds"][1] for card in cards)
-    return range(first, min(first + EPISODES, load_task(task).seeds.validation.stop))
+    stop = catalogue_task(task).seeds.validation.stop
+    if first + EPISODES > stop:
+        raise ValueError(f"{task}: must have {EPISODES} validation seeds from {first} on, and ends at {stop - 1}")
+    return range(first, first + EPISODES)
 
 
 def ship(runs: list[Path], weights: Path, measure: Callable[[Path, Sequence[int]], float] = mean_reward) -> list[str]:
     """Copy runs below `weights` and choose each task's best by what `measure` says; return a line per task.
 
-    Raises `ValueError`, and has copied nothing, for runs that cannot be shipped, or not together.
+    Raises `ValueError`, and has copied nothing, for runs that cannot be shipped, or not together, and `WeightsMismatchError` for
+    policies that do not fit this installation.
     """
     for run in runs:
         if missing := [name for name in _FILES if not (run / name).is_file()]:
@@ -68,33 +75,31 @@ def ship(runs: list[Path], weights: Path, measure: Callable[[Path, Sequence[int]
     tasks: dict[str, list[Path]] = {}
     for run, card in cards.items():
         tasks.setdefault(card["task_id"], []).append(run)
-    for task, some in tasks.items():
+    chosen = {}
+    for task, some in sorted(tasks.items()):
         catalogue_task(task)
-        replaced = {str(cards[run]["seed"]) for run in some}
-        there = {path.parent for path in (weights / task / "seeds").glob(f"*/{CARD}")}
-        for other in [*some[1:], *sorted(folder for folder in there if folder.name not in replaced)]:
+        there = {path.parent.name: path.parent for path in (weights / task / "seeds").glob(f"*/{CARD}")}
+        candidates = there | {str(cards[run]["seed"]): run for run in some}
+        for other in [*some, *candidates.values()]:
             if differences := unlike(cards[some[0]], card_of(other)):
                 raise ValueError(f"{other} and {some[0]} of {task} differ in {', '.join(differences)}")
-    return [
-        _ship(task, {str(cards[run]["seed"]): run for run in some}, weights / task, measure)
-        for task, some in sorted(tasks.items())
-    ]
+        seeds = fresh_seeds([card_of(run) for run in candidates.values()], task)
+        values = {seed: measure(run, seeds) for seed, run in sorted(candidates.items())}
+        best = max(values, key=values.__getitem__)
+        shown = ", ".join(f"{value:.4f}" for value in values.values())
+        line = f"{task}: seed {best} of {len(values)} ({shown} on validation seeds {seeds[0]}..{seeds[-1]})"
+        chosen[task] = best, line
+    for run, card in cards.items():
+        _copy(run, weights / card["task_id"] / "seeds" / str(card["seed"]), _FILES)
+    for task, (best, _) in chosen.items():
+        _copy(weights / task / "seeds" / best, weights / task, _FILES[:2])
+    return [line for _, line in chosen.values()]
 
 
-def _ship(task: str, runs: dict[str, Path], home: Path, measure: Callable[[Path, Sequence[int]], float]) -> str:
-    for seed, run in runs.items():
-        to = home / "seeds" / seed
-        to.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
-            shutil.copyfile(run / name, to / name)
-    folders = sorted(path.parent for path in home.glob(f"seeds/*/{CARD}"))
-    seeds = fresh_seeds([card_of(folder) for folder in folders], task)
-    values = {folder: measure(folder, seeds) for folder in folders}
-    best = max(folders, key=values.__getitem__)
-    for name in _FILES[:2]:
-        shutil.copyfile(best / name, home / name)
-    shown = ", ".join(f"{values[folder]:.4f}" for folder in folders)
-    return f"{task}: seed {best.name} of {len(folders)} ({shown} on validation seeds {seeds[0]}..{seeds[-1]})"
+def _copy(folder: Path, to: Path, names: Sequence[str]) -> None:
+    to.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(folder / name, to / name)
 
 
 def main() -> int:
@@ -107,7 +112,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         lines = ship(options.runs, options.weights)
-    except ValueError as error:
+    except (ValueError, WeightsMismatchError) as error:
         parser.error(str(error))
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import ship_weights
+from llmserve_agents.errors import WeightsMismatchError
 
 
 def ship(runs: list[Path], weights: Path) -> list[str]:
@@ -91,3 +92,15 @@ def test_what_is_measured_is_the_policy_on_the_task_of_its_card() -> None:
         sum(ship_weights.mean_reward(shipped, [seed]) for seed in seeds) / 4
     )
     assert 0.5 < ship_weights.mean_reward(shipped, seeds) < 0.8
+
+
+def test_a_policy_that_cannot_be_measured_is_refused_and_nothing_is_copied(tmp_path: Path) -> None:
+    with pytest.raises(WeightsMismatchError, match="schema_hash"):
+        ship_weights.ship([run(tmp_path / "a", 0, 0.5)], tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_run_that_was_validated_on_nearly_all_validation_seeds_leaves_none_to_choose_by(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must have 200 validation seeds from 1000900 on, and ends at 1000999"):
+        ship([run(tmp_path / "a", 0, 0.5, validation_seeds=[1_000_000, 1_000_900])], tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
