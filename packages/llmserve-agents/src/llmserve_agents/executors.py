@@ -9,15 +9,26 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from llmserve_agents.errors import MissingExtraError
 from llmserve_sim.errors import InvalidInputError
 
-__all__ = ["EXECUTORS", "Executor", "ProcessExecutor", "RayExecutor", "SerialExecutor", "cpu_count", "make_executor"]
+__all__ = [
+    "EXECUTORS",
+    "Executor",
+    "ProcessExecutor",
+    "RayExecutor",
+    "SerialExecutor",
+    "WorkerPool",
+    "cpu_count",
+    "make_executor",
+]
 
 EXECUTORS: Final = ("serial", "process", "ray")
 """Executors by the name that commands use."""
@@ -75,25 +86,58 @@ class ProcessExecutor:
         """Yield the results as they are done. Raises `concurrent.futures.BrokenExecutor` where a process is killed."""
         if not jobs:
             return
-        others = set(multiprocessing.active_children())
-        # Not forked: a fork copies locks that other threads (a progress bar's, say) happen to hold.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(self._workers, len(jobs)), context, initializer=_ignore_interrupts)
+        pool = WorkerPool(min(self._workers, len(jobs)))
         try:
-            with _interrupts_blocked(), _one_thread_each():
-                futures = [pool.submit(function, job) for job in jobs]
-            for future in as_completed(futures):
+            for future in as_completed([pool.submit(function, job) for job in jobs]):
                 yield future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            mine = set(multiprocessing.active_children()) - others
-            for process in mine:
-                process.terminate()
-            for process in mine:
-                process.join()
+            pool.kill()
             raise
         else:
-            pool.shutdown()
+            pool.close()
+
+
+class WorkerPool:
+    """Processes of this machine that stay until they are told to end, and to which Ctrl-C means nothing.
+
+    Args:
+        workers: how many.
+        begin: what each does first, with the arguments `given`; a function at the top of its module.
+    """
+
+    def __init__(self, workers: int, begin: Callable[..., None] | None = None, given: tuple[Any, ...] = ()) -> None:
+        # Not forked: a fork copies locks that other threads (a progress bar's, say) happen to hold.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, context, _begin, (begin, given))
+        self._mine: set[multiprocessing.process.BaseProcess] = set()
+
+    def submit(self, function: Callable[[Job], Result], job: Job) -> Future[Result]:
+        """Let a process work at a job."""
+        before = set(multiprocessing.active_children())
+        with _interrupts_blocked(), _one_thread_each():
+            future = self._pool.submit(function, job)
+        self._mine |= set(multiprocessing.active_children()) - before
+        return future
+
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+        """Return ``function(job)`` of every job. When that fails or is interrupted, all processes are ended."""
+        try:
+            return [future.result() for future in [self.submit(function, job) for job in jobs]]
+        except BaseException:
+            self.kill()
+            raise
+
+    def close(self) -> None:
+        """Let the processes end what they work at, and end."""
+        self._pool.shutdown()
+
+    def kill(self) -> None:
+        """End the processes at once."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in self._mine:
+            process.terminate()
+        for process in self._mine:
+            process.join()
 
 
 class RayExecutor:
@@ -174,9 +218,20 @@ def _checked(workers: int) -> int:
     return workers
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the one that is asked."""
+def _begin(begin: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the one that is asked; end with it; and begin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if begin is not None:
+        begin(*given)
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that asked is there no more: killed, it could not tell anyone, and jobs would be waited for."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextmanager

@@ -34,6 +34,8 @@ __all__ = [
     "HEAD_SLICES",
     "KEEP_KNOBS",
     "KEEP_LOGITS",
+    "PLACES",
+    "WIDEST",
     "MLPPolicy",
     "in_force",
     "masked",
@@ -54,6 +56,10 @@ HEAD_SLICES: Final = tuple(slice(low, high) for low, high in pairwise(_EDGES))
 KEEP_LOGITS: Final = tuple(_EDGES[knob + 1] - 1 for knob in KEEP_KNOBS)
 """Where the logits of KEEP stand."""
 _SPLIT_ON: Final = _EDGES[SPLIT] + 1
+WIDEST: Final = max(HEADS)
+"""Choices of the head with the most."""
+PLACES: Final = np.concatenate([head * WIDEST + np.arange(size) for head, size in enumerate(HEADS)])
+"""Where each logit stands in a table of heads that are all as wide as the widest."""
 CLIP: Final = 5.0
 """Normalised inputs are cut off at this many standard deviations."""
 ACTOR_LAYERS: Final = ("0", "1", "2")
@@ -61,6 +67,7 @@ ACTOR_LAYERS: Final = ("0", "1", "2")
 _VECTOR: Final = observation_names("extended")
 _TIERS: Final = [_VECTOR.index(name) for name in ("tier_fp16", "tier_int8", "tier_int4")]
 _SPLIT_FLAG: Final = _VECTOR.index("split")
+_TINY: Final = np.float32(1e-30)
 _NEVER: Final = np.float32(-1e9)
 """Logit of a choice that there is not."""
 
@@ -111,21 +118,26 @@ class MLPPolicy:
 
     def act(self, inputs: Singles) -> Ints:
         """Return int64[n, 6] grid indices of the likeliest choice of every head."""
-        logits = self.logits(inputs)
-        return to_grid(np.stack([logits[:, where].argmax(axis=1) for where in HEAD_SLICES], axis=1), inputs)
+        return to_grid(_table(self.logits(inputs)).argmax(axis=2), inputs)
 
     def sample(self, inputs: Singles, rng: np.random.Generator) -> tuple[Ints, Singles]:
         """Return choices int64[n, 6] drawn from the heads, KEEP included, and their log-probabilities float32[n, 6]."""
         logits = self.logits(inputs)
-        noisy = logits + rng.gumbel(size=logits.shape).astype(np.float32)
-        choices = np.stack([noisy[:, where].argmax(axis=1) for where in HEAD_SLICES], axis=1)
-        logp = np.empty(choices.shape, dtype=np.float32)
-        for head, where in enumerate(HEAD_SLICES):
-            row = logits[:, where]
-            row = row - row.max(axis=1, keepdims=True)
-            chosen = np.take_along_axis(row, choices[:, head, None], axis=1)[:, 0]
-            logp[:, head] = chosen - np.log(np.exp(row).sum(axis=1))
+        # The largest of logits with Gumbel noise is a draw from their softmax (Gumbel 1954; Maddison et al., 2014).
+        noise = -np.log(np.maximum(rng.standard_exponential(logits.shape, dtype=np.float32), _TINY))
+        choices = _table(logits + noise).argmax(axis=2)
+        table = _table(logits)
+        table -= table.max(axis=2, keepdims=True)
+        chosen = np.take_along_axis(table, choices[:, :, None], axis=2)[:, :, 0]
+        logp: Singles = chosen - np.log(np.exp(table).sum(axis=2))
         return choices, logp
+
+
+def _table(logits: Singles) -> Singles:
+    """Return float32[n, heads, widest]: the logits of each head in a row of its own, filled up with choices that there are not."""
+    table = np.full((len(logits), len(HEADS) * WIDEST), _NEVER)
+    table[:, PLACES] = logits
+    return table.reshape(len(logits), len(HEADS), WIDEST)
 
 
 def masked(logits: Singles, inputs: Singles, *, can_split: bool) -> Singles:

@@ -168,7 +168,7 @@ def _card(trainer: Trainer) -> dict[str, Any]:
     return {
         **identity(task),
         "agent": "ppo",
-        "can_split": trainer.batch.can_split,
+        "can_split": trainer.can_split,
         "seed": config.seed,
         "steps": trainer.steps,
         "best_at_steps": steps,

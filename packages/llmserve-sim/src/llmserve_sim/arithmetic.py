@@ -50,8 +50,9 @@ class _Scalar:
 
 class _Arrays:
     def ratio(self, part: Any, whole: Any, otherwise: Any) -> Any:
-        something = np.asarray(whole) != 0
-        result = np.broadcast_to(np.asarray(otherwise, dtype=np.float64), something.shape).copy()
+        something = np.not_equal(whole, 0)
+        result = np.empty(something.shape)
+        result[...] = otherwise
         np.divide(part, whole, out=result, where=something)
         return result
 

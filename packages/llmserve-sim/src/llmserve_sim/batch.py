@@ -116,7 +116,8 @@ class ServingBatch:
         """Start all episodes anew, one per seed; the outcome is that of queues before any action."""
         if len(seeds) != self.size:
             raise InvalidInputError("seeds", f"must be {self.size} seeds, one for each episode", got=len(seeds))
-        scenarios = [generate(self.task, seed) for seed in seeds]
+        once = {seed: generate(self.task, seed) for seed in dict.fromkeys(seeds)}
+        scenarios = [once[seed] for seed in seeds]
         courses = [Course.of(scenario) for scenario in scenarios]
         for index, scenario in enumerate(scenarios):
             self.engine.load(index, scenario.traffic)

@@ -1,0 +1,102 @@
+"""Episodes for training: the same ones, and the same draws, however many processes play them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmserve_agents.features import FEATURES
+from llmserve_agents.network import HEADS, MLPPolicy
+from llmserve_agents.players import PARTS, Players, Rollout
+from llmserve_sim.batch import ServingBatch
+from llmserve_sim.tasks import Task, load_task
+
+WINDOWS = 6
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    """A task whose episodes are short."""
+    from importlib.resources import files
+
+    text = files("llmserve_sim.tasks").joinpath("bursty_workload.toml").read_text(encoding="utf-8")
+    path = tmp_path / "short.toml"
+    path.write_text(
+        text.replace("windows = 120", f"windows = {WINDOWS}").replace('id = "bursty', 'id = "short'), "utf-8"
+    )
+    return load_task(path)
+
+
+def policy(seed: int = 0) -> MLPPolicy:
+    """A policy that nobody trained."""
+    rng = np.random.default_rng(seed)
+    sizes = (len(FEATURES), 8, 8, sum(HEADS))
+    layers = tuple(
+        (rng.normal(size=(n, m)).astype(np.float32), np.zeros(n, dtype=np.float32)) for m, n in pairwise(sizes)
+    )
+    still = np.zeros(len(FEATURES), dtype=np.float32)
+    return MLPPolicy(still, still + 1.0, layers, can_split=True)
+
+
+def played(task: Task, size: int, *, threads: int = 1, twins: int = 1, trials: float = 0.3) -> Rollout:
+    players = Players(task, size, twins=twins, threads=threads)
+    try:
+        rollout, _ = players.play(policy(), list(range(size)), trials, np.random.default_rng(7))
+    finally:
+        players.close()
+    return rollout
+
+
+@pytest.mark.parametrize("size", [1, 5, 8])
+def test_the_number_of_processes_changes_no_number(task: Task, size: int) -> None:
+    here, apart = played(task, size), played(task, size, threads=3)
+    for column in fields(Rollout):
+        np.testing.assert_array_equal(getattr(here, column.name), getattr(apart, column.name))
+    assert here.inputs.shape == (WINDOWS, size, len(FEATURES))
+
+
+def test_the_same_draws_give_the_same_episodes_and_other_draws_other_ones(task: Task) -> None:
+    players = Players(task, 4)
+    first, again, other = (
+        players.play(policy(), [3, 4, 5, 6], 0.0, np.random.default_rng(seed))[0] for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first.choices, again.choices)
+    assert (first.choices != other.choices).any()
+    assert (first.choices[:, :2] != first.choices[:, 2:]).any(), "the parts draw on their own"
+
+
+@pytest.mark.parametrize(("size", "twins", "parts"), [(8, 4, [4, 4]), (12, 4, [4, 8]), (4, 4, [4]), (1, 1, [1])])
+def test_twins_are_not_parted(
+    task: Task, monkeypatch: pytest.MonkeyPatch, size: int, twins: int, parts: list[int]
+) -> None:
+    begun: list[int] = []
+    start = ServingBatch.start
+    monkeypatch.setattr(ServingBatch, "start", lambda self, seeds: begun.append(len(seeds)) or start(self, seeds))
+    played(task, size, twins=twins)
+    assert begun == parts
+    assert len(parts) <= PARTS
+
+
+def test_what_playing_took_is_what_passed_by_the_clock(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts at once take half of what their own clocks add up to, and parts one after the other all of it."""
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(
+        "llmserve_agents.players.Player.play", lambda *_: (Rollout.blank(1, 2), {"act": 1.0, "simulate": 4.0})
+    )
+    monkeypatch.setattr("llmserve_agents.players.time.perf_counter", lambda: next(clock))
+    _, seconds = Players(task, 4).play(policy(), [1, 2, 3, 4], 0.0, np.random.default_rng(0))
+    assert seconds == {"act": pytest.approx(2.0), "simulate": pytest.approx(8.0)}
+
+
+def test_what_a_player_raises_is_raised_and_ends_the_processes(task: Task) -> None:
+    players = Players(task, 4, threads=2)
+    wrong: Any = ["no seed"] * 4
+    with pytest.raises(Exception, match="seed"):
+        players.play(policy(), wrong, 0.0, np.random.default_rng(0))
+    assert players._pool is not None
+    assert not any(process.is_alive() for process in players._pool._mine)
