@@ -253,7 +253,15 @@ def rolled(rewards: np.ndarray, drawn: np.ndarray | None = None) -> ppo.Rollout:
     """A rollout with these rewards [windows, envs], and nothing else in it."""
     nothing = np.full(rewards.shape, -1) if drawn is None else drawn
     blank = np.zeros((*rewards.shape, 1), dtype=np.float32)
-    return ppo.Rollout(blank, blank.astype(np.int64), blank, rewards, nothing, nothing >= 0, blank[0])
+    return ppo.Rollout(
+        choices=blank.astype(np.int64),
+        drawn=nothing,
+        inputs=blank,
+        logp=blank,
+        rewards=rewards,
+        last_inputs=blank[0],
+        held=nothing >= 0,
+    )
 
 
 def test_advantages_are_those_of_the_slow_definition(task: str) -> None:

@@ -6,13 +6,17 @@ Needs numpy only, so that the processes load no torch.
 
 from __future__ import annotations
 
+import ctypes
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Self
+from multiprocessing.sharedctypes import RawArray
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import numpy as np
 
@@ -56,43 +60,68 @@ class Clock:
 class Rollout:
     """What one update learns from: [windows, envs, ...] arrays, and the inputs after the last window."""
 
-    inputs: Singles
     choices: Ints
-    logp: Singles
-    rewards: Singles
     drawn: Ints
     """The knob that a trial changed in this window; -1: none."""
+    inputs: Singles
+    logp: Singles
+    rewards: Singles
+    last_inputs: Singles
     held: NDArray[np.bool_]
     """Where a trial holds tier and split: not the policy's choices."""
-    last_inputs: Singles
+
+    @classmethod
+    def within(cls, memory: Any, windows: int, envs: int) -> Self:
+        """Return a rollout whose arrays lie one after the other in a buffer of `room(windows, envs)` bytes."""
+        arrays, start = {}, 0
+        for name, (shape, kind) in _layout(windows, envs).items():
+            count = math.prod(shape)
+            arrays[name] = np.frombuffer(memory, dtype=kind, count=count, offset=start).reshape(shape)
+            start += count * np.dtype(kind).itemsize
+        return cls(**arrays)
+
+    @staticmethod
+    def room(windows: int, envs: int) -> int:
+        """Return the bytes that a rollout takes."""
+        return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in _layout(windows, envs).values())
 
     @classmethod
     def blank(cls, windows: int, envs: int) -> Self:
-        """Return a rollout that nothing has happened in yet."""
-        return cls(
-            inputs=np.empty((windows, envs, len(FEATURES)), dtype=np.float32),
-            choices=np.empty((windows, envs, len(HEADS)), dtype=np.int64),
-            logp=np.empty((windows, envs, len(HEADS)), dtype=np.float32),
-            rewards=np.empty((windows, envs), dtype=np.float32),
-            drawn=np.full((windows, envs), -1),
-            held=np.zeros((windows, envs), dtype=np.bool_),
-            last_inputs=np.empty((envs, len(FEATURES)), dtype=np.float32),
-        )
+        """Return a rollout in memory of its own."""
+        return cls.within(bytearray(cls.room(windows, envs)), windows, envs)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return the episodes of all parts, side by side."""
-        names = [column.name for column in fields(cls)]
-        arrays = {name: [getattr(part, name) for part in parts] for name in names}
-        return cls(
-            **{name: np.concatenate(some, axis=0 if name == "last_inputs" else 1) for name, some in arrays.items()}
-        )
+    def part(self, envs: slice) -> Rollout:
+        """Return some of the episodes: views of the same memory."""
+        return Rollout(*(getattr(self, name)[_at(name, envs)] for name in _layout(0, 0)))
+
+    def copy(self) -> Rollout:
+        """Return the same in memory of its own."""
+        return Rollout(*(getattr(self, name).copy() for name in _layout(0, 0)))
+
+
+def _layout(windows: int, envs: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and type of every array of a rollout; those with the longest entries first, so that all are aligned."""
+    return {
+        "choices": ((windows, envs, len(HEADS)), np.int64),
+        "drawn": ((windows, envs), np.int64),
+        "inputs": ((windows, envs, len(FEATURES)), np.float32),
+        "logp": ((windows, envs, len(HEADS)), np.float32),
+        "rewards": ((windows, envs), np.float32),
+        "last_inputs": ((envs, len(FEATURES)), np.float32),
+        "held": ((windows, envs), np.bool_),
+    }
+
+
+def _at(name: str, envs: slice) -> Any:
+    """Where episodes stand in an array of a rollout."""
+    return envs if name == "last_inputs" else (slice(None), envs)
 
 
 @dataclass(frozen=True, slots=True)
 class Game:
     """What a player is to play."""
 
+    part: int
     policy: MLPPolicy
     seeds: tuple[int, ...]
     """One per episode."""
@@ -111,11 +140,12 @@ class Player:
         self._history = FeatureHistory(size)
         self._tried = KEEP_KNOBS if self.batch.can_split else (TIER,)
 
-    def play(self, game: Game) -> tuple[Rollout, dict[str, float]]:
-        """Return the episodes, and the seconds that went to each part of playing them."""
+    def play(self, game: Game, rollout: Rollout) -> dict[str, float]:
+        """Play episodes into `rollout`; return the seconds that went to each part of it."""
         rng, clock = np.random.default_rng(game.draws), Clock()
         size, policy = self.batch.size, game.policy
-        rollout, left = Rollout.blank(self.windows, size), np.zeros(size, dtype=np.int64)
+        left = np.zeros(size, dtype=np.int64)
+        rollout.drawn[:], rollout.held[:] = -1, False
         self._history.reset()
         with clock.on("generate"):
             outcome = self.batch.start(game.seeds)
@@ -132,7 +162,7 @@ class Player:
                 outcome = self.batch.advance(indices)
             rollout.rewards[window] = outcome.reward
         rollout.last_inputs[:] = self._history.push(vectors_of(outcome, size))
-        return rollout, dict(clock.seconds)
+        return dict(clock.seconds)
 
     def _try(
         self,
@@ -178,14 +208,18 @@ class Players:
         groups = size // twins
         edges = sorted({groups * part // PARTS * twins for part in range(PARTS)} | {size})
         self._parts = [slice(start, stop) for start, stop in pairwise(edges)]
-        sizes = sorted({part.stop - part.start for part in self._parts})
         processes = min(threads, len(self._parts))
+        room = Rollout.room(task.windows, size)
+        # Memory that the processes share: through a pipe, what was played would take longer than the policy takes to act.
+        memory: Any = RawArray(ctypes.c_byte, room) if processes > 1 else bytearray(room)
+        self._rollout = Rollout.within(memory, task.windows, size)
         self._pool: WorkerPool | None = None
-        self._here: dict[int, Player] = {}
+        self._table: list[Seat] = []
+        seats = (task, size, memory, self._parts, threads // processes)
         if processes > 1:
-            self._pool = WorkerPool(processes, _sit_down, (task, sizes, threads // processes))
+            self._pool = WorkerPool(processes, _sit_down, seats)
         else:
-            self._here = {size: Player(task, size, threads=threads) for size in sizes}
+            self._table = _seats(*seats)
 
     def play(
         self, policy: MLPPolicy, seeds: Sequence[int], trials: float, rng: np.random.Generator
@@ -193,31 +227,43 @@ class Players:
         """Return an episode for each seed, and the seconds that each part of playing took: shares of what passed by the clock."""
         begin = time.perf_counter()
         draws = rng.integers(2**63, size=len(self._parts)).tolist()
-        games = [Game(policy, tuple(seeds[part]), trials, draw) for part, draw in zip(self._parts, draws, strict=True)]
-        if self._pool is None:
-            played = [self._here[len(game.seeds)].play(game) for game in games]
-        else:
-            played = self._pool.map(_play, games)
-        rollout = Rollout.joined([part for part, _ in played])
-        passed, spent = time.perf_counter() - begin, sum(sum(seconds.values()) for _, seconds in played)
-        shares = {what: sum(seconds[what] for _, seconds in played) / spent for what in played[0][1]}
-        return rollout, {what: passed * share for what, share in shares.items()}
+        games = [
+            Game(index, policy, tuple(seeds[part]), trials, draw)
+            for index, (part, draw) in enumerate(zip(self._parts, draws, strict=True))
+        ]
+        alone = partial(_play_at, self._table)
+        clocks = list(map(alone, games)) if self._pool is None else self._pool.map(_play, games)
+        rollout = self._rollout.copy()
+        passed, spent = time.perf_counter() - begin, sum(sum(seconds.values()) for seconds in clocks)
+        return rollout, {what: passed * sum(seconds[what] for seconds in clocks) / spent for what in clocks[0]}
 
     def close(self) -> None:
         """End the processes and threads; nothing can be played afterwards."""
         if self._pool is not None:
             self._pool.close()
-        for player in self._here.values():
+        for player, _ in self._table:
             player.close()
 
 
-_SEATED: Final[dict[int, Player]] = {}
-"""In a process of `Players`: a player for each number of episodes."""
+Seat: TypeAlias = tuple[Player, Rollout]
+"""Who plays a part, and where it is written."""
+_TABLE: Final[list[Seat]] = []
+"""In a process of `Players`."""
 
 
-def _sit_down(task: Any, sizes: Sequence[int], threads: int) -> None:
-    _SEATED.update({size: Player(task, size, threads=threads) for size in sizes})
+def _seats(task: Task, size: int, memory: Any, parts: Sequence[slice], threads: int) -> list[Seat]:
+    rollout = Rollout.within(memory, task.windows, size)
+    return [(Player(task, part.stop - part.start, threads=threads), rollout.part(part)) for part in parts]
 
 
-def _play(game: Game) -> tuple[Rollout, dict[str, float]]:
-    return _SEATED[len(game.seeds)].play(game)
+def _sit_down(*seats: Any) -> None:
+    _TABLE.extend(_seats(*seats))
+
+
+def _play(game: Game) -> dict[str, float]:
+    return _play_at(_TABLE, game)
+
+
+def _play_at(table: Sequence[Seat], game: Game) -> dict[str, float]:
+    player, rollout = table[game.part]
+    return player.play(game, rollout)

@@ -241,9 +241,9 @@ class ServingBatch:
 
     def _read_grid(self, indices: NDArray[np.integer]) -> tuple[Ints, Floats, Need]:
         """Do what `_read` does for indices on the grid."""
-        if indices.shape != (self.size, len(GRID_SIZES)) or not np.issubdtype(indices.dtype, np.integer):
+        if indices.shape != (self.size, len(GRID_SIZES)) or indices.dtype.kind not in "iu":
             raise InvalidInputError("actions", f"must be integers of shape {(self.size, len(GRID_SIZES))}", got=indices)
-        if (indices < 0).any() or (indices >= GRID_SIZES).any():
+        if (indices < 0).any() or (indices >= _GRID_SIZES).any():
             for (name, choices), column in zip(ACTION_GRID.items(), indices.T, strict=True):
                 if column.min() < 0 or column.max() >= len(choices):
                     raise InvalidInputError(name, f"index must be in 0..{len(choices) - 1}", got=column)
@@ -331,6 +331,7 @@ class _Courses:
         return factors
 
 
+_GRID_SIZES: Final = np.array(GRID_SIZES)
 _CAPS: Final = np.array(ACTION_GRID["batch_cap"], dtype=np.int64)
 _FRACTIONS: Final = np.array(ACTION_GRID[_FRACTION], dtype=np.float64)
 _NEED_SHAPE: Final = (len(TIER_INDEX), len(_FRACTIONS), 2)
