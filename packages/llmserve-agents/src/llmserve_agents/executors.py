@@ -137,7 +137,8 @@ class WorkerPool:
         for process in self._mine:
             process.terminate()
         for process in self._mine:
-            process.join()
+            while process.exitcode is None:  # the pool's own thread may have reaped it, and not have noted it yet
+                process.join(0.01)
 
 
 class RayExecutor:
