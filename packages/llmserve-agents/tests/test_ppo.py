@@ -70,6 +70,19 @@ def test_threads_change_nothing(task: str) -> None:
     assert equal(ppo.train(tiny(task, threads=2)).tensors, ppo.train(tiny(task)).tensors)
 
 
+def test_threads_of_torch_change_nothing_and_are_left_as_they_were(task: str) -> None:
+    before = torch.get_num_threads()
+    try:
+        runs = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            runs.append(ppo.train(tiny(task, hidden=128, clone_from="static", clone_steps=60)).tensors)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert equal(*runs)
+
+
 def test_a_step_goes_down_the_gradient_of_the_whole_minibatch(task: str) -> None:
     """Computed in shares, the gradient is that of the textbook's loss over all rows."""
     trainer = ppo.Trainer(tiny(task, num_envs=7, entropy=0.01))

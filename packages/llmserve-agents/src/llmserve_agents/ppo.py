@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -332,7 +333,7 @@ class Trainer:
         self.can_split = Configurator.build(self.task, None).deployment.can_split
         self.rng = np.random.default_rng(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
-        with torch.random.fork_rng():
+        with _one_thread(), torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.model = ActorCritic(config.hidden, config.keep_bias)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
@@ -353,7 +354,8 @@ class Trainer:
         """Train to the end, or until `progress` raises; return the best policy. Nothing can be trained on afterwards."""
         try:
             if self.done == 0 and self.config.clone_from is not None:
-                self._clone(self.config.clone_from)
+                with _one_thread():
+                    self._clone(self.config.clone_from)
             while self.done < self.updates:
                 update = self.update()
                 if progress is not None:
@@ -377,14 +379,8 @@ class Trainer:
 
     def update(self) -> Update:
         """Play one batch of episodes, learn from it, and validate where it is time to."""
-        # The threads are ours: those of the libraries take longer to wait for one another than their small products take.
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with threadpool_limits(1, user_api="blas"):
-                return self._update()
-        finally:
-            torch.set_num_threads(before)
+        with _one_thread():
+            return self._update()
 
     def _update(self) -> Update:
         config, left = self.config, 1.0 - self.done / self.updates
@@ -643,6 +639,21 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 (-each.sum(dim=1).mean()).backward()
                 self.optimizer.step()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Within it, torch and numpy's products keep to one thread each, as many as there may be: their number changes last digits.
+
+    The threads are ours: those of the libraries take longer to wait for one another than their small products take.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _discounted(surprises: Singles, discount: float, drawn: NDArray[np.bool_]) -> Singles:
