@@ -326,7 +326,9 @@ class Trainer:
     def __init__(self, config: PPOConfig) -> None:
         self.config = config
         self.task = load_task(config.task)
-        self._pool = ThreadPoolExecutor(SHARES - 1) if config.threads > 1 else None
+        # A new thread has as many threads of the libraries as there are processors, whatever the others were told.
+        alone = {"initializer": torch.set_num_threads, "initargs": (1,)}
+        self._pool = ThreadPoolExecutor(SHARES - 1, **alone) if config.threads > 1 else None
         self.envs = config.envs(self.task.windows)
         self.updates = -(-config.steps // (self.envs * self.task.windows))
         self.players = Players(self.task, self.envs, twins=config.twins, threads=config.threads)
