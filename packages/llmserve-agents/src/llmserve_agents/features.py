@@ -8,13 +8,12 @@ network. It holds nothing that an observation does not say: no rewards, no task,
 from __future__ import annotations
 
 import hashlib
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.metrics import features, observation_names
+from llmserve_sim.metrics import encode_batch, observation_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,9 +27,6 @@ __all__ = ["FEATURES", "LAGS", "FeatureHistory", "features_hash", "vectors_of"]
 
 _VECTOR: Final = observation_names("extended")
 _WIDTH: Final = len(_VECTOR)
-_VALUES: Final = attrgetter(*_VECTOR)
-_AMOUNTS: Final = np.flatnonzero([row.scale for row in features("extended")])
-_SCALES: Final = np.array([row.scale for row in features("extended")])[_AMOUNTS]
 
 LAGS: Final[dict[str, tuple[int, ...]]] = {
     # The phase of what recurs within two dozen windows shows in its last occurrence; of longer cycles, where they changed last.
@@ -66,13 +62,7 @@ def features_hash() -> str:
 
 def vectors_of(outcome: Outcome, size: int) -> Floats:
     """Return float64[size, 40]: the extended vectors of the outcome of a batch of `size` episodes."""
-    vectors = np.empty((size, _WIDTH))
-    for column, values in enumerate(_VALUES(outcome.measurement)):
-        vectors[:, column] = values
-    # What `metrics.encode` does entry by entry, for all amounts at once.
-    amounts = vectors[:, _AMOUNTS]
-    vectors[:, _AMOUNTS] = amounts / (amounts + _SCALES)
-    return vectors
+    return encode_batch(outcome.measurement, "extended", size)
 
 
 class FeatureHistory:

@@ -23,7 +23,7 @@ import numpy as np
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.gym import ActionKind, action_space, decode_action, draw_seed, observation_space
-from llmserve_sim.metrics import Measurement, ObservationKind, encode
+from llmserve_sim.metrics import Measurement, ObservationKind, encode_batch
 from llmserve_sim.schema import plain_integer
 
 if TYPE_CHECKING:
@@ -156,10 +156,7 @@ class LLMServeVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
         return self._encode(self.batch.start(seeds).measurement)
 
     def _encode(self, measurement: Measurement) -> NDArray[np.float32]:
-        observations = np.empty(self.observation_space.shape or (), dtype=np.float32)
-        for column, values in enumerate(encode(measurement, self._kind)):
-            observations[:, column] = values
-        return observations
+        return encode_batch(measurement, self._kind, self.num_envs).astype(np.float32)
 
     def _seeds_info(self, seeds: list[int]) -> dict[str, Any]:
         return {

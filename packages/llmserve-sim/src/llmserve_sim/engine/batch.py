@@ -14,16 +14,7 @@ import numpy as np
 
 from llmserve_sim.engine import compiled
 from llmserve_sim.engine.kernel import fleet as fleet_kernel
-from llmserve_sim.engine.layout import (
-    H_ARRIVALS,
-    H_TOTAL_ARRIVED,
-    PLAN_SIZE,
-    STATS,
-    STATS_SIZE,
-    TOTALS,
-    TRAFFIC_WIDTH,
-    row_size,
-)
+from llmserve_sim.engine.layout import H_TOTAL_ARRIVED, PLAN_SIZE, STATS, STATS_SIZE, TOTALS, TRAFFIC_WIDTH, row_size
 from llmserve_sim.engine.simulator import Backend, native, native_tables, new_row, pack_traffic
 from llmserve_sim.errors import InvalidInputError
 
@@ -83,8 +74,6 @@ class KernelBatch:
         """[size] the row of the traffic that an environment faces."""
         self._lent = False
         """The traffic is shared with a selection, or is a selection's: whoever changes it takes a copy first."""
-        self._idle: dict[int, Ints] = {}
-        """Rows of idle fleets by their last tenant class: beside it, they differ in the number of arrivals only."""
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         pieces = min(size, 1 if threads == 1 else threads * CHUNKS_PER_THREAD)
         edges = np.linspace(0, size, pieces + 1).astype(int).tolist()
@@ -98,12 +87,7 @@ class KernelBatch:
 
     def load(self, index: int, traffic: Traffic) -> None:
         """Start environment `index` anew, idle at time 0, with these requests to come."""
-        packed, tenants = pack_traffic(traffic), int(traffic.tenant.max(initial=0))
-        if tenants not in self._idle:
-            self._idle[tenants] = new_row(self.fleet, self.slo, traffic)
-        row = self._idle[tenants]
-        row[H_ARRIVALS] = len(traffic)
-        self._put(index, native(row, self.backend), packed)
+        self._put(index, native(new_row(self.fleet, self.slo, traffic), self.backend), pack_traffic(traffic))
 
     def adopt(self, index: int, engine: KernelEngine) -> None:
         """Let environment `index` go on where an engine of this fleet stands, facing the same requests."""
