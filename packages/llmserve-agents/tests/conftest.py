@@ -1,4 +1,4 @@
-"""A scripted OpenAI-compatible endpoint on the loopback: a real HTTP server that answers what a test tells it to.
+"""A short task, and a scripted OpenAI-compatible endpoint on the loopback: a real HTTP server that answers as a test tells it.
 
 Tests reach everything through the fixture `endpoint`: `endpoint.good()`, `endpoint.reply(...)`, `endpoint.KEY`.
 """
@@ -10,11 +10,29 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmserve_sim.schema import ServeAction
+
+SHORT = {"windows = 120": "windows = 6", 'id = "bursty_workload"': 'id = "short"'}
+"""What a short task has in place of what `bursty_workload` has."""
+
+
+@pytest.fixture
+def short_task(tmp_path: Path) -> Path:
+    """The file of a task of one's own, whose episodes have 6 windows."""
+    text = files("llmserve_sim.tasks").joinpath("bursty_workload.toml").read_text(encoding="utf-8")
+    for old, new in SHORT.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / "short.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
 
 GOOD = ServeAction(batch_cap=64, kv_budget_fraction=0.5, speculation_depth=2, quantization_tier="INT8")
 

@@ -20,16 +20,8 @@ WINDOWS = 6
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Task:
-    """A task whose episodes are short."""
-    from importlib.resources import files
-
-    text = files("llmserve_sim.tasks").joinpath("bursty_workload.toml").read_text(encoding="utf-8")
-    path = tmp_path / "short.toml"
-    path.write_text(
-        text.replace("windows = 120", f"windows = {WINDOWS}").replace('id = "bursty', 'id = "short'), "utf-8"
-    )
-    return load_task(path)
+def task(short_task: Path) -> Task:
+    return load_task(short_task)
 
 
 def policy(seed: int = 0) -> MLPPolicy:

@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +49,6 @@ UPDATE = 2 * 120
 
 def config(**changes: Any) -> Any:
     return ppo.PPOConfig(**{"task": TASK, "steps": 2 * UPDATE} | TINY | changes)
-
-
-def short(folder: Path) -> Path:
-    """A task of one's own, whose episodes are short."""
-    text = files("llmserve_sim.tasks").joinpath(f"{TASK}.toml").read_text(encoding="utf-8")
-    path = folder / "short.toml"
-    path.write_text(text.replace("windows = 120", "windows = 6").replace(f'id = "{TASK}"', 'id = "short"'))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -172,26 +163,23 @@ def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_not_resumed_on_a_task_that_has_changed(tmp_path: Path) -> None:
-    path = short(tmp_path)
-    interrupted(tmp_path / "run", task=str(path), steps=24)
-    path.write_text(path.read_text().replace("windows = 6", "windows = 8"))
+def test_a_run_is_not_resumed_on_a_task_that_has_changed(short_task: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path / "run", task=str(short_task), steps=24)
+    short_task.write_text(short_task.read_text().replace("windows = 6", "windows = 8"))
     with pytest.raises(InvalidInputError, match=r"task: must be what the run in .* began with"):
-        training.run(config(task=str(path), steps=24), tmp_path / "run", resume=True, tensorboard=False)
+        training.run(config(task=str(short_task), steps=24), tmp_path / "run", resume=True, tensorboard=False)
 
 
-def test_a_task_that_only_has_a_built_in_ones_name_is_refused(tmp_path: Path) -> None:
-    path = short(tmp_path)
-    path.write_text(path.read_text().replace('id = "short"', f'id = "{TASK}"'))
+def test_a_task_that_only_has_a_built_in_ones_name_is_refused(short_task: Path, tmp_path: Path) -> None:
+    short_task.write_text(short_task.read_text().replace('id = "short"', f'id = "{TASK}"'))
     with pytest.raises(InvalidInputError, match="task: must have an id of its own"):
-        training.run(config(task=str(path), steps=12), tmp_path / "run", tensorboard=False)
+        training.run(config(task=str(short_task), steps=12), tmp_path / "run", tensorboard=False)
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_of_a_task_of_ones_own_play_it(tmp_path: Path) -> None:
-    path = short(tmp_path)
-    training.run(config(task=str(path), steps=12), tmp_path / "run", tensorboard=False)
-    policy, env = PPOPolicy(tmp_path / "run"), ServingEnv(load_task(path))
+def test_weights_of_a_task_of_ones_own_play_it(short_task: Path, tmp_path: Path) -> None:
+    training.run(config(task=str(short_task), steps=12), tmp_path / "run", tensorboard=False)
+    policy, env = PPOPolicy(tmp_path / "run"), ServingEnv(load_task(short_task))
     observation = env.reset(1_000_000)
     policy.reset(env.task.id, 1_000_000)
     while not observation.done:
@@ -213,11 +201,10 @@ def test_a_policy_is_compared_with_chance_and_the_best_fixed_configuration(kept:
     assert found.random_score < 0.3
 
 
-def test_a_task_of_ones_own_has_no_references_and_is_trained_all_the_same(tmp_path: Path) -> None:
-    path = short(tmp_path)
-    settings = config(task=str(path), steps=12)
+def test_a_task_of_ones_own_has_no_references_and_is_trained_all_the_same(short_task: Path, tmp_path: Path) -> None:
+    settings = config(task=str(short_task), steps=12)
     result = training.run(settings, tmp_path / "run", tensorboard=False)
-    found = training.compare(load_task(path), result)
+    found = training.compare(load_task(short_task), result)
     assert (found.best_static, found.score, found.random_score) == (None, None, None)
     card = json.loads((tmp_path / "run" / CARD).read_text())
     assert card["task_id"] == "short"
@@ -225,10 +212,10 @@ def test_a_task_of_ones_own_has_no_references_and_is_trained_all_the_same(tmp_pa
 
 @needs_tensorboard
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries that tensorboard reads with
-def test_tensorboard_has_the_keys_that_dashboards_know(tmp_path: Path) -> None:
+def test_tensorboard_has_the_keys_that_dashboards_know(short_task: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    result = training.run(config(task=str(short(tmp_path)), steps=24), tmp_path / "run")
+    result = training.run(config(task=str(short_task), steps=24), tmp_path / "run")
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     keys = {

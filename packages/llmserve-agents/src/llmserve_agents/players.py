@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import pairwise
 from multiprocessing.sharedctypes import RawArray
@@ -60,15 +60,15 @@ class Clock:
 class Rollout:
     """What one update learns from: [windows, envs, ...] arrays, and the inputs after the last window."""
 
-    choices: Ints
-    drawn: Ints
-    """The knob that a trial changed in this window; -1: none."""
     inputs: Singles
+    choices: Ints
     logp: Singles
     rewards: Singles
-    last_inputs: Singles
+    drawn: Ints
+    """The knob that a trial changed in this window; -1: none."""
     held: NDArray[np.bool_]
     """Where a trial holds tier and split: not the policy's choices."""
+    last_inputs: Singles
 
     @classmethod
     def within(cls, memory: Any, windows: int, envs: int) -> Self:
@@ -85,18 +85,18 @@ class Rollout:
         """Return the bytes that a rollout takes."""
         return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in _layout(windows, envs).values())
 
-    @classmethod
-    def blank(cls, windows: int, envs: int) -> Self:
-        """Return a rollout in memory of its own."""
-        return cls.within(bytearray(cls.room(windows, envs)), windows, envs)
-
     def part(self, envs: slice) -> Rollout:
         """Return some of the episodes: views of the same memory."""
-        return Rollout(*(getattr(self, name)[_at(name, envs)] for name in _layout(0, 0)))
+        return Rollout(
+            **{name: array[envs if name == "last_inputs" else (slice(None), envs)] for name, array in self._arrays()}
+        )
 
     def copy(self) -> Rollout:
         """Return the same in memory of its own."""
-        return Rollout(*(getattr(self, name).copy() for name in _layout(0, 0)))
+        return Rollout(**{name: array.copy() for name, array in self._arrays()})
+
+    def _arrays(self) -> list[tuple[str, Any]]:
+        return [(column.name, getattr(self, column.name)) for column in fields(self)]
 
 
 def _layout(windows: int, envs: int) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -110,11 +110,6 @@ def _layout(windows: int, envs: int) -> dict[str, tuple[tuple[int, ...], Any]]:
         "last_inputs": ((envs, len(FEATURES)), np.float32),
         "held": ((windows, envs), np.bool_),
     }
-
-
-def _at(name: str, envs: slice) -> Any:
-    """Where episodes stand in an array of a rollout."""
-    return envs if name == "last_inputs" else (slice(None), envs)
 
 
 @dataclass(frozen=True, slots=True)

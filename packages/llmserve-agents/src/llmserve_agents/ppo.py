@@ -58,8 +58,6 @@ __all__ = ["PPOConfig", "TrainResult", "Trainer", "Update", "train", "validation
 
 LOSSES: Final = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac")
 """What every minibatch shows."""
-CHUNK: Final = 512
-"""Rows of inputs that are summed up at a time: they stay in the processor's cache."""
 SHARES: Final = 2
 """Parts that a minibatch's gradient is computed in, one for each thread. Always so many, so that threads change no number."""
 _MASKED_OFF: Final = -1e9
@@ -196,10 +194,8 @@ class Normalizer:
 
     def update(self, inputs: Singles) -> None:
         """Take in inputs float32[n, features]."""
-        count, parts = len(inputs), np.array_split(inputs, -(-len(inputs) // CHUNK))
-        mean = sum(part.sum(axis=0, dtype=np.float64) for part in parts) / count
-        centre = mean.astype(np.float32)
-        variance = sum(np.square(part - centre).sum(axis=0, dtype=np.float64) for part in parts) / count
+        mean, count = inputs.mean(axis=0, dtype=np.float64), len(inputs)
+        variance = np.square(inputs - mean.astype(np.float32)).mean(axis=0, dtype=np.float64)
         total = self.count + count
         delta = mean - self.mean
         spread = self.variance * self.count + variance * count + delta**2 * self.count * count / total
