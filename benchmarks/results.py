@@ -22,7 +22,7 @@ MARKERS: Final = ("<!-- results:begin -->", "<!-- results:end -->")
 COMMAND: Final = "nox -s benchmark"
 LEFT_OUT: Final = "left out by --skip"
 """Why an agent that was asked to be left out is not there."""
-SEARCHES: Final = 20
+SEARCHES: Final = 100
 """Test seeds per task that the agents which search play, unless told otherwise."""
 
 
@@ -32,7 +32,7 @@ def command(
     searches: EvaluationReport | None = None,
 ) -> str:
     """Return what makes every number here: the session, who was left out, and the agents whose knobs were ablated."""
-    searched = 0 if searches is None else len(searches.seeds[searches.tasks[0]])
+    searched = 0 if searches is None else _seeds(searches)
     words = [word for name, reason in report.skipped.items() if reason == LEFT_OUT for word in ("--skip", name)]
     words += [] if searched == SEARCHES else ["--searches", str(searched)]
     for ablation in ablations:
@@ -42,12 +42,17 @@ def command(
     return shlex.join([*COMMAND.split(), *(["--", *words] if words else [])])
 
 
+def _seeds(report: EvaluationReport) -> int:
+    """How many of each task were played."""
+    return len(report.seeds[report.tasks[0]])
+
+
 def readme_section(report: EvaluationReport, searches: EvaluationReport | None = None) -> str:
     """The README's part: mean scores by task, and what PPO earns more than each rival."""
     seeds = training_seeds(report)
     lines = [
         (
-            f"Mean score over {len(report.seeds[report.tasks[0]])} test seeds per task with "
+            f"Mean score over {_seeds(report)} test seeds per task with "
             f"{report.confidence:.0%} bootstrap intervals; 0 is the random policy, 0.5 the best fixed configuration, 1 the "
             f"clairvoyant search. Every episode is graded by replay. `{command(report, (), searches)}` makes these numbers and pictures anew, "
             f"`{COMMAND} -- --quick` checks them."
@@ -67,15 +72,15 @@ def readme_section(report: EvaluationReport, searches: EvaluationReport | None =
             *table(["ppo − rival", *(f"`{task}`" for task in report.tasks)], differences),
         ]
     if searches is not None:
-        lines += ["", *_searched(searches)]
+        lines += ["", *_searched(searches, report)]
     return "\n".join([*lines, "", "![Mean score per agent and task](docs/results/scores.png)"])
 
 
-def _searched(searches: EvaluationReport) -> Iterator[str]:
+def _searched(searches: EvaluationReport, report: EvaluationReport) -> Iterator[str]:
     """The agents that search, beside others on the same seeds."""
-    seeds = len(searches.seeds[searches.tasks[0]])
+    seeds = "the same seeds" if searches.seeds == report.seeds else f"the first {_seeds(searches)} of these seeds"
     yield (
-        f"Beside agents that search, over the first {seeds} of these seeds: `planner` simulates plans on forecasts of its own, "
+        f"Beside agents that search, over {seeds}: `planner` simulates plans on forecasts of its own, "
         "`clairvoyant` on the true future."
     )
     yield ""
@@ -100,7 +105,7 @@ def whole_section(
     lines += list(_standings(report))
     lines += list(_weights(report))
     if searches is not None:
-        lines += ["", *_searched(searches), "", "In full, by", "", "```text", searches.command, "```", ""]
+        lines += ["", *_searched(searches, report), "", "In full, by", "", "```text", searches.command, "```", ""]
         lines += list(_standings(searches))
     for ablation in ablations:
         lines += ["", *_knobs(ablation)]

@@ -116,6 +116,17 @@ def test_an_interrupted_run_goes_on_and_ends_as_it_would_have(kept: tuple[Path, 
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_threads_may_change_where_a_run_goes_on_and_where_it_is_repeated(
+    kept: tuple[Path, Any], tmp_path: Path
+) -> None:
+    whole, _ = kept
+    training.run(config(threads=2), interrupted(tmp_path), resume=True, tensorboard=False)
+    assert (tmp_path / POLICY).read_bytes() == (whole / POLICY).read_bytes()
+    training.run(config(), tmp_path, tensorboard=False)
+    for name in (POLICY, CARD):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
 def interrupted(folder: Path, **changes: Any) -> Path:
     """A run that was stopped after its first update."""
 

@@ -468,14 +468,15 @@ class Trainer:
         new.replace(path)
 
     @classmethod
-    def resume(cls, path: Path) -> Self:
-        """Return the run of a state file, to be gone on with.
+    def resume(cls, path: Path, *, threads: int | None = None) -> Self:
+        """Return the run of a state file, to be gone on with; on as many threads as before, or as said.
 
         Raises `InvalidInputError` for a file that is none, and where the task is no longer what the run began with.
         """
         try:
             state = torch.load(path, weights_only=True)
-            trainer, digest = cls(PPOConfig(**state["config"])), state["task_digest"]
+            config, digest = PPOConfig(**state["config"]), state["task_digest"]
+            trainer = cls(config if threads is None else replace(config, threads=threads))
             trainer.done = state["done"]
             trainer.model.load_state_dict(state["model"])
             trainer.optimizer.load_state_dict(state["optimizer"])

@@ -14,7 +14,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -70,22 +70,27 @@ def run(
 ) -> TrainResult:
     """Train and keep everything in `output`; `resume` goes on with the run that is kept there.
 
-    A resumed run ends as it would have if it had never been interrupted. A run that is kept there and was not finished, or has
-    another configuration, is replaced only where `overwrite` says so; a finished one may be repeated. Raises
-    `InvalidInputError` for a state that is none or that of another run, for a task that has a built-in one's id and other
-    contents, and `MissingExtraError` without the extra `train`.
+    A resumed run ends as it would have if it had never been interrupted; its threads may be others than before. A run that is
+    kept there and was not finished, or has another configuration, is replaced only where `overwrite` says so; a finished one
+    may be repeated. Raises `InvalidInputError` for a state that is none or that of another run, for a task that has a built-in
+    one's id and other contents, and `MissingExtraError` without the extra `train`.
     """
-    trainer = Trainer.resume(output / STATE) if resume else Trainer(config)
-    if any(task.id == trainer.task.id and task.digest != trainer.task.digest for task in list_tasks()):
-        raise InvalidInputError("task", "must have an id of its own, not a built-in task's", got=trainer.task.id)
-    for name, value in asdict(config).items():
-        if getattr(trainer.config, name) != value:
-            kept = getattr(trainer.config, name)
-            raise InvalidInputError(name, f"must be {kept}, as in the run that is resumed", got=value)
-    if not resume:
-        _clear(output, config, overwrite=overwrite)
-    output.mkdir(parents=True, exist_ok=True)
-    writer = _writer(output) if tensorboard else None
+    trainer = Trainer.resume(output / STATE, threads=config.threads) if resume else Trainer(config)
+    with closing(trainer):
+        if any(task.id == trainer.task.id and task.digest != trainer.task.digest for task in list_tasks()):
+            raise InvalidInputError("task", "must have an id of its own, not a built-in task's", got=trainer.task.id)
+        for name, value in asdict(config).items():
+            if getattr(trainer.config, name) != value:
+                kept = getattr(trainer.config, name)
+                raise InvalidInputError(name, f"must be {kept}, as in the run that is resumed", got=value)
+        if not resume:
+            _clear(output, config, overwrite=overwrite)
+        output.mkdir(parents=True, exist_ok=True)
+        return _kept(trainer, output, _writer(output) if tensorboard else None, progress)
+
+
+def _kept(trainer: Trainer, output: Path, writer: Any, progress: Callable[[Update], object] | None) -> TrainResult:
+    """Train and write what a run leaves; `writer` is TensorBoard's, or None."""
 
     def tell(update: Update) -> None:
         if writer is not None:
@@ -119,7 +124,7 @@ def _clear(output: Path, config: PPOConfig, *, overwrite: bool) -> None:
             kept = json.loads((output / CARD).read_text(encoding="utf-8"))["config"]
         except (OSError, ValueError, KeyError, TypeError):
             kept = None
-        if kept != asdict(config):
+        if not isinstance(kept, dict) or kept | {"threads": config.threads} != asdict(config):
             raise InvalidInputError(
                 "output", "holds another run: name another folder, or --overwrite it", got=str(output)
             )
