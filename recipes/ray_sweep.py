@@ -137,6 +137,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/sweep"), help="folder of the runs (runs/sweep)")
     options = parser.parse_args()
 
+    if options.seeds < 1:
+        parser.error(f"argument --seeds: must be at least 1, got {options.seeds}")
     chosen = options.task or [task.id for task in list_tasks() if not task.extended]
     try:
         executor = place(options)

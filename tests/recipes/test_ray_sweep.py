@@ -66,7 +66,8 @@ def test_a_run_that_asked_for_less_training_is_made_anew(tmp_path: Path) -> None
 
 
 def test_a_wrong_option_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    refused = sweep(tmp_path / "out", "--steps", "0")
-    assert refused.returncode == 2
-    assert "steps: must be in 1.." in refused.stderr
+    for option, said in (("--steps", "steps: must be in 1.."), ("--seeds", "--seeds: must be at least 1")):
+        refused = sweep(tmp_path / "out", option, "0")
+        assert refused.returncode == 2
+        assert said in refused.stderr
     assert not (tmp_path / "out").exists()

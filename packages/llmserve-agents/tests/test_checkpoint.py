@@ -218,6 +218,20 @@ def test_weights_are_looked_up_in_the_documented_order(tmp_path: Path, monkeypat
     assert find_weights(TASK, root=tmp_path / "given") == given
 
 
+def test_a_folder_of_weights_without_this_file_does_not_hide_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(checkpoint.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.setattr(checkpoint, "_PACKAGED", tmp_path / "packaged")
+    packaged = put(tmp_path / "packaged")
+    (tmp_path / "weights" / TASK).mkdir(parents=True)
+    assert find_weights(TASK) == packaged
+    packaged.unlink()
+    with pytest.raises(MissingWeightsError, match=r"in weights or .*packaged"):
+        find_weights(TASK)
+
+
 def test_a_place_that_was_named_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who names a folder never acts with weights from elsewhere."""
     monkeypatch.chdir(tmp_path)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmserve_agents import cli
 from llmserve_agents.ablation_report import AblationReport
 from llmserve_agents.evaluation_report import EvaluationReport, Timing
+from llmserve_sim.errors import InvalidInputError
 
 ROOT = Path(__file__).resolve().parents[3]
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
@@ -72,6 +75,57 @@ def test_pictures_can_be_left_out(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "timing.json"]
 
 
+@needs_matplotlib
+def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
+    assert cli.main(["evaluate", "--agent", "static", *FAST, "--output", str(tmp_path)]) == 0
+    (tmp_path / "mine.png").touch()
+    other = ["--task", "static_workload", "--episodes", "1", "--workers", "1", "--resamples", "200"]
+    assert cli.main(["evaluate", "--agent", "static", *other, "--output", str(tmp_path)]) == 0
+    names = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert names == ["mine.png", "scores.png", "timeline-static_workload.png"]
+
+
+@pytest.mark.parametrize("name", ["report.json", "scores.png"])
+def test_what_was_found_is_shown_though_it_cannot_be_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        if name == "scores.png":
+            raise InvalidInputError("png", "must be a writable path of a picture", got=name)
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    monkeypatch.setattr("llmserve_agents.cli_evaluate._write", full)
+    wanted = ["evaluate", "--agent", "static", *FAST, "--output", str(tmp_path)]
+    assert cli.main([*wanted, *([] if HAS_MATPLOTLIB else ["--no-pictures"])]) == 2
+    shown, told = capsys.readouterr()
+    assert "2/2" in shown
+    assert "llmserve: --output: " in told
+    assert name in told
+
+
+def test_a_folder_where_the_report_should_be_is_refused_before_anything_is_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.json").mkdir()
+    assert cli.main(["evaluate", "--agent", "static", *FAST, "--output", str(tmp_path), "--no-pictures"]) == 2
+    shown, told = capsys.readouterr()
+    assert shown == ""
+    assert "--output: must hold no folder named report.json" in told
+
+
+def test_a_table_of_80_columns_names_every_agent_and_cuts_no_figure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = 'ppo-runs-bursty_workload-seed0=static:{"batch_cap": 64}'
+    assert cli.main(["evaluate", "--agent", long, "--agent", "tuned-heuristic", *FAST]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "tuned-heuristic" in shown
+    assert "ppo-runs-bursty" in shown
+    assert "− first" in shown
+
+
 @pytest.mark.skipif(HAS_MATPLOTLIB, reason="matplotlib is installed")
 def test_without_matplotlib_the_message_names_the_extra_and_the_way_without(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -87,6 +141,7 @@ def test_without_matplotlib_the_message_names_the_extra_and_the_way_without(
     [
         (["--agent", "nobody"], "--agent"),
         (["--agent", "static", "--agent", "static"], "--agent"),
+        (["--agent", 'static:{"batch_cap": 0}'], "--agent: static: batch_cap"),
         (["--agent", "static", "--task", "nonsense"], "--task"),
         (["--agent", "static", "--episodes", "0"], "--episodes"),
         (["--agent", "static", "--episodes", "many"], "--episodes"),

@@ -107,6 +107,13 @@ def test_a_server_that_is_not_there_is_one_line_and_code_2(capsys: pytest.Captur
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_without_a_command_the_help_is_all_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    shown, told = capsys.readouterr()
+    assert "evaluate" in shown
+    assert told == ""
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.baseline(["--help"]) == 0
     text = capsys.readouterr().out

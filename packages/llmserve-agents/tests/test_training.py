@@ -156,7 +156,7 @@ def test_a_finished_run_is_repeated_and_another_takes_its_place_only_where_that_
     first = (tmp_path / POLICY).read_bytes()
     training.run(config(steps=UPDATE), tmp_path, tensorboard=False)
     assert (tmp_path / POLICY).read_bytes() == first
-    with pytest.raises(InvalidInputError, match="output: holds another run"):
+    with pytest.raises(InvalidInputError, match="output: holds a run with another seed: name another folder"):
         training.run(config(steps=UPDATE, seed=1), tmp_path, tensorboard=False)
     assert (tmp_path / POLICY).read_bytes() == first
     training.run(config(steps=UPDATE, seed=1), tmp_path, overwrite=True, tensorboard=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -101,7 +102,9 @@ def test_it_starts_at_the_references_and_searches_where_there_are_none(monkeypat
         ({"steps": 100}, "steps"),
         ({"steps": 0}, "steps"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
         ({"population": 1}, "population"),
+        ({"population": 10**8}, "population"),
         ({"episodes": 0}, "episodes"),
         ({"sigma": 0.0}, "sigma"),
         ({"choice_share": 1.0}, "choice_share"),
@@ -147,5 +150,36 @@ def test_the_command_names_the_option_that_is_wrong(tmp_path: Path, capsys: pyte
         (["--task", "nothing"], "--task: must be one of"),
         (["--task", TASK.id, "--steps", "10"], "--steps: must be at least"),
     ):
-        assert main(["tune", *arguments, "--output", str(tmp_path)]) == 2
+        assert main(["tune", *arguments, "--output", str(tmp_path / "new")]) == 2
         assert message in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+
+
+def test_thresholds_are_replaced_only_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmserve_agents.tuning.start_of", lambda _: START)
+    path = tmp_path / TASK.id / "heuristic.json"
+    path.parent.mkdir()
+    path.write_text("precious")
+    wanted = ["tune", "--task", TASK.id, "--steps", "12000", "--population", "4", "--episodes", "1"]
+    assert main([*wanted, "--output", str(tmp_path)]) == 2
+    assert "--output: holds thresholds" in capsys.readouterr().err
+    assert path.read_text() == "precious"
+    assert main([*wanted, "--output", str(tmp_path), "--overwrite"]) == 0
+    assert "thresholds" in json.loads(path.read_text())
+
+
+def test_what_was_found_is_told_where_it_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("llmserve_agents.tuning.start_of", lambda _: START)
+    monkeypatch.setattr("llmserve_agents.cli_tune.write_thresholds", full)
+    wanted = ["tune", "--task", TASK.id, "--steps", "12000", "--population", "4", "--episodes", "1"]
+    assert main([*wanted, "--output", str(tmp_path)]) == 2
+    shown, told = capsys.readouterr()
+    assert "--output: cannot be written (No space left on device)" in told
+    assert "cap_start" in json.loads(shown.splitlines()[-1])

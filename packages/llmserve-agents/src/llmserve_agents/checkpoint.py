@@ -82,24 +82,25 @@ def find_weights(task_id: str, filename: str = POLICY, root: Path | None = None)
     """Return the path of a task's file of weights.
 
     Looked for in `root` where one is given, else in ``$LLMSERVE_WEIGHTS`` where that is set, else in ``weights`` below the
-    current folder where there is one, else in what the package brought along. Raises `MissingWeightsError`.
+    current folder, and, where it is not there, in what the package brought along. Raises `MissingWeightsError`.
     """
     name = catalogue_task(task_id).id  # a task's id is a name, and never a path
     given = os.environ.get(WEIGHTS_VARIABLE)
     if root is not None:
-        folder = root
+        folders = [root]
     elif given:
-        folder = Path(given)
+        folders = [Path(given)]
     else:
-        folder = Path("weights") if Path("weights").is_dir() else _PACKAGED
-    path = folder / name / filename
-    if not path.is_file():
-        maker = "train" if filename == POLICY else "tune"
-        raise MissingWeightsError(
-            f"there is no {filename} for {name} in {folder}: make one (llmserve {maker} --task {name}), or name the folder "
-            f"of all weights in {WEIGHTS_VARIABLE}"
-        )
-    return path
+        folders = [Path("weights"), _PACKAGED]
+    for folder in folders:
+        path = folder / name / filename
+        if path.is_file():
+            return path
+    maker = "train" if filename == POLICY else "tune"
+    raise MissingWeightsError(
+        f"there is no {filename} for {name} in {' or '.join(map(str, folders))}: make one (llmserve {maker} --task {name}), or "
+        f"name the folder of all weights in {WEIGHTS_VARIABLE}"
+    )
 
 
 def read(path: Path, *, strict: bool = True) -> Checkpoint:
@@ -113,7 +114,7 @@ def read(path: Path, *, strict: bool = True) -> Checkpoint:
         if not needed.is_file():
             raise MissingWeightsError(f"there is no {needed}")
     card, content = _card_of(card_path), path.read_bytes()
-    check_card(card, strict=strict)
+    check_card(card, strict=strict, path=path)
     if card.get("policy_sha256") != hashlib.sha256(content).hexdigest():
         raise InvalidInputError(
             str(path), f"must be the file that its {CARD} describes (policy_sha256): it is damaged, or another policy's"
@@ -136,10 +137,13 @@ def _card_of(path: Path) -> dict[str, Any]:
     return card
 
 
-def check_card(card: Mapping[str, Any], *, strict: bool = True, features: bool = True) -> None:
+def check_card(
+    card: Mapping[str, Any], *, strict: bool = True, features: bool = True, path: Path | None = None
+) -> None:
     """Raise `WeightsMismatchError` unless a card fits this installation (`strict`: the task and simulator as well).
 
-    A task of one's own is known by its id alone: what stands in its file is the business of whoever plays it. Raises
+    A task of one's own is known by its id alone: what stands in its file is the business of whoever plays it. `path`
+    is where the weights are, for the message. Raises
     `InvalidInputError` for a card without an id, or with an entry of another type than its readers count on.
     """
     for name, kind in _TYPES.items():
@@ -155,7 +159,7 @@ def check_card(card: Mapping[str, Any], *, strict: bool = True, features: bool =
             expected["task_digest"] = builtin[card["task_id"]]
     for name, here in expected.items():
         if card.get(name) != here:
-            raise WeightsMismatchError(name, card.get(name), here)
+            raise WeightsMismatchError(name, card.get(name), here, path or "")
 
 
 def write(folder: Path, tensors: Mapping[str, NDArray[np.float32]], card: Mapping[str, Any]) -> Path:

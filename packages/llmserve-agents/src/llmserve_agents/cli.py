@@ -45,13 +45,13 @@ def _main(arguments: Sequence[str] | None, name: str, only: str | None) -> int:
             stream.reconfigure(errors="replace")
     try:
         from llmserve_agents.cli_app import run
+
+        return run(sys.argv[1:] if arguments is None else arguments, name=name, only=only)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _EXTRA:
             raise
         print(f"{name}: {MissingExtraError('cli', 'the command')}", file=sys.stderr)
         return _WRONG
-    try:
-        return run(sys.argv[1:] if arguments is None else arguments, name=name, only=only)
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         return _STOPPED

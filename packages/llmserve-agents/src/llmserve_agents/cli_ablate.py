@@ -11,7 +11,7 @@ from rich.console import Console
 from llmserve_agents.ablation import SEARCH_SEEDS
 from llmserve_agents.ablation import ablate as measure
 from llmserve_agents.cli_evaluate_render import ablation_tables
-from llmserve_agents.cli_options import as_options, output_folder, progress_bar
+from llmserve_agents.cli_options import as_options, output_folder, progress_bar, writing
 from llmserve_agents.evaluation import EPISODES
 from llmserve_agents.executors import EXECUTORS, make_executor
 from llmserve_agents.roster import known_agents
@@ -67,7 +67,7 @@ def ablate(
     Constants are chosen on training seeds, values measured on test seeds.
     """
     with as_options(_OPTIONS):
-        folder = None if output is None else output_folder(output)
+        folder = None if output is None else output_folder(output, ["ablation.json"])
         if folder is not None and pictures:
             from llmserve_agents.plots import require_matplotlib
 
@@ -84,16 +84,17 @@ def ablate(
                 confidence=confidence,
                 progress=advance,
             )
-    if folder is not None:
-        (folder / "ablation.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        if pictures:
-            from llmserve_agents.plots import draw_knob_values
-
-            draw_knob_values(report, folder / "knobs.png")
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
         console = Console()
         for table in ablation_tables(report):
             console.print(table)
+    if folder is not None:
+        with writing(folder):
+            (folder / "ablation.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            if pictures:
+                from llmserve_agents.plots import draw_knob_values
+
+                draw_knob_values(report, folder / "knobs.png")
     return 0

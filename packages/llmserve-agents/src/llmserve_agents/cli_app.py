@@ -90,7 +90,9 @@ def run(arguments: Sequence[str], *, name: str, only: str | None = None) -> int:
     except LLMServeError as error:
         return _wrong(name, str(error))
     except _UsageError as error:
-        return _wrong(name, error.format_message())
+        return _wrong(name, error.format_message()) if error.format_message() else _WRONG  # without: it was the help
+    except OSError as error:  # no space left, a terminal that is gone
+        return _wrong(name, str(error))
     except (typer.Abort, KeyboardInterrupt):
         code = _STOPPED
     if code == _STOPPED:

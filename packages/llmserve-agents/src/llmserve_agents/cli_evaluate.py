@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 
 from llmserve_agents.cli_evaluate_render import standing_tables, summary_lines, timing_line
-from llmserve_agents.cli_options import as_options, output_folder, progress_bar
+from llmserve_agents.cli_options import as_options, output_folder, progress_bar, writing
 from llmserve_agents.episodes import play
 from llmserve_agents.evaluation import EPISODES, Progress, run, runnable_agents
 from llmserve_agents.evaluation_report import EvaluationReport
 from llmserve_agents.executors import EXECUTORS, make_executor
 from llmserve_agents.roster import AgentSpec, agent_specs, known_agents
+from llmserve_sim.tasks import list_tasks
 from llmserve_sim.tasks.registry import catalogue_task
 
 __all__ = ["evaluate"]
@@ -77,7 +78,7 @@ def evaluate(
     The report is the same from run to run, byte for byte, whatever the workers; how long it took is told apart.
     """
     with as_options(_OPTIONS):
-        folder = None if output is None else output_folder(output)
+        folder = None if output is None else output_folder(output, ["report.json", "timing.json"])
         if folder is not None and pictures:
             _require_pictures()
         place = make_executor("serial" if executor == "process" and workers == 1 else executor, workers)
@@ -99,8 +100,6 @@ def evaluate(
                 skipped=skipped,
                 progress=tell,
             )
-    if folder is not None:
-        _write(report, folder, agents, pictures=pictures)
     if as_json:
         print(report.stable().model_dump_json(indent=2))
     else:
@@ -109,9 +108,12 @@ def evaluate(
             console.print(table)
         for line in summary_lines(report):
             console.print(line)
-        if folder is not None:
-            print(f"report: {folder / 'report.json'}")
     print(timing_line(report), file=sys.stderr)
+    if folder is not None:  # after what was found is told: it is not lost with a disk that is full
+        with writing(folder):
+            _write(report, folder, agents, pictures=pictures)
+        if not as_json:
+            print(f"report: {folder / 'report.json'}")
     return 0 if report.verified else _NO
 
 
@@ -125,6 +127,8 @@ def _write(report: EvaluationReport, folder: Path, agents: Sequence[AgentSpec], 
     (folder / "report.json").write_text(report.stable().model_dump_json(indent=2) + "\n", encoding="utf-8")
     assert report.timing is not None
     (folder / "timing.json").write_text(report.timing.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for name in ["scores.png", *(f"timeline-{task.id}.png" for task in list_tasks())]:
+        (folder / name).unlink(missing_ok=True)  # an earlier report's
     if not pictures:
         return
     from llmserve_agents.plots import draw_scores, draw_timeline

@@ -18,9 +18,9 @@ def standing_tables(report: EvaluationReport) -> Iterator[Table]:
     """One table per task, and one over all tasks where there are several."""
     for task in report.tasks:
         rows = [row for row in report.standings if row.task_id == task]
-        yield _table(report, f"{task}, {rows[0].episodes} episodes", rows)
+        yield _table(report, f"{task}, {_episodes(rows[0].episodes)}", rows)
     if len(report.tasks) > 1:
-        yield _table(report, f"all tasks, {report.overall[0].episodes} episodes", report.overall)
+        yield _table(report, f"all tasks, {_episodes(report.overall[0].episodes)}", report.overall)
 
 
 def summary_lines(report: EvaluationReport) -> Iterator[str]:
@@ -39,7 +39,7 @@ def summary_lines(report: EvaluationReport) -> Iterator[str]:
 def ablation_tables(report: AblationReport) -> Iterator[Table]:
     """One table per task: what each knob is worth as a constant, and as a choice."""
     for task in report.tasks:
-        title = f"{task}, {report.agent}, {len(report.seeds[task])} episodes"
+        title = f"{task}, {report.agent}, {_episodes(len(report.seeds[task]))}"
         table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD)
         table.add_column("knob", overflow="fold")
         for column in ("best constant", "best − default", "free − best"):
@@ -59,17 +59,18 @@ def timing_line(report: EvaluationReport) -> str:
     timing = report.timing
     assert timing is not None
     return (
-        f"{len(report.episodes)} episodes, run and replayed, in {timing.wall_s:.1f} s by {timing.workers} workers "
+        f"{_episodes(len(report.episodes))}, run and replayed, in {timing.wall_s:.1f} s by {timing.workers} workers "
         f"({timing.executor}); processors {timing.cpu_share:.0%} busy, workers {timing.occupied_share:.0%} occupied"
     )
 
 
 def _table(report: EvaluationReport, title: str, rows: list[Standing] | list[Overall]) -> Table:
     first = report.agents[0].label
-    table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD)
-    table.add_column("agent", overflow="fold")
-    for column in ("reward", "score", "IQM", f"reward\n− {first}", "wins", "verified"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("agent", overflow="fold", min_width=15)
+    widths = {"reward": 6, "score": 12, "IQM": 5, "reward\n− first": 14, "wins": 4, "verified": 8}
+    for column, width in widths.items():  # a narrow terminal folds names, and cuts no figure
+        table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(
             row.agent,
@@ -83,6 +84,8 @@ def _table(report: EvaluationReport, title: str, rows: list[Standing] | list[Ove
             ),
         )
     table.caption = f"score 0 random, 0.5 best fixed configuration, 1 clairvoyant; {report.confidence:.0%} intervals, paired by seed"
+    if len(report.agents) > 1:
+        table.caption += f"; first: {first}"
     if report.provisional_references:
         table.caption += "; provisional references"
     return table
@@ -97,6 +100,10 @@ def _interval(found: Estimate | None, *, signed: bool = False) -> str:
         return "none"
     form = "+.3f" if signed else ".3f"
     return f"{found.value:{form}}\n{found.low:{form}}..{found.high:{form}}"
+
+
+def _episodes(count: int) -> str:
+    return f"{count} episode" if count == 1 else f"{count} episodes"
 
 
 def _steps(steps: int | None) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llmserve_sim.errors import InvalidInputError
 
-__all__ = ["as_options", "output_folder", "progress_bar"]
+__all__ = ["as_options", "output_folder", "progress_bar", "writing"]
 
 
 @contextmanager
@@ -24,8 +24,12 @@ def as_options(names: Mapping[str, str]) -> Iterator[None]:
         raise type(error)(names.get(error.field, error.field), error.bound, got=error.got) from error
 
 
-def output_folder(path: Path, option: str = "--output") -> Path:
-    """Make a folder and return it; raises `InvalidInputError` before anything is run where it cannot be written."""
+def output_folder(path: Path, files: Sequence[str] = (), option: str = "--output") -> Path:
+    """Return a folder that can be made and written, with no folder where its files will be; it is not made yet.
+
+    Raises `InvalidInputError`, before anything is run. A command that is refused or stopped later on leaves no empty folder.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
@@ -35,7 +39,27 @@ def output_folder(path: Path, option: str = "--output") -> Path:
         raise InvalidInputError(
             option, f"must be a folder that can be written ({error.strerror})", got=str(path)
         ) from error
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+    for name in files:
+        if (path / name).is_dir():
+            raise InvalidInputError(option, f"must hold no folder named {name}: a file is written there", got=str(path))
     return path
+
+
+@contextmanager
+def writing(folder: Path, option: str = "--output") -> Iterator[None]:
+    """Make the folder and, within it, tell a file that cannot be written as an error of the option."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(option if error.field == "png" else error.field, error.bound, got=error.got) from error
+    except OSError as error:
+        name = folder if error.filename is None else error.filename
+        raise InvalidInputError(option, f"cannot be written ({error.strerror})", got=str(name)) from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from llmserve_agents.checkpoint import CARD, POLICY
 from llmserve_agents.cli_options import as_options, output_folder, progress_bar
 from llmserve_agents.errors import MissingExtraError
 from llmserve_sim.errors import InvalidInputError
@@ -41,10 +42,16 @@ def train(
         Path | None, typer.Option(help="Folder for policy, card, state, curve; by default runs/TASK/seedN.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option(help="Go on with the run that is kept in the folder of --output; with the same options.")
+        bool,
+        typer.Option(
+            help="Go on with the run that is kept in the folder of --output; with the same options, --threads aside."
+        ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option(help="Replace a run in the folder of --output that is unfinished, or another one.")
+        bool,
+        typer.Option(
+            help="Replace a run in the folder of --output that is unfinished, or another one; a finished one is repeated without."
+        ),
     ] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's files below --output.")] = True,
     num_envs: Annotated[
@@ -101,7 +108,7 @@ def train(
             raise InvalidInputError(
                 "resume", f"needs a run to go on with, and there is no {training.STATE}", got=str(folder)
             )
-        output_folder(folder)
+        output_folder(folder, [training.STATE, POLICY, CARD, training.CURVE])
         shown = sys.stderr.isatty()
         with progress_bar("windows") as advance:
 

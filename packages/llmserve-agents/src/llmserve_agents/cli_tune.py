@@ -1,16 +1,19 @@
-"""`llmserve tune`: from options to thresholds tuned for a task, written where the tuned-heuristic looks for them."""
+"""`llmserve tune`: from options to thresholds tuned for a task, written where an evaluation can read them."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from math import isnan
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from llmserve_agents.cli_options import as_options, output_folder, progress_bar
-from llmserve_agents.tuned import identity_of, write_thresholds
+from llmserve_agents.cli_options import as_options, output_folder, progress_bar, writing
+from llmserve_agents.tuned import FILE, identity_of, write_thresholds
 from llmserve_agents.tuning import Position, TuneConfig, TuneResult, tune
+from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import Task
 from llmserve_sim.tasks.registry import catalogue_task
 
@@ -42,8 +45,12 @@ def tune_command(
         float, typer.Option(help="First standard deviation of every threshold, as a share of its range.")
     ] = _DEFAULTS.sigma,
     output: Annotated[
-        Path, typer.Option(help="Folder of all tasks' weights: TASK/heuristic.json is written below it.")
-    ] = Path("weights"),
+        Path,
+        typer.Option(
+            help="TASK/heuristic.json is written below this folder; tuned-heuristic:FOLDER/TASK is an agent that reads it."
+        ),
+    ] = Path("runs"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace thresholds that are there.")] = False,
 ) -> int:
     """Tune the heuristic's thresholds for a task by CMA-ES, from the best fixed configuration (extra: tune).
 
@@ -52,16 +59,27 @@ def tune_command(
     with as_options(_OPTIONS):
         chosen = catalogue_task(task)
         config = TuneConfig(steps=steps, seed=seed, population=population, episodes=episodes, sigma=sigma)
-        folder = output_folder(output / chosen.id)
+        folder = output_folder(output / chosen.id, [FILE])
+        if (folder / FILE).exists() and not overwrite:
+            raise InvalidInputError(
+                "--output",
+                f"holds thresholds for {chosen.id}: name another folder, or --overwrite them",
+                got=str(output),
+            )
         with progress_bar("windows") as advance:
 
             def tell(at: Position) -> None:
                 advance(chosen.id if isnan(at.value) else f"{chosen.id}, {at.value:.4f}", at.done, at.steps)
 
             found = tune(chosen, config, progress=tell)
-    path = write_thresholds(folder, found.thresholds, _card(chosen, config, found))
     row = ", ".join(f"{name} {value:.4f}" for name, value in found.validation.items())
     print(f"{chosen.id}, mean reward per window on {found.validation_seeds[1]} validation seeds: {row}")
+    try:
+        with writing(folder):
+            path = write_thresholds(folder, found.thresholds, _card(chosen, config, found))
+    except InvalidInputError:
+        print(json.dumps(asdict(found.thresholds)))  # what was found is not lost with a disk that is full
+        raise
     print(f"thresholds: {path}")
     return 0
 

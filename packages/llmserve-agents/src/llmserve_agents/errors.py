@@ -69,14 +69,19 @@ class MissingWeightsError(AgentError):
 
 
 class WeightsMismatchError(AgentError):
-    """A file of weights does not fit what it would act on. `field` is what differs, `made_for` and `here` say how."""
+    """A file of weights does not fit what it would act on. `field` is what differs, `made_for` and `here` say how.
 
-    def __init__(self, field: str, made_for: object, here: object) -> None:
+    `path` is the file, where it is known.
+    """
+
+    def __init__(self, field: str, made_for: object, here: object, path: object = "") -> None:
         self.field = field
         self.made_for = str(made_for)
         self.here = str(here)
-        super().__init__(f"{field}: the weights were made for {made_for}, and here it is {here}: train them anew")
+        self.path = str(path)
+        said = f"{field}: the weights were made for {made_for}, and here it is {here}: train them anew"
+        super().__init__(f"{self.path}: {said}" if self.path else said)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive the way from a worker process to its parent; what was compared goes as its text."""
-        return type(self), (self.field, self.made_for, self.here)
+        return type(self), (self.field, self.made_for, self.here, self.path)

@@ -126,7 +126,8 @@ def run(
 
 def evaluation_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
     """Return the ids of tasks, "all" being the three that validators know; raises for an unknown or a repeated one."""
-    asked = [task for name in tasks or ("all",) for task in (validator_tasks() if name == "all" else (name,))]
+    named = (tasks,) if isinstance(tasks, str) else tasks or ("all",)
+    asked = [task for name in named for task in (validator_tasks() if name == "all" else (name,))]
     for task in asked:
         catalogue_task(task)
     if len(set(asked)) < len(asked):
@@ -262,11 +263,12 @@ def _run_chunk(chunk: _Chunk) -> _Done:
 
 
 def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise InvalidInputError("seeds", "must be at least one seed, and none twice", got=tuple(seeds))
-    if not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
-        raise InvalidInputError("seeds", f"must be integers in 0..{2**63 - 1}", got=tuple(seeds))
-    return tuple(seeds)
+    given = tuple(seeds)
+    if not given or len(set(given)) < len(given):
+        raise InvalidInputError("seeds", "must be at least one seed, and none twice", got=given)
+    if not all(type(seed) is int and 0 <= seed < 2**63 for seed in given):
+        raise InvalidInputError("seeds", f"must be integers in 0..{2**63 - 1}", got=given)
+    return given
 
 
 _charged_s = 0.0

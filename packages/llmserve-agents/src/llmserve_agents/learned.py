@@ -70,7 +70,7 @@ class PPOPolicy:
         self._loaded = None  # a reset that fails leaves no agent that acts as the last task's
         loaded = read(find_weights(task_id) if self._folder is None else self._folder / POLICY)
         if loaded.card["task_id"] != task_id:
-            raise WeightsMismatchError("task_id", loaded.card["task_id"], task_id)
+            raise WeightsMismatchError("task_id", loaded.card["task_id"], task_id, loaded.path)
         self._loaded = loaded
         self._history.reset()
 

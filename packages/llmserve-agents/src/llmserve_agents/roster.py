@@ -72,7 +72,8 @@ def parse_agent(text: str) -> AgentSpec:
 
 def agent_specs(agents: Iterable[str | AgentSpec]) -> list[AgentSpec]:
     """Return the participants; raises `InvalidInputError` for none, or two with one label."""
-    specs = [agent if isinstance(agent, AgentSpec) else parse_agent(agent) for agent in agents]
+    named = [agents] if isinstance(agents, str) else agents
+    specs = [agent if isinstance(agent, AgentSpec) else parse_agent(agent) for agent in named]
     labels = [spec.label for spec in specs]
     if not labels:
         raise InvalidInputError("agents", "must be at least one agent")
@@ -155,7 +156,11 @@ def _static(text: str) -> Callable[[], Policy]:
         content = json.loads(text)
     except ValueError:
         raise InvalidInputError("agent", "static: must be followed by an action as JSON", got=text) from None
-    return partial(StaticPolicy, parse_action(content))
+    try:
+        action = parse_action(content)
+    except InvalidInputError as error:
+        raise InvalidInputError("agent", f"static: {error}", got=text) from error
+    return partial(StaticPolicy, action)
 
 
 def _takes_folder(name: str) -> bool:

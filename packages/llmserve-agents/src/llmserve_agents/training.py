@@ -121,12 +121,15 @@ def _clear(output: Path, config: PPOConfig, *, overwrite: bool) -> None:
                 "output", "holds a run that was interrupted: go on with --resume, or --overwrite it", got=str(output)
             )
         try:
-            kept = json.loads((output / CARD).read_text(encoding="utf-8"))["config"]
+            kept = dict(json.loads((output / CARD).read_text(encoding="utf-8"))["config"])
         except (OSError, ValueError, KeyError, TypeError):
-            kept = None
-        if not isinstance(kept, dict) or kept | {"threads": config.threads} != asdict(config):
+            kept = {}
+        given = asdict(config) | {"threads": kept.get("threads")}
+        if other := [name for name, value in given.items() if kept.get(name) != value]:
             raise InvalidInputError(
-                "output", "holds another run: name another folder, or --overwrite it", got=str(output)
+                "output",
+                f"holds a run with another {', '.join(other)}: name another folder, or --overwrite it",
+                got=str(output),
             )
     for name in (STATE, POLICY, CARD, CURVE, "learning.png"):
         (output / name).unlink(missing_ok=True)

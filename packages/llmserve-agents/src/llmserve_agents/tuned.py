@@ -67,7 +67,7 @@ class TunedHeuristicPolicy:
         path = find_weights(task_id, FILE) if self._folder is None else self._folder / FILE
         thresholds, card = read_thresholds(path)
         if card.get("task_id") != task_id:
-            raise WeightsMismatchError("task_id", card.get("task_id"), task_id)
+            raise WeightsMismatchError("task_id", card.get("task_id"), task_id, path)
         self._policy, self._path, self._card = HeuristicPolicy(thresholds), path, card
         self._policy.reset(task_id, seed)
 
@@ -99,7 +99,7 @@ def read_thresholds(path: Path) -> tuple[Thresholds, Mapping[str, Any]]:
     numbers, card = (content.get(name) if isinstance(content, dict) else None for name in ("thresholds", "card"))
     if not isinstance(numbers, dict) or not isinstance(card, dict):
         raise InvalidInputError(str(path), "must be an object with thresholds and card")
-    check_card(card, features=False)
+    check_card(card, features=False, path=path)
     return checked(numbers, source=str(path)), card
 
 

@@ -62,11 +62,14 @@ class TuneConfig:
     """Share of the budget that goes into the final choice."""
 
     def __post_init__(self) -> None:
-        lows = {"steps": 1, "seed": 0, "population": 4, "episodes": 1, "growth": 1, "finalists": 4}
-        for name, low in lows.items():
+        bounds = {
+            "steps": (1, 10**10), "seed": (0, 2**32 - 1), "population": (4, 1024), "episodes": (1, 10_000),
+            "growth": (1, 1024), "finalists": (4, 1024),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
             value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise InvalidInputError(name, f"must be an integer of at least {low}", got=value)
+            if type(value) is not int or not low <= value <= high:
+                raise InvalidInputError(name, f"must be an integer in {low}..{high}", got=value)
         for name in ("sigma", "choice_share"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise InvalidInputError(name, "must be between 0 and 1", got=getattr(self, name))
