@@ -164,6 +164,31 @@ def test_bad_input_is_one_line_that_names_the_option_and_code_2(
     assert said.count("\n") == 1
 
 
+def test_ablate_shows_what_it_found_though_it_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "ablation.json")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    few = [
+        "--task",
+        "bursty_workload",
+        "--episodes",
+        "1",
+        "--search-seeds",
+        "1",
+        "--workers",
+        "1",
+        "--resamples",
+        "100",
+    ]
+    assert cli.main(["ablate", "--agent", "static", *few, "--output", str(tmp_path), "--no-pictures"]) == 2
+    shown, told = capsys.readouterr()
+    assert "quantization_tier" in shown
+    assert "llmserve: --output: cannot be written (No space left on device)" in told
+
+
 def test_ablate_prints_a_table_and_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--agent", "static", "--task", "bursty_workload", "--episodes", "1", "--search-seeds", "1"]
     wanted = [*arguments, "--workers", "1", "--resamples", "100", "--output", str(tmp_path)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -105,6 +107,31 @@ def test_a_wrong_call_names_the_option_and_returns_2(
 def test_a_server_that_is_not_there_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.baseline([*FAST, "--runtime", "http", "--base-url", "http://127.0.0.1:9"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_told_as_any_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loading(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "llmserve_agents.cli_app", Loading("llmserve_agents.cli_app"))
+    assert cli.main(["--version"]) == 130
+    assert capsys.readouterr().err == "llmserve: stopped\n"
+
+
+def test_a_stream_that_cannot_be_written_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("llmserve_agents.cli_app.episode_table", full)
+    assert cli.baseline(["--task", "bursty_workload", "--agent", "static"]) == 2
+    told = capsys.readouterr().err
+    assert "No space left on device" in told
+    assert told.count("\n") == 1
 
 
 def test_without_a_command_the_help_is_all_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,6 +204,16 @@ def test_all_tasks_are_the_three_that_validators_know() -> None:
     assert len(evaluation_tasks(None)) == 3
 
 
+def test_one_name_alone_is_a_list_of_one() -> None:
+    assert evaluation_tasks("bursty_workload") == ("bursty_workload",)
+    assert [spec.label for spec in agent_specs("ppo")] == ["ppo"]
+
+
+def test_seeds_that_are_no_plain_integers_are_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match="seeds: must be integers"):
+        run(["static"], ["bursty_workload"], seeds=np.arange(2), executor=SerialExecutor())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [

@@ -96,10 +96,10 @@ def find_weights(task_id: str, filename: str = POLICY, root: Path | None = None)
         path = folder / name / filename
         if path.is_file():
             return path
-    maker = "train" if filename == POLICY else "tune"
+    maker, agent = ("train", "ppo") if filename == POLICY else ("tune", "tuned-heuristic")
     raise MissingWeightsError(
-        f"there is no {filename} for {name} in {' or '.join(map(str, folders))}: make one (llmserve {maker} --task {name}), or "
-        f"name the folder of all weights in {WEIGHTS_VARIABLE}"
+        f"there is no {filename} for {name} in {' or '.join(map(str, folders))}: make one (llmserve {maker} --task {name}) "
+        f"and name its folder ({agent}:FOLDER), or name the folder of all weights in {WEIGHTS_VARIABLE}"
     )
 
 
@@ -142,9 +142,9 @@ def check_card(
 ) -> None:
     """Raise `WeightsMismatchError` unless a card fits this installation (`strict`: the task and simulator as well).
 
-    A task of one's own is known by its id alone: what stands in its file is the business of whoever plays it. `path`
-    is where the weights are, for the message. Raises
-    `InvalidInputError` for a card without an id, or with an entry of another type than its readers count on.
+    A task of one's own is known by its id alone: what stands in its file is the business of whoever plays it. `path` is
+    where the weights are, for the message. Raises `InvalidInputError` for a card without an id, or with an entry of another
+    type than its readers count on.
     """
     for name, kind in _TYPES.items():
         if (name == "task_id" or name in card) and type(card.get(name)) is not kind:
@@ -159,7 +159,7 @@ def check_card(
             expected["task_digest"] = builtin[card["task_id"]]
     for name, here in expected.items():
         if card.get(name) != here:
-            raise WeightsMismatchError(name, card.get(name), here, path or "")
+            raise WeightsMismatchError(name, card.get(name), here, path)
 
 
 def write(folder: Path, tensors: Mapping[str, NDArray[np.float32]], card: Mapping[str, Any]) -> Path:

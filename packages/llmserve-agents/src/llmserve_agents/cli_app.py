@@ -21,7 +21,7 @@ from llmserve_agents.baseline import LLMOptions, run_suite
 from llmserve_agents.baseline import Progress as Position
 from llmserve_agents.cli_ablate import ablate
 from llmserve_agents.cli_evaluate import evaluate
-from llmserve_agents.cli_options import as_options
+from llmserve_agents.cli_options import as_options, writing
 from llmserve_agents.cli_render import episode_table, summary_lines
 from llmserve_agents.cli_train import train
 from llmserve_agents.cli_tune import tune_command
@@ -195,11 +195,6 @@ def baseline(
                 progress=advance,
             )
     text = report.model_dump_json(indent=2) + "\n"
-    if output is not None:
-        try:
-            output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InvalidInputError("--output", f"cannot be written ({error.strerror})", got=str(output)) from error
     if as_json:
         print(text, end="")
     else:
@@ -207,7 +202,10 @@ def baseline(
         console.print(episode_table(report))
         for line in summary_lines(report):
             console.print(line)
-        if output is not None:
+    if output is not None:  # after what was found is told
+        with writing(output.parent):
+            output.write_text(text, encoding="utf-8")
+        if not as_json:
             print(f"report: {output}")
     return _NO if report.verified is False else 0
 

@@ -69,7 +69,7 @@ def _table(report: EvaluationReport, title: str, rows: list[Standing] | list[Ove
     table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("agent", overflow="fold", min_width=15)
     widths = {"reward": 6, "score": 12, "IQM": 5, "reward\n− first": 14, "wins": 4, "verified": 8}
-    for column, width in widths.items():  # a narrow terminal folds names, and cuts no figure
+    for column, width in widths.items():  # in 80 columns names are folded, and no figure is cut
         table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(

@@ -54,9 +54,8 @@ def writing(folder: Path, option: str = "--output") -> Iterator[None]:
     """Make the folder and, within it, tell a file that cannot be written as an error of the option."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except InvalidInputError as error:
-        raise InvalidInputError(option if error.field == "png" else error.field, error.bound, got=error.got) from error
+        with as_options({"png": option}):
+            yield
     except OSError as error:
         name = folder if error.filename is None else error.filename
         raise InvalidInputError(option, f"cannot be written ({error.strerror})", got=str(name)) from error

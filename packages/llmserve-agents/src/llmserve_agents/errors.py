@@ -74,13 +74,13 @@ class WeightsMismatchError(AgentError):
     `path` is the file, where it is known.
     """
 
-    def __init__(self, field: str, made_for: object, here: object, path: object = "") -> None:
+    def __init__(self, field: str, made_for: object, here: object, path: object = None) -> None:
         self.field = field
         self.made_for = str(made_for)
         self.here = str(here)
-        self.path = str(path)
+        self.path = None if path is None else str(path)
         said = f"{field}: the weights were made for {made_for}, and here it is {here}: train them anew"
-        super().__init__(f"{self.path}: {said}" if self.path else said)
+        super().__init__(f"{self.path}: {said}" if self.path is not None else said)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive the way from a worker process to its parent; what was compared goes as its text."""

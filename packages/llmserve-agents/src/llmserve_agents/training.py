@@ -14,7 +14,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -76,21 +76,16 @@ def run(
     one's id and other contents, and `MissingExtraError` without the extra `train`.
     """
     trainer = Trainer.resume(output / STATE, threads=config.threads) if resume else Trainer(config)
-    with closing(trainer):
-        if any(task.id == trainer.task.id and task.digest != trainer.task.digest for task in list_tasks()):
-            raise InvalidInputError("task", "must have an id of its own, not a built-in task's", got=trainer.task.id)
-        for name, value in asdict(config).items():
-            if getattr(trainer.config, name) != value:
-                kept = getattr(trainer.config, name)
-                raise InvalidInputError(name, f"must be {kept}, as in the run that is resumed", got=value)
-        if not resume:
-            _clear(output, config, overwrite=overwrite)
-        output.mkdir(parents=True, exist_ok=True)
-        return _kept(trainer, output, _writer(output) if tensorboard else None, progress)
-
-
-def _kept(trainer: Trainer, output: Path, writer: Any, progress: Callable[[Update], object] | None) -> TrainResult:
-    """Train and write what a run leaves; `writer` is TensorBoard's, or None."""
+    if any(task.id == trainer.task.id and task.digest != trainer.task.digest for task in list_tasks()):
+        raise InvalidInputError("task", "must have an id of its own, not a built-in task's", got=trainer.task.id)
+    for name, value in asdict(config).items():
+        if getattr(trainer.config, name) != value:
+            kept = getattr(trainer.config, name)
+            raise InvalidInputError(name, f"must be {kept}, as in the run that is resumed", got=value)
+    if not resume:
+        _clear(output, config, overwrite=overwrite)
+    output.mkdir(parents=True, exist_ok=True)
+    writer = _writer(output) if tensorboard else None
 
     def tell(update: Update) -> None:
         if writer is not None:
