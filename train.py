@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from llmserve_agents.cli import train
+from llmserve_agents.cli import main
 
 if __name__ == "__main__":
-    sys.exit(train())
+    sys.exit(main(only="train"))

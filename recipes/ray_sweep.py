@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmserve_agents.checkpoint import CARD, POLICY, check_card
-from llmserve_agents.cli_options import progress_bar
+from llmserve_agents.cli.options import progress_bar
 from llmserve_agents.errors import WeightsMismatchError
 from llmserve_agents.executors import EXECUTORS, Executor, RayExecutor, make_executor
 from llmserve_agents.ppo import PPOConfig

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 
-from llmserve_agents.cli import baseline
+from llmserve_agents import cli
 
 
 def main() -> int:
     """Run the command and return its exit code."""
-    return baseline()
+    return cli.main(only="baseline")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_a_table_names_agents_intervals_and_verdicts(capsys: pytest.CaptureFixtu
 def test_both_names_give_the_same_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", "--agent", "static", *FAST, "--json"]) == 0
     first = capsys.readouterr().out
-    assert cli.evaluate(["--agent", "static", *FAST, "--json"]) == 0
+    assert cli.main(["--agent", "static", *FAST, "--json"], only="evaluate") == 0
     assert capsys.readouterr().out == first
     assert EvaluationReport.model_validate_json(first).tasks == ["bursty_workload"]
 
@@ -94,7 +94,7 @@ def test_what_was_found_is_shown_though_it_cannot_be_written(
             raise InvalidInputError("png", "must be a writable path of a picture", got=name)
         raise OSError(errno.ENOSPC, "No space left on device", name)
 
-    monkeypatch.setattr("llmserve_agents.cli_evaluate._write", full)
+    monkeypatch.setattr("llmserve_agents.cli.evaluate._write", full)
     wanted = ["evaluate", "--agent", "static", *FAST, "--output", str(tmp_path)]
     assert cli.main([*wanted, *([] if HAS_MATPLOTLIB else ["--no-pictures"])]) == 2
     shown, told = capsys.readouterr()

@@ -20,14 +20,14 @@ FAST = ["--task", "bursty_workload", "--seed", "2000001", "--agent", "heuristic"
 
 
 def test_the_deterministic_suite_prints_a_table_and_returns_0(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.baseline(["--mode", "deterministic", "--task", "bursty_workload", "--seed", "2000001"]) == 0
+    assert cli.main(["--mode", "deterministic", "--task", "bursty_workload", "--seed", "2000001"], only="baseline") == 0
     shown = capsys.readouterr().out
     for word in ("heuristic", "static", "random", "bursty_workload", "mean", "verified"):
         assert word in shown
 
 
 def test_both_names_give_the_same_report(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.baseline([*FAST, "--json"]) == 0
+    assert cli.main([*FAST, "--json"], only="baseline") == 0
     first = capsys.readouterr().out
     assert cli.main(["baseline", *FAST, "--json"]) == 0
     assert capsys.readouterr().out == first
@@ -36,16 +36,16 @@ def test_both_names_give_the_same_report(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_report_is_written_and_folders_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "artifacts" / "baseline.json"
-    assert cli.baseline([*FAST, "--output", str(path)]) == 0
+    assert cli.main([*FAST, "--output", str(path)], only="baseline") == 0
     first = path.read_bytes()
-    assert cli.baseline([*FAST, "--output", str(path)]) == 0
+    assert cli.main([*FAST, "--output", str(path)], only="baseline") == 0
     assert path.read_bytes() == first
     assert json.loads(first)["mode"] == "deterministic"
     assert str(path) in capsys.readouterr().out.replace("\n", "")
 
 
 def test_a_missing_key_is_one_clear_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.baseline(["--mode", "openai", "--runtime", "in-process", "--model", "gpt-4.1-mini"]) == 2
+    assert cli.main(["--mode", "openai", "--runtime", "in-process", "--model", "gpt-4.1-mini"], only="baseline") == 2
     said = capsys.readouterr().err
     assert said == "python -m server.baseline_inference: the openai agent needs an API key: set OPENAI_API_KEY\n"
 
@@ -57,7 +57,7 @@ def test_the_openai_suite_runs_against_the_endpoint_in_the_environment(
     monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
     path, talk = tmp_path / "report.json", tmp_path / "talk.jsonl"
     arguments = ["--mode", "openai", "--task", "bursty_workload", "--model", "own", "--output", str(path)]
-    assert cli.baseline([*arguments, "--transcript", str(talk)]) == 0
+    assert cli.main([*arguments, "--transcript", str(talk)], only="baseline") == 0
     shown = capsys.readouterr().out
     assert "120 requests" in shown
     assert "cost unknown" in shown
@@ -74,7 +74,7 @@ def test_an_endpoint_that_refuses_is_one_line_and_code_2(
     monkeypatch.setenv("OPENAI_API_KEY", endpoint.KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
     endpoint.follow(endpoint.reply(status=401, error=f"Incorrect API key provided: {endpoint.KEY}"))
-    assert cli.baseline(["--mode", "openai", "--task", "bursty_workload"]) == 2
+    assert cli.main(["--mode", "openai", "--task", "bursty_workload"], only="baseline") == 2
     captured = capsys.readouterr()
     assert "401" in captured.err
     assert captured.err.count("\n") == 1
@@ -98,14 +98,14 @@ def test_an_endpoint_that_refuses_is_one_line_and_code_2(
 def test_a_wrong_call_names_the_option_and_returns_2(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.baseline(arguments) == 2
+    assert cli.main(arguments, only="baseline") == 2
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.startswith("python -m server.baseline_inference: ")
 
 
 def test_a_server_that_is_not_there_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.baseline([*FAST, "--runtime", "http", "--base-url", "http://127.0.0.1:9"]) == 2
+    assert cli.main([*FAST, "--runtime", "http", "--base-url", "http://127.0.0.1:9"], only="baseline") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -116,7 +116,7 @@ def test_ctrl_c_while_the_command_is_loaded_is_told_as_any_other(
         def __getattr__(self, name: str) -> Any:
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "llmserve_agents.cli_app", Loading("llmserve_agents.cli_app"))
+    monkeypatch.setitem(sys.modules, "llmserve_agents.cli.app", Loading("llmserve_agents.cli.app"))
     assert cli.main(["--version"]) == 130
     assert capsys.readouterr().err == "llmserve: stopped\n"
 
@@ -127,8 +127,8 @@ def test_a_stream_that_cannot_be_written_is_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("llmserve_agents.cli_app.episode_table", full)
-    assert cli.baseline(["--task", "bursty_workload", "--agent", "static"]) == 2
+    monkeypatch.setattr("llmserve_agents.cli.baseline.episode_table", full)
+    assert cli.main(["--task", "bursty_workload", "--agent", "static"], only="baseline") == 2
     told = capsys.readouterr().err
     assert "No space left on device" in told
     assert told.count("\n") == 1
@@ -142,7 +142,7 @@ def test_without_a_command_the_help_is_all_that_is_said(capsys: pytest.CaptureFi
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.baseline(["--help"]) == 0
+    assert cli.main(["--help"], only="baseline") == 0
     text = capsys.readouterr().out
     for option in ("--mode", "--runtime", "--base-url", "--model", "--output"):
         assert option in text
@@ -153,7 +153,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_the_extra_the_command_says_which_one_it_wants(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "llmserve_agents.cli_app", raising=False)
+    monkeypatch.delitem(sys.modules, "llmserve_agents.cli.app", raising=False)
     monkeypatch.setitem(sys.modules, "typer", None)
     assert cli.main(["baseline"]) == 2
     assert "llmserve-agents[cli]" in capsys.readouterr().err

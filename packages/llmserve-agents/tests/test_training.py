@@ -102,7 +102,7 @@ def test_the_cards_command_repeats_the_run(kept: tuple[Path, Any], tmp_path: Pat
     output, _ = kept
     [program, command, *options] = shlex.split(json.loads((output / CARD).read_text())["command"])
     assert (program, command) == ("llmserve", "train")
-    assert cli.train([*options, "--output", str(tmp_path), "--no-tensorboard"]) == 0
+    assert cli.main([*options, "--output", str(tmp_path), "--no-tensorboard"], only="train") == 0
     for name in (POLICY, CARD):
         assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
 
@@ -263,16 +263,16 @@ def test_a_bad_value_is_refused_by_its_option(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
     given = {"--task": TASK, "--steps": str(UPDATE), "--output": str(tmp_path / "run")} | {option: value}
-    assert cli.train([*(word for pair in given.items() for word in pair), "--no-tensorboard"]) == 2
+    assert cli.main([*(word for pair in given.items() for word in pair), "--no-tensorboard"], only="train") == 2
     told = capsys.readouterr().err
     assert option in told
     assert "Traceback" not in told
 
 
 def test_resuming_nothing_is_refused_by_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.train(["--task", TASK, "--output", str(tmp_path), "--resume"]) == 2
+    assert cli.main(["--task", TASK, "--output", str(tmp_path), "--resume"], only="train") == 2
     assert "--resume: needs a run to go on with" in " ".join(capsys.readouterr().err.split())
-    assert cli.train(["--task", TASK, "--output", str(tmp_path / "none"), "--resume"]) == 2
+    assert cli.main(["--task", TASK, "--output", str(tmp_path / "none"), "--resume"], only="train") == 2
     assert not (tmp_path / "none").exists()
 
 
@@ -280,7 +280,7 @@ def test_resuming_with_other_options_is_refused_by_the_option(
     kept: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--task", TASK, "--steps", "9999", *OPTIONS, "--output", str(kept[0]), "--resume", "--no-tensorboard"]
-    assert cli.train(given) == 2
+    assert cli.main(given, only="train") == 2
     assert "--steps: must be 480" in " ".join(capsys.readouterr().err.split())
 
 
@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert cli.train(["--task", TASK, "--output", str(tmp_path / "file" / "run")]) == 2
+    assert cli.main(["--task", TASK, "--output", str(tmp_path / "file" / "run")], only="train") == 2
     assert "--output" in capsys.readouterr().err
 
 
@@ -316,5 +316,5 @@ def test_the_options_defaults_are_those_of_the_configuration(monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "run", see)
     with pytest.raises(Seen) as seen:
-        cli.train(["--task", TASK])
+        cli.main(["--task", TASK], only="train")
     assert seen.value.args == (ppo.PPOConfig(task=TASK),)

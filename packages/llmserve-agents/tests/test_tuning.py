@@ -177,7 +177,7 @@ def test_what_was_found_is_told_where_it_cannot_be_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("llmserve_agents.tuning.start_of", lambda _: START)
-    monkeypatch.setattr("llmserve_agents.cli_tune.write_thresholds", full)
+    monkeypatch.setattr("llmserve_agents.cli.tune.write_thresholds", full)
     wanted = ["tune", "--task", TASK.id, "--steps", "12000", "--population", "4", "--episodes", "1"]
     assert main([*wanted, "--output", str(tmp_path)]) == 2
     shown, told = capsys.readouterr()

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from llmserve_agents.ablation import SEARCH_SEEDS
 from llmserve_agents.ablation import ablate as measure
-from llmserve_agents.cli_evaluate_render import ablation_tables
-from llmserve_agents.cli_options import as_options, output_folder, progress_bar, writing
+from llmserve_agents.cli.evaluation_tables import ablation_tables
+from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
 from llmserve_agents.evaluation import EPISODES
 from llmserve_agents.executors import EXECUTORS, make_executor
 from llmserve_agents.roster import known_agents

@@ -10,8 +10,8 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from llmserve_agents.cli_evaluate_render import standing_tables, summary_lines, timing_line
-from llmserve_agents.cli_options import as_options, output_folder, progress_bar, writing
+from llmserve_agents.cli.evaluation_tables import standing_tables, summary_lines, timing_line
+from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
 from llmserve_agents.episodes import play
 from llmserve_agents.evaluation import EPISODES, Progress, run, runnable_agents
 from llmserve_agents.evaluation_report import EvaluationReport

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from llmserve_agents.cli_options import as_options, output_folder, progress_bar, writing
+from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
 from llmserve_agents.tuned import FILE, identity_of, write_thresholds
 from llmserve_agents.tuning import Position, TuneConfig, TuneResult, tune
 from llmserve_sim.errors import InvalidInputError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llmserve_sim.errors import InvalidInputError
 
-__all__ = ["as_options", "output_folder", "progress_bar", "writing"]
+__all__ = ["as_options", "output_file", "output_folder", "progress_bar", "writing"]
 
 
 @contextmanager
@@ -47,6 +48,23 @@ def output_folder(path: Path, files: Sequence[str] = (), option: str = "--output
         if (path / name).is_dir():
             raise InvalidInputError(option, f"must hold no folder named {name}: a file is written there", got=str(path))
     return path
+
+
+def output_file(path: Path | None, option: str = "--output") -> None:
+    """Make the folder of a file, and raise `InvalidInputError` where the file could not be written; leaves no file behind."""
+    if path is None:
+        return
+    new = not os.path.lexists(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise InvalidInputError(
+            option, f"must be a file that can be written ({error.strerror})", got=str(path)
+        ) from error
+    if new:
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager

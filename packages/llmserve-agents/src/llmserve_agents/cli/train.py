@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmserve_agents.checkpoint import CARD, POLICY
-from llmserve_agents.cli_options import as_options, output_folder, progress_bar
+from llmserve_agents.cli.options import as_options, output_folder, progress_bar
 from llmserve_agents.errors import MissingExtraError
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import load_task

@@ -9,42 +9,34 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import Final
 
 from llmserve_agents.errors import MissingExtraError
 
-__all__ = ["baseline", "evaluate", "main", "train"]
+__all__ = ["main"]
 
 _EXTRA = {"rich", "typer"}
 _WRONG, _STOPPED = 2, 130
+_SCRIPTS: Final = {
+    "baseline": "python -m server.baseline_inference",
+    "evaluate": "python evaluate.py",
+    "train": "python train.py",
+}
+"""The documented scripts that run one command, by that command."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `llmserve` with `arguments` (those of the process by default) and return its exit code."""
-    return _main(arguments, "llmserve", None)
+def main(arguments: Sequence[str] | None = None, *, only: str | None = None) -> int:
+    """Run `llmserve` with `arguments` (those of the process by default) and return its exit code.
 
-
-def baseline(arguments: Sequence[str] | None = None) -> int:
-    """Run ``llmserve baseline`` under the name that the documented commands have for it."""
-    return _main(arguments, "python -m server.baseline_inference", "baseline")
-
-
-def evaluate(arguments: Sequence[str] | None = None) -> int:
-    """Run ``llmserve evaluate`` under the name that the documented commands have for it."""
-    return _main(arguments, "python evaluate.py", "evaluate")
-
-
-def train(arguments: Sequence[str] | None = None) -> int:
-    """Run ``llmserve train`` under the name that the documented commands have for it."""
-    return _main(arguments, "python train.py", "train")
-
-
-def _main(arguments: Sequence[str] | None, name: str, only: str | None) -> int:
+    `only` is one of its commands: that command runs alone, under the name that the documented scripts have for it.
+    """
+    name = _SCRIPTS[only] if only else "llmserve"
     # A terminal that lacks a character gets a question mark for it, not a traceback.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        from llmserve_agents.cli_app import run
+        from llmserve_agents.cli.app import run
 
         return run(sys.argv[1:] if arguments is None else arguments, name=name, only=only)
     except ModuleNotFoundError as error:
