@@ -14,7 +14,7 @@ from llmserve_agents.baseline import (
     run_suite,
     validator_tasks,
 )
-from llmserve_agents.endpoint import Patience
+from llmserve_agents.llm.endpoint import Patience
 from llmserve_agents.environment import Environment, InProcess, Remote, public_url
 from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
 from llmserve_agents.policy import AGENTS, make_agent

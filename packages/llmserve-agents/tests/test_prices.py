@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmserve_agents.prices import PRICES, Price, cost_usd, price_of, read_prices
+from llmserve_agents.llm.prices import PRICES, Price, cost_usd, price_of, read_prices
 from llmserve_sim.errors import InvalidInputError
 
 

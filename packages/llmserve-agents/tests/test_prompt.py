@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmserve_agents.prompt import InvalidAnswerError, action_schema, parse_answer, system_prompt, user_prompt
+from llmserve_agents.llm.prompt import InvalidAnswerError, action_schema, parse_answer, system_prompt, user_prompt
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.schema import ACTION_FIELDS, ServeAction, json_schema
 

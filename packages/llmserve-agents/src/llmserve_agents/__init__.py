@@ -13,11 +13,11 @@ from llmserve_agents.__about__ import __version__
 
 if TYPE_CHECKING:
     from llmserve_agents.baseline import LLMOptions, run_suite
-    from llmserve_agents.endpoint import ChatEndpoint, Patience
+    from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
     from llmserve_agents.environment import Environment, InProcess, Remote
     from llmserve_agents.errors import AgentError, EndpointError, MissingExtraError, MissingKeyError, RequestCapError
     from llmserve_agents.heuristic import HeuristicPolicy, Thresholds
-    from llmserve_agents.llm import LLMUsage, OpenAIAgent
+    from llmserve_agents.llm.agent import LLMUsage, OpenAIAgent
     from llmserve_agents.policy import AGENTS, Policy, RandomPolicy, StaticPolicy, make_agent
     from llmserve_agents.report import BaselineReport
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmserve_agents.llm import LLMUsage
+from llmserve_agents.llm.agent import LLMUsage
 
 __all__ = ["AgentSummary", "BaselineReport", "EpisodeResult", "Mode", "Runtime"]
 

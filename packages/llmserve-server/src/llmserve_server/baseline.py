@@ -19,10 +19,10 @@ from concurrent.futures import Future
 from typing import Final, TypeAlias
 
 from llmserve_agents.baseline import LLMOptions, Progress, default_seeds, run_suite, validator_tasks
-from llmserve_agents.endpoint import Patience
+from llmserve_agents.llm.endpoint import Patience
 from llmserve_agents.environment import InProcess
 from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
-from llmserve_agents.llm import DEFAULT_MODEL
+from llmserve_agents.llm.agent import DEFAULT_MODEL
 from llmserve_agents.report import BaselineReport
 from llmserve_server.errors import Busy, EndpointFailed, InvalidField, MissingApiKey, of
 from llmserve_server.settings import Settings

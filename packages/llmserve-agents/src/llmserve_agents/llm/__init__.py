@@ -1,0 +1,1 @@
+"""A language model as an agent: prompt, request, answer, cost. `agent.py` is the policy; needs the extra ``llm``."""
