@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from llmserve_agents.evaluation_report import EvaluationReport, Standing
-from llmserve_agents.statistics import Bootstrap, Interval, mean
+from llmserve_agents.evaluation.report import EvaluationReport, Standing
+from llmserve_agents.evaluation.statistics import Bootstrap, Interval, mean
 
 __all__ = ["RIVALS", "Bar", "bars", "difference", "search_bars", "training_seeds"]
 

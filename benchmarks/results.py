@@ -12,9 +12,9 @@ from typing import Final
 
 from benchmarks.bars import RIVALS, difference, training_seeds
 
-from llmserve_agents.ablation_report import AblationReport
-from llmserve_agents.evaluation_report import Estimate, EvaluationReport
-from llmserve_agents.statistics import Interval
+from llmserve_agents.evaluation.ablation_report import AblationReport
+from llmserve_agents.evaluation.report import Estimate, EvaluationReport
+from llmserve_agents.evaluation.statistics import Interval
 
 __all__ = ["LEFT_OUT", "MARKERS", "command", "placed", "readme_section", "table", "whole_section"]
 

@@ -10,9 +10,9 @@ from benchmarks.agents import disagreements, learning_curves, line_up, main
 from benchmarks.bars import Bar, bars, difference, search_bars
 from benchmarks.results import placed, readme_section, whole_section
 
-from llmserve_agents.evaluation_report import AgentEntry, EpisodeScore, EvaluationReport
-from llmserve_agents.evaluation_summary import conclude
-from llmserve_agents.statistics import Bootstrap
+from llmserve_agents.evaluation.report import AgentEntry, EpisodeScore, EvaluationReport
+from llmserve_agents.evaluation.summary import conclude
+from llmserve_agents.evaluation.statistics import Bootstrap
 
 STATIC, BURSTY = "static_workload", "bursty_workload"
 LEVELS = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmserve_agents.baseline import (
+from llmserve_agents.evaluation.baseline import (
     DETERMINISTIC_AGENTS,
     LLMOptions,
     Progress,
@@ -18,7 +18,7 @@ from llmserve_agents.llm.endpoint import Patience
 from llmserve_agents.environment import Environment, InProcess, Remote, public_url
 from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
 from llmserve_agents.policy import AGENTS, make_agent
-from llmserve_agents.report import BaselineReport
+from llmserve_agents.evaluation.baseline_report import BaselineReport
 from llmserve_client.testing import LocalServer
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.schema import ServeAction, ServeObservation

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from llmserve_agents import cli
-from llmserve_agents.ablation_report import AblationReport
-from llmserve_agents.evaluation_report import EvaluationReport, Timing
+from llmserve_agents.evaluation.ablation_report import AblationReport
+from llmserve_agents.evaluation.report import EvaluationReport, Timing
 from llmserve_sim.errors import InvalidInputError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmserve_agents import cli
-from llmserve_agents.report import BaselineReport
+from llmserve_agents.evaluation.baseline_report import BaselineReport
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = ["--task", "bursty_workload", "--seed", "2000001", "--agent", "heuristic"]

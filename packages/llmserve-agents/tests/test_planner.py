@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents.episodes import drive
+from llmserve_agents.evaluation.episodes import drive
 from llmserve_agents.planner import PlannerBudget, PlannerPolicy, _combined, _forecast_seed, _moves
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError

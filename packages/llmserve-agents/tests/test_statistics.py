@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents.statistics import Bootstrap, iqm, mean, probability_of_improvement, win_rate
+from llmserve_agents.evaluation.statistics import Bootstrap, iqm, mean, probability_of_improvement, win_rate
 from llmserve_sim.errors import InvalidInputError
 
 HAS_SCIPY = importlib.util.find_spec("scipy") is not None
@@ -130,7 +130,7 @@ def test_the_same_data_gives_the_same_interval_to_the_last_bit() -> None:
 def test_many_resamples_are_taken_in_blocks_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     values = normal(40)
     whole = Bootstrap([40], resamples=1000).interval([values], mean)
-    monkeypatch.setattr("llmserve_agents.statistics._BLOCK", 400)
+    monkeypatch.setattr("llmserve_agents.evaluation.statistics._BLOCK", 400)
     assert Bootstrap([40], resamples=1000).interval([values], mean) == whole
 
 

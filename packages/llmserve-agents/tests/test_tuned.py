@@ -11,7 +11,7 @@ import pytest
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
 from llmserve_agents.heuristic import HeuristicPolicy
 from llmserve_agents.policy import make_agent
-from llmserve_agents.roster import weights_of
+from llmserve_agents.evaluation.roster import weights_of
 from llmserve_agents.thresholds import Thresholds, resting_at
 from llmserve_agents.tuned import FILE, TunedHeuristicPolicy, identity_of, read_thresholds, write_thresholds
 from llmserve_sim.env import ServingEnv

@@ -16,7 +16,7 @@ from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from llmserve_agents.report import BaselineReport
+from llmserve_agents.evaluation.baseline_report import BaselineReport
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.catalogue import tasks_reply
 from llmserve_server.dispatch import Dispatcher

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from llmserve_agents.report import BaselineReport
+from llmserve_agents.evaluation.baseline_report import BaselineReport
 
 __all__ = ["episode_table", "summary_lines"]
 

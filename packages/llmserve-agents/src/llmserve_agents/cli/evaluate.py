@@ -12,11 +12,11 @@ from rich.console import Console
 
 from llmserve_agents.cli.evaluation_tables import standing_tables, summary_lines, timing_line
 from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
-from llmserve_agents.episodes import play
-from llmserve_agents.evaluation import EPISODES, Progress, run, runnable_agents
-from llmserve_agents.evaluation_report import EvaluationReport
+from llmserve_agents.evaluation.episodes import play
+from llmserve_agents.evaluation.runner import EPISODES, Progress, run, runnable_agents
+from llmserve_agents.evaluation.report import EvaluationReport
 from llmserve_agents.executors import EXECUTORS, make_executor
-from llmserve_agents.roster import AgentSpec, agent_specs, known_agents
+from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, known_agents
 from llmserve_sim.tasks import list_tasks
 from llmserve_sim.tasks.registry import catalogue_task
 
@@ -118,7 +118,7 @@ def evaluate(
 
 
 def _require_pictures() -> None:
-    from llmserve_agents.plots import require_matplotlib
+    from llmserve_agents.evaluation.plots import require_matplotlib
 
     require_matplotlib("pictures (leave them out with --no-pictures)")
 
@@ -131,7 +131,7 @@ def _write(report: EvaluationReport, folder: Path, agents: Sequence[AgentSpec], 
         (folder / name).unlink(missing_ok=True)  # an earlier report's
     if not pictures:
         return
-    from llmserve_agents.plots import draw_scores, draw_timeline
+    from llmserve_agents.evaluation.plots import draw_scores, draw_timeline
 
     draw_scores(report, folder / "scores.png")
     acting = [spec for spec in agents if not spec.searched]

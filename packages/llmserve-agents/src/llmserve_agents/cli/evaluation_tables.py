@@ -8,8 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from llmserve_agents.ablation_report import AblationReport
-from llmserve_agents.evaluation_report import Comparison, Estimate, EvaluationReport, Overall, Standing
+from llmserve_agents.evaluation.ablation_report import AblationReport
+from llmserve_agents.evaluation.report import Comparison, Estimate, EvaluationReport, Overall, Standing
 
 __all__ = ["ablation_tables", "standing_tables", "summary_lines", "timing_line"]
 

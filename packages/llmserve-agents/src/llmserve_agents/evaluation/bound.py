@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from llmserve_agents.clairvoyant import Budget, clairvoyant, snapped
-from llmserve_agents.episodes import drive, scored
-from llmserve_agents.evaluation_report import EpisodeScore
+from llmserve_agents.evaluation.episodes import drive, scored
+from llmserve_agents.evaluation.report import EpisodeScore
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grid import from_indices
 from llmserve_sim.policies import StaticPolicy

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from llmserve_agents.evaluation_report import WeightsUsed
+from llmserve_agents.evaluation.report import WeightsUsed
 from llmserve_agents.policy import AGENTS, FORKING, Policy, StaticPolicy, make_agent
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ServeAction, ServeObservation, parse_action

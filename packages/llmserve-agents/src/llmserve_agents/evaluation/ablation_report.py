@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmserve_agents.evaluation_report import Estimate
+from llmserve_agents.evaluation.report import Estimate
 
 __all__ = ["AblationReport", "KnobValue"]
 

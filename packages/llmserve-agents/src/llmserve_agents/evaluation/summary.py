@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmserve_agents.__about__ import __version__
-from llmserve_agents.evaluation_report import (
+from llmserve_agents.evaluation.report import (
     AgentEntry,
     Comparison,
     EpisodeScore,
@@ -22,7 +22,7 @@ from llmserve_agents.evaluation_report import (
     Standing,
     Timing,
 )
-from llmserve_agents.statistics import Bootstrap, Interval, iqm, mean, win_rate
+from llmserve_agents.evaluation.statistics import Bootstrap, Interval, iqm, mean, win_rate
 from llmserve_sim.__about__ import __version__ as simulator_version
 from llmserve_sim.configuration import Configurator
 from llmserve_sim.references import load_references
