@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmserve_agents.heuristic import (
+from llmserve_agents.rules.heuristic import (
     HeuristicPolicy,
     Rules,
     Thresholds,
@@ -22,10 +22,10 @@ from llmserve_agents.heuristic import (
     tight_memory,
     weight_tier,
 )
-from llmserve_agents.heuristic_scan import CANDIDATES, scan
+from llmserve_agents.rules.scan import CANDIDATES, scan
 from llmserve_agents.policy import make_agent
-from llmserve_agents.rollout import threshold_values
-from llmserve_agents.thresholds import THRESHOLD_BOUNDS, checked, resting_at, stacked, standing_still
+from llmserve_agents.rules.values import threshold_values
+from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, checked, resting_at, stacked, standing_still
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.metrics import Measurement
@@ -329,7 +329,7 @@ def test_it_beats_random_static_and_threshold_on_all_three_tasks() -> None:
 def test_the_scan_keeps_what_is_best_on_its_seeds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmserve_agents.heuristic_scan.CANDIDATES", {"cap_start": (4, LIMITS.cap_start)})
+    monkeypatch.setattr("llmserve_agents.rules.scan.CANDIDATES", {"cap_start": (4, LIMITS.cap_start)})
     found = scan([load_task("static_workload")], {"static_workload": [1]}, passes=1)
     assert found.cap_start == LIMITS.cap_start
     assert "cap_start = 4" not in capsys.readouterr().out

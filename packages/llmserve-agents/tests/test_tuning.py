@@ -13,10 +13,10 @@ import pytest
 
 from llmserve_agents.cli import main
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.rollout import threshold_values
-from llmserve_agents.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
-from llmserve_agents.tuned import TunedHeuristicPolicy
-from llmserve_agents.tuning import Position, TuneConfig, decoded, encoded, start_of, tune, tuned_names
+from llmserve_agents.rules.values import threshold_values
+from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
+from llmserve_agents.rules.tuned import TunedHeuristicPolicy
+from llmserve_agents.rules.tuning import Position, TuneConfig, decoded, encoded, start_of, tune, tuned_names
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.references import load_references
@@ -80,14 +80,14 @@ def test_what_is_found_is_on_validation_seeds_never_worse_than_the_start() -> No
 
 
 def test_it_starts_at_the_references_and_searches_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmserve_agents.tuning.load_references", lambda *_: None)
+    monkeypatch.setattr("llmserve_agents.rules.tuning.load_references", lambda *_: None)
     asked: list[Any] = []
 
     def search(task: Any, seeds: Any, **_: Any) -> tuple[ServeAction, float]:
         asked.append((task.id, seeds[0], len(seeds)))
         return START, 0.0
 
-    monkeypatch.setattr("llmserve_agents.tuning.best_static", search)
+    monkeypatch.setattr("llmserve_agents.rules.tuning.best_static", search)
     assert start_of(TASK) == START
     assert asked == [(TASK.id, TASK.seeds.train.start, 16)]
     monkeypatch.undo()
@@ -127,7 +127,7 @@ def test_without_the_library_the_extra_is_named_before_anything_is_simulated(mon
 def test_the_command_writes_thresholds_that_the_agent_then_acts_by(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmserve_agents.tuning.start_of", lambda _: START)
+    monkeypatch.setattr("llmserve_agents.rules.tuning.start_of", lambda _: START)
     arguments = ["tune", "--task", TASK.id, "--steps", "12000", "--population", "4", "--episodes", "1"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
     path = tmp_path / TASK.id / "heuristic.json"
@@ -158,7 +158,7 @@ def test_the_command_names_the_option_that_is_wrong(tmp_path: Path, capsys: pyte
 def test_thresholds_are_replaced_only_where_that_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmserve_agents.tuning.start_of", lambda _: START)
+    monkeypatch.setattr("llmserve_agents.rules.tuning.start_of", lambda _: START)
     path = tmp_path / TASK.id / "heuristic.json"
     path.parent.mkdir()
     path.write_text("precious")
@@ -176,7 +176,7 @@ def test_what_was_found_is_told_where_it_cannot_be_written(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("llmserve_agents.tuning.start_of", lambda _: START)
+    monkeypatch.setattr("llmserve_agents.rules.tuning.start_of", lambda _: START)
     monkeypatch.setattr("llmserve_agents.cli.tune.write_thresholds", full)
     wanted = ["tune", "--task", TASK.id, "--steps", "12000", "--population", "4", "--episodes", "1"]
     assert main([*wanted, "--output", str(tmp_path)]) == 2

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from llmserve_agents.clairvoyant import snapped
-from llmserve_agents.heuristic import Rules, measured
-from llmserve_agents.thresholds import Thresholds
+from llmserve_agents.rules.heuristic import Rules, measured
+from llmserve_agents.rules.thresholds import Thresholds
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
-from llmserve_agents.heuristic import HeuristicPolicy
+from llmserve_agents.rules.heuristic import HeuristicPolicy
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.policies import Policy, RandomPolicy, StaticPolicy, ThresholdPolicy
@@ -99,7 +99,7 @@ AGENTS: Final[dict[str, Callable[[], Policy]]] = {
     "threshold": ThresholdPolicy,
     "best-static": BestStaticPolicy,
     "heuristic": HeuristicPolicy,
-    "tuned-heuristic": _LateWithWeights("tuned", "TunedHeuristicPolicy"),
+    "tuned-heuristic": _LateWithWeights("rules.tuned", "TunedHeuristicPolicy"),
     "ppo": _LateWithWeights("learned", "PPOPolicy"),
 }
 """Agents by the name that commands, the page and reports use. All of them act on observations alone."""

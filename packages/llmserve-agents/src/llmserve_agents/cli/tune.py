@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
-from llmserve_agents.tuned import FILE, identity_of, write_thresholds
-from llmserve_agents.tuning import Position, TuneConfig, TuneResult, tune
+from llmserve_agents.rules.tuned import FILE, identity_of, write_thresholds
+from llmserve_agents.rules.tuning import Position, TuneConfig, TuneResult, tune
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import Task
 from llmserve_sim.tasks.registry import catalogue_task

@@ -1,6 +1,6 @@
 """Chooses the heuristic's thresholds as an engineer would: one at a time, on training seeds, a few values each.
 
-    python -m llmserve_agents.heuristic_scan [--task TASK ...] [--seeds N] [--passes N]
+    python -m llmserve_agents.rules.scan [--task TASK ...] [--seeds N] [--passes N]
 
 From the thresholds in force, each is tried at every value of `CANDIDATES` and kept where the mean reward per window over
 the tasks (by default the validators' three) is best. The result is printed, with its mean on validation seeds; nothing is written, and test
@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from llmserve_agents.rollout import threshold_values
-from llmserve_agents.thresholds import Thresholds
+from llmserve_agents.rules.values import threshold_values
+from llmserve_agents.rules.thresholds import Thresholds
 from llmserve_sim.tasks import Task, list_tasks
 from llmserve_sim.tasks.model import SeedRange
 
@@ -90,7 +90,7 @@ def scan(tasks: Sequence[Task], seeds: Mapping[str, Sequence[int]], *, passes: i
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the scan and print what it found."""
     parser = argparse.ArgumentParser(
-        prog="python -m llmserve_agents.heuristic_scan",
+        prog="python -m llmserve_agents.rules.scan",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.heuristic import Rules
-from llmserve_agents.thresholds import Thresholds, stacked
+from llmserve_agents.rules.heuristic import Rules
+from llmserve_agents.rules.thresholds import Thresholds, stacked
 from llmserve_sim.batch import ServingBatch
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ def _number(default: float, unit: str, low: float, high: float, **kind: bool) ->
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Defaults: `python -m llmserve_agents.heuristic_scan` on training seeds."""
+    """Defaults: `python -m llmserve_agents.rules.scan` on training seeds."""
 
     # Orca: batch cap.
     cap_start: float = _number(48, "requests", 1, 512, log=True, whole=True)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from llmserve_agents.thresholds import Thresholds
+from llmserve_agents.rules.thresholds import Thresholds
 from llmserve_sim.metrics import Measurement
 from llmserve_sim.schema import ACTION_FIELDS, QUANTIZATION_TIERS, ServeAction, ServeObservation
 

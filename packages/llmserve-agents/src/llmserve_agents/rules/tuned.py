@@ -14,8 +14,8 @@ from typing import Any, Final, Self
 
 from llmserve_agents.checkpoint import check_card, find_weights
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
-from llmserve_agents.heuristic import HeuristicPolicy
-from llmserve_agents.thresholds import Thresholds, checked
+from llmserve_agents.rules.heuristic import HeuristicPolicy
+from llmserve_agents.rules.thresholds import Thresholds, checked
 from llmserve_sim.__about__ import __version__ as simulator_version
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ServeAction, ServeObservation, schema_hash
