@@ -316,8 +316,7 @@ def learning(session: nox.Session) -> None:
     """Training learns, repeats itself, resumes, and acts in numpy as it did in torch."""
     _learner(session)
     session.install(*GROUPS["test"])
-    files = [f"tests/test_{name}.py" for name in ("network", "ppo", "training")]
-    _pytest(session, *files, *TWO_AT_ONCE, package="agents")
+    _pytest(session, "tests/learning", *TWO_AT_ONCE, package="agents")
 
 
 @nox.session(python="3.11", venv_backend="venv", tags=["evidence"], default=False)
@@ -360,7 +359,7 @@ def ray(session: nox.Session) -> None:
     """Episodes and whole trainings run on a local Ray cluster of several processes, and come to the same results."""
     _learner(session, "[cli,fast,ray,train]")
     session.install(*GROUPS["test"])
-    _pytest(session, "tests/test_executors.py", "tests/test_evaluation.py", package="agents")
+    _pytest(session, "tests/test_executors.py", "tests/evaluation/test_runner.py", package="agents")
     session.run("pytest", "tests/recipes/test_ray_sweep.py", env=_environment())
 
 

@@ -22,11 +22,12 @@ from benchmarks.results import LEFT_OUT, SEARCHES, placed, readme_section, whole
 from llmserve_agents.evaluation.ablation import ablate
 from llmserve_agents.evaluation.ablation_report import AblationReport
 from llmserve_agents.evaluation.episodes import play
-from llmserve_agents.evaluation.runner import SIDE_BY_SIDE, Progress, evaluation_tasks, run, runnable_agents
+from llmserve_agents.evaluation.plots import draw_knob_values, draw_scores, draw_timeline
 from llmserve_agents.evaluation.report import EvaluationReport
-from llmserve_agents.executors import EXECUTORS, Executor, make_executor
-from llmserve_agents.evaluation.plots import Curve, draw_knob_values, draw_learning_curves, draw_scores, draw_timeline
 from llmserve_agents.evaluation.roster import agent_specs, parse_agent
+from llmserve_agents.evaluation.runner import SIDE_BY_SIDE, Progress, evaluation_tasks, run, runnable_agents
+from llmserve_agents.executors import EXECUTORS, Executor, make_executor
+from llmserve_agents.learning.curves import Curve, draw_learning_curves
 from llmserve_sim.tasks.registry import catalogue_task
 
 ROOT: Final = Path(__file__).resolve().parents[1]

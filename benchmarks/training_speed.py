@@ -24,7 +24,8 @@ import torch
 
 import llmserve_sim.gym  # noqa: F401 - registers the environments
 from llmserve_agents.executors import cpu_count
-from llmserve_agents.ppo import PPOConfig, Trainer
+from llmserve_agents.learning.config import PPOConfig
+from llmserve_agents.learning.ppo import Trainer
 
 LEAST: Final = 4.0
 """The bar: our windows per second over theirs, with either settings."""

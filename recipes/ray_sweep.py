@@ -26,12 +26,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from llmserve_agents.checkpoint import CARD, POLICY, check_card
 from llmserve_agents.cli.options import progress_bar
 from llmserve_agents.errors import WeightsMismatchError
 from llmserve_agents.executors import EXECUTORS, Executor, RayExecutor, make_executor
-from llmserve_agents.ppo import PPOConfig
-from llmserve_agents.training import compare, run
+from llmserve_agents.learning.config import PPOConfig
+from llmserve_agents.learning.features import features_hash
+from llmserve_agents.learning.training import compare, run
+from llmserve_agents.weights import CARD, POLICY, check_card
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.tasks import list_tasks, load_task
 
@@ -72,7 +73,7 @@ def is_done(config: PPOConfig, output: Path) -> bool:
         return False
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     try:
-        check_card(card)
+        check_card(card, features_hash=features_hash())
     except WeightsMismatchError:
         return False
     return bool(card["config"] == asdict(config))

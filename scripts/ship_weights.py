@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from llmserve_agents.checkpoint import CARD, POLICY, read
 from llmserve_agents.errors import WeightsMismatchError
-from llmserve_agents.learned import play
+from llmserve_agents.learning.agent import play
+from llmserve_agents.learning.checkpoint import read
+from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.tasks.registry import catalogue_task
 
 WEIGHTS: Final = Path(__file__).resolve().parents[1] / "weights"

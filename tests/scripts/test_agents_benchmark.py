@@ -11,8 +11,8 @@ from benchmarks.bars import Bar, bars, difference, search_bars
 from benchmarks.results import placed, readme_section, whole_section
 
 from llmserve_agents.evaluation.report import AgentEntry, EpisodeScore, EvaluationReport
-from llmserve_agents.evaluation.summary import conclude
 from llmserve_agents.evaluation.statistics import Bootstrap
+from llmserve_agents.evaluation.summary import conclude
 
 STATIC, BURSTY = "static_workload", "bursty_workload"
 LEVELS = {

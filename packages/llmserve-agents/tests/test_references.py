@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from llmserve_agents import references
-from llmserve_agents.checkpoint import WEIGHTS_VARIABLE
 from llmserve_agents.clairvoyant import Budget
 from llmserve_agents.policy import HeuristicPolicy, RandomPolicy, StaticPolicy
 from llmserve_agents.references import Effort, compute, follow, main
 from llmserve_agents.search import best_static
+from llmserve_agents.weights import WEIGHTS_VARIABLE
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.schema import ReferenceScores, ServeAction

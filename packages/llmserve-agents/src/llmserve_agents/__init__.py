@@ -1,6 +1,6 @@
 """The reference agents of LLMServeEnv: policies that act on the simulator here or on a server anywhere, and their baselines.
 
-Start reading at `policy.py` (the protocol and the agents by name), then `heuristic.py`, `llm.py` and `baseline.py`. This
+Start reading at `policy.py` (the protocol and the agents by name), then `rules/heuristic.py`, `learning/agent.py` and `evaluation/runner.py`. This
 module only names things and loads them when they are first used.
 """
 
@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 from llmserve_agents.__about__ import __version__
 
 if TYPE_CHECKING:
-    from llmserve_agents.evaluation.baseline import LLMOptions, run_suite
-    from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
     from llmserve_agents.environment import Environment, InProcess, Remote
     from llmserve_agents.errors import AgentError, EndpointError, MissingExtraError, MissingKeyError, RequestCapError
-    from llmserve_agents.rules.heuristic import HeuristicPolicy, Thresholds
-    from llmserve_agents.llm.agent import LLMUsage, OpenAIAgent
-    from llmserve_agents.policy import AGENTS, Policy, RandomPolicy, StaticPolicy, make_agent
+    from llmserve_agents.evaluation.baseline import LLMOptions, run_suite
     from llmserve_agents.evaluation.baseline_report import BaselineReport
+    from llmserve_agents.evaluation.roster import AgentSpec
+    from llmserve_agents.learning.agent import PPOPolicy
+    from llmserve_agents.llm.agent import LLMUsage, OpenAIAgent
+    from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
+    from llmserve_agents.policy import AGENTS, Policy, RandomPolicy, StaticPolicy, make_agent
+    from llmserve_agents.rules.heuristic import HeuristicPolicy, Thresholds
 
 __all__ = [
     "AGENTS",
     "AgentError",
+    "AgentSpec",
     "BaselineReport",
     "ChatEndpoint",
     "EndpointError",
@@ -35,6 +38,7 @@ __all__ = [
     "MissingExtraError",
     "MissingKeyError",
     "OpenAIAgent",
+    "PPOPolicy",
     "Patience",
     "Policy",
     "RandomPolicy",
@@ -50,26 +54,28 @@ __all__ = [
 _HOME = {
     "AGENTS": "policy",
     "AgentError": "errors",
-    "BaselineReport": "report",
-    "ChatEndpoint": "endpoint",
+    "AgentSpec": "evaluation.roster",
+    "BaselineReport": "evaluation.baseline_report",
+    "ChatEndpoint": "llm.endpoint",
     "EndpointError": "errors",
     "Environment": "environment",
-    "HeuristicPolicy": "heuristic",
+    "HeuristicPolicy": "rules.heuristic",
     "InProcess": "environment",
-    "LLMOptions": "baseline",
-    "LLMUsage": "llm",
+    "LLMOptions": "evaluation.baseline",
+    "LLMUsage": "llm.agent",
     "MissingExtraError": "errors",
     "MissingKeyError": "errors",
-    "OpenAIAgent": "llm",
-    "Patience": "endpoint",
+    "OpenAIAgent": "llm.agent",
+    "PPOPolicy": "learning.agent",
+    "Patience": "llm.endpoint",
     "Policy": "policy",
     "RandomPolicy": "policy",
     "Remote": "environment",
     "RequestCapError": "errors",
     "StaticPolicy": "policy",
-    "Thresholds": "heuristic",
+    "Thresholds": "rules.heuristic",
     "make_agent": "policy",
-    "run_suite": "baseline",
+    "run_suite": "evaluation.baseline",
 }
 
 

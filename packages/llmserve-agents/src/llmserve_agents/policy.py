@@ -100,7 +100,7 @@ AGENTS: Final[dict[str, Callable[[], Policy]]] = {
     "best-static": BestStaticPolicy,
     "heuristic": HeuristicPolicy,
     "tuned-heuristic": _LateWithWeights("rules.tuned", "TunedHeuristicPolicy"),
-    "ppo": _LateWithWeights("learned", "PPOPolicy"),
+    "ppo": _LateWithWeights("learning.agent", "PPOPolicy"),
 }
 """Agents by the name that commands, the page and reports use. All of them act on observations alone."""
 

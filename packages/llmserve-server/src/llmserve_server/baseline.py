@@ -18,12 +18,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, TypeAlias
 
-from llmserve_agents.evaluation.baseline import LLMOptions, Progress, default_seeds, run_suite, validator_tasks
-from llmserve_agents.llm.endpoint import Patience
 from llmserve_agents.environment import InProcess
 from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
-from llmserve_agents.llm.agent import DEFAULT_MODEL
+from llmserve_agents.evaluation.baseline import LLMOptions, Progress, default_seeds, run_suite, validator_tasks
 from llmserve_agents.evaluation.baseline_report import BaselineReport
+from llmserve_agents.llm.agent import DEFAULT_MODEL
+from llmserve_agents.llm.endpoint import Patience
 from llmserve_server.errors import Busy, EndpointFailed, InvalidField, MissingApiKey, of
 from llmserve_server.settings import Settings
 from llmserve_sim.__about__ import __version__ as simulator_version

@@ -8,13 +8,13 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from llmserve_agents.evaluation.ablation import SEARCH_SEEDS
-from llmserve_agents.evaluation.ablation import ablate as measure
 from llmserve_agents.cli.evaluation_tables import ablation_tables
 from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
+from llmserve_agents.evaluation.ablation import SEARCH_SEEDS
+from llmserve_agents.evaluation.ablation import ablate as measure
+from llmserve_agents.evaluation.roster import known_agents
 from llmserve_agents.evaluation.runner import EPISODES
 from llmserve_agents.executors import EXECUTORS, make_executor
-from llmserve_agents.evaluation.roster import known_agents
 
 __all__ = ["ablate"]
 
@@ -69,7 +69,7 @@ def ablate(
     with as_options(_OPTIONS):
         folder = None if output is None else output_folder(output, ["ablation.json"])
         if folder is not None and pictures:
-            from llmserve_agents.evaluation.plots import require_matplotlib
+            from llmserve_agents.figures import require_matplotlib
 
             require_matplotlib("the picture (leave it out with --no-pictures)")
         place = make_executor("serial" if executor == "process" and workers == 1 else executor, workers)

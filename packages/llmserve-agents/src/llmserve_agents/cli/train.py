@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from llmserve_agents.checkpoint import CARD, POLICY
 from llmserve_agents.cli.options import as_options, output_folder, progress_bar
 from llmserve_agents.errors import MissingExtraError
+from llmserve_agents.learning.config import PPOConfig
+from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import load_task
 
@@ -97,8 +98,8 @@ def train(
     }  # fmt: skip
     with as_options(_OPTIONS):
         try:
-            from llmserve_agents import training
-            from llmserve_agents.ppo import PPOConfig, Update
+            from llmserve_agents.learning import training
+            from llmserve_agents.learning.ppo import Update
         except ModuleNotFoundError as error:
             raise MissingExtraError("train", "llmserve train") from error
         loaded = load_task(task)

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
-from llmserve_agents.rules.tuned import FILE, identity_of, write_thresholds
+from llmserve_agents.rules.tuned import FILE, write_thresholds
 from llmserve_agents.rules.tuning import Position, TuneConfig, TuneResult, tune
+from llmserve_agents.weights import identity
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import Task
 from llmserve_sim.tasks.registry import catalogue_task
@@ -92,7 +93,7 @@ def _card(task: Task, config: TuneConfig, found: TuneResult) -> dict[str, Any]:
         if getattr(config, name) != getattr(_DEFAULTS, name)
     ]
     return {
-        **identity_of(task),
+        **identity(task),
         "command": f"llmserve tune --task {task.id} --steps {config.steps} --seed {config.seed}{''.join(changed)}",
         "seed": config.seed,
         "steps": found.windows,

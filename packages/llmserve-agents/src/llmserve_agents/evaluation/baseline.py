@@ -17,13 +17,13 @@ from statistics import fmean
 from typing import Final, get_args
 
 from llmserve_agents.__about__ import __version__
-from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
 from llmserve_agents.environment import Environment, InProcess, Remote, public_url
 from llmserve_agents.errors import RequestCapError
-from llmserve_agents.llm.agent import DEFAULT_MODEL, OpenAIAgent
-from llmserve_agents.policy import make_agent
-from llmserve_agents.llm.prices import PRICES, PRICES_AS_OF, PRICES_SOURCE, Price
 from llmserve_agents.evaluation.baseline_report import AgentSummary, BaselineReport, EpisodeResult, Mode, Runtime
+from llmserve_agents.llm.agent import DEFAULT_MODEL, OpenAIAgent
+from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
+from llmserve_agents.llm.prices import PRICES, PRICES_AS_OF, PRICES_SOURCE, Price
+from llmserve_agents.policy import make_agent
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.policies import Policy
 from llmserve_sim.schema import GradeReport

@@ -12,16 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Self
 
-from llmserve_agents.checkpoint import check_card, find_weights
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
 from llmserve_agents.rules.heuristic import HeuristicPolicy
 from llmserve_agents.rules.thresholds import Thresholds, checked
-from llmserve_sim.__about__ import __version__ as simulator_version
+from llmserve_agents.weights import check_card, find_weights
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.schema import ServeAction, ServeObservation, schema_hash
-from llmserve_sim.tasks import Task
+from llmserve_sim.schema import ServeAction, ServeObservation
 
-__all__ = ["FILE", "TunedHeuristicPolicy", "identity_of", "read_thresholds", "write_thresholds"]
+__all__ = ["FILE", "TunedHeuristicPolicy", "read_thresholds", "write_thresholds"]
 
 FILE: Final = "heuristic.json"
 
@@ -30,7 +28,7 @@ class TunedHeuristicPolicy:
     """The documented rules under the thresholds that were tuned for the task.
 
     Args:
-        folder: where the task's ``heuristic.json`` is; without it, the shipped one is looked up (`checkpoint.find_weights`).
+        folder: where the task's ``heuristic.json`` is; without it, the shipped one is looked up (`weights.find_weights`).
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -78,16 +76,6 @@ class TunedHeuristicPolicy:
         return self._policy.act(observation)
 
 
-def identity_of(task: Task) -> dict[str, str]:
-    """Return what thresholds for a task are bound to, as their card says it."""
-    return {
-        "task_id": task.id,
-        "task_digest": task.digest,
-        "schema_hash": schema_hash(),
-        "simulator_version": simulator_version,
-    }
-
-
 def read_thresholds(path: Path) -> tuple[Thresholds, Mapping[str, Any]]:
     """Return the thresholds of a file, and its card; raises as `TunedHeuristicPolicy.reset` does."""
     if not path.is_file():
@@ -99,7 +87,7 @@ def read_thresholds(path: Path) -> tuple[Thresholds, Mapping[str, Any]]:
     numbers, card = (content.get(name) if isinstance(content, dict) else None for name in ("thresholds", "card"))
     if not isinstance(numbers, dict) or not isinstance(card, dict):
         raise InvalidInputError(str(path), "must be an object with thresholds and card")
-    check_card(card, features=False, path=path)
+    check_card(card, path=path)
     return checked(numbers, source=str(path)), card
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmserve_agents.clairvoyant import snapped
-from llmserve_agents.features import FEATURES, FeatureHistory
+from llmserve_agents.learning.features import FEATURES, FeatureHistory
 from llmserve_agents.policy import make_agent
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.observation import vector

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents.features import FEATURES
-from llmserve_agents.network import (
+from llmserve_agents.learning.features import FEATURES
+from llmserve_agents.learning.network import (
     CLIP,
     HEAD_SLICES,
     HEADS,

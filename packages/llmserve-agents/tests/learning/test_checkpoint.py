@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents import checkpoint
-from llmserve_agents.checkpoint import CARD, POLICY, check_card, find_weights, identity, read, write
+from llmserve_agents import weights
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
-from llmserve_agents.features import FEATURES
-from llmserve_agents.network import HEADS
+from llmserve_agents.learning.checkpoint import identity, read, write
+from llmserve_agents.learning.features import FEATURES
+from llmserve_agents.learning.network import HEADS
+from llmserve_agents.weights import CARD, POLICY, check_card, find_weights
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.tasks import load_task
 
@@ -84,9 +85,9 @@ def test_a_card_that_differs_is_refused_by_the_name_of_what_differs(
 def test_without_strictness_only_the_interfaces_must_agree(tmp_path: Path) -> None:
     path = write(tmp_path, tensors(), card(simulator_version="0.0.1", task_digest="0" * 64))
     assert read(path, strict=False).card["simulator_version"] == "0.0.1"
-    check_card(card(features_hash="other"), features=False)
+    check_card(card(features_hash="other"))
     with pytest.raises(WeightsMismatchError, match="schema_hash"):
-        check_card(card(schema_hash="other"), strict=False, features=False)
+        check_card(card(schema_hash="other"), strict=False)
 
 
 @pytest.mark.parametrize(
@@ -205,14 +206,14 @@ def put(folder: Path) -> Path:
 
 def test_weights_are_looked_up_in_the_documented_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(checkpoint.WEIGHTS_VARIABLE, raising=False)
-    monkeypatch.setattr(checkpoint, "_PACKAGED", tmp_path / "packaged")
+    monkeypatch.delenv(weights.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.setattr(weights, "_PACKAGED", tmp_path / "packaged")
     packaged = put(tmp_path / "packaged")
     assert find_weights(TASK) == packaged
     put(tmp_path / "weights")
     assert find_weights(TASK) == Path("weights") / TASK / POLICY
     named = put(tmp_path / "named")
-    monkeypatch.setenv(checkpoint.WEIGHTS_VARIABLE, str(tmp_path / "named"))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path / "named"))
     assert find_weights(TASK) == named
     given = put(tmp_path / "given")
     assert find_weights(TASK, root=tmp_path / "given") == given
@@ -222,8 +223,8 @@ def test_a_folder_of_weights_without_this_file_does_not_hide_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(checkpoint.WEIGHTS_VARIABLE, raising=False)
-    monkeypatch.setattr(checkpoint, "_PACKAGED", tmp_path / "packaged")
+    monkeypatch.delenv(weights.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.setattr(weights, "_PACKAGED", tmp_path / "packaged")
     packaged = put(tmp_path / "packaged")
     (tmp_path / "weights" / TASK).mkdir(parents=True)
     assert find_weights(TASK) == packaged
@@ -236,12 +237,12 @@ def test_a_place_that_was_named_is_the_only_one(tmp_path: Path, monkeypatch: pyt
     """Who names a folder never acts with weights from elsewhere."""
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "weights")
-    monkeypatch.setenv(checkpoint.WEIGHTS_VARIABLE, str(tmp_path / "named"))
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, str(tmp_path / "named"))
     with pytest.raises(MissingWeightsError, match="named"):
         find_weights(TASK)
     with pytest.raises(MissingWeightsError, match="given"):
         find_weights(TASK, root=tmp_path / "given")
-    monkeypatch.setenv(checkpoint.WEIGHTS_VARIABLE, "")
+    monkeypatch.setenv(weights.WEIGHTS_VARIABLE, "")
     assert find_weights(TASK) == Path("weights") / TASK / POLICY
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.features import FEATURES
+from llmserve_agents.learning.features import FEATURES
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES
 from llmserve_sim.metrics import observation_names

@@ -17,7 +17,7 @@ from llmserve_agents.evaluation.ablation_report import AblationReport
 from llmserve_agents.evaluation.report import EvaluationReport, Timing
 from llmserve_sim.errors import InvalidInputError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 needs_matplotlib = pytest.mark.skipif(not HAS_MATPLOTLIB, reason="matplotlib is not installed: the extra plot")
 FAST = ["--task", "bursty_workload", "--episodes", "2", "--workers", "1", "--resamples", "200"]

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents import checkpoint
-from llmserve_agents.checkpoint import CARD, POLICY, WEIGHTS_VARIABLE, identity, write
 from llmserve_agents.environment import Environment, InProcess, Remote
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
-from llmserve_agents.features import FEATURES, FeatureHistory
-from llmserve_agents.learned import PPOPolicy
-from llmserve_agents.network import HEADS
+from llmserve_agents.learning import checkpoint
+from llmserve_agents.learning.agent import PPOPolicy
+from llmserve_agents.learning.checkpoint import identity, write
+from llmserve_agents.learning.features import FEATURES, FeatureHistory
+from llmserve_agents.learning.network import HEADS
 from llmserve_agents.policy import AGENTS, make_agent
+from llmserve_agents.weights import CARD, POLICY, WEIGHTS_VARIABLE
 from llmserve_client.testing import LocalServer
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -151,6 +152,6 @@ def test_an_observation_without_the_extended_features_is_refused(tmp_path: Path)
 
 
 def test_acting_needs_no_torch() -> None:
-    program = "import sys, llmserve_agents.learned; print(sorted({'torch', 'typer', 'tensorboard'} & set(sys.modules)))"
+    program = "import sys, llmserve_agents.learning.agent; print(sorted({'torch', 'typer', 'tensorboard'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents.features import FEATURES
-from llmserve_agents.network import HEADS, MLPPolicy
-from llmserve_agents.players import PARTS, Players, Rollout
+from llmserve_agents.learning.features import FEATURES
+from llmserve_agents.learning.network import HEADS, MLPPolicy
+from llmserve_agents.learning.rollout import PARTS, Players, Rollout
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.tasks import Task, load_task
 
@@ -77,8 +77,8 @@ def test_twins_are_not_parted(
 def test_what_playing_took_is_what_passed_by_the_clock(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts at once take half of what their own clocks add up to, and parts one after the other all of it."""
     clock = iter([100.0, 110.0])
-    monkeypatch.setattr("llmserve_agents.players.Player.play", lambda *_: {"act": 1.0, "simulate": 4.0})
-    monkeypatch.setattr("llmserve_agents.players.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("llmserve_agents.learning.rollout.Player.play", lambda *_: {"act": 1.0, "simulate": 4.0})
+    monkeypatch.setattr("llmserve_agents.learning.rollout.time.perf_counter", lambda: next(clock))
     _, seconds = Players(task, 4).play(policy(), [1, 2, 3, 4], 0.0, np.random.default_rng(0))
     assert seconds == {"act": pytest.approx(2.0), "simulate": pytest.approx(8.0)}
 

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.features import FEATURES
-from llmserve_agents.network import HEAD_SLICES, HEADS, KEEP_KNOBS, MLPPolicy, standing
+from llmserve_agents.learning.features import FEATURES
+from llmserve_agents.learning.network import HEAD_SLICES, HEADS, KEEP_KNOBS, MLPPolicy, standing
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import GRID_SIZES
 from llmserve_sim.tasks import load_task
 
 torch = pytest.importorskip("torch", reason="torch comes with the extra 'train'")
-ppo = pytest.importorskip("llmserve_agents.ppo", reason="training needs the extra 'train'", exc_type=MissingExtraError)
+ppo = pytest.importorskip(
+    "llmserve_agents.learning.ppo", reason="training needs the extra 'train'", exc_type=MissingExtraError
+)
 
 WINDOWS = 6
 
@@ -438,12 +440,12 @@ def test_minibatches_of_one_and_fewer_than_asked_for_are_no_trouble(task: str) -
 
 
 def test_imitation_comes_before_training_and_repeats_itself(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmserve_agents.imitation import demonstrations
+    from llmserve_agents.learning.imitation import demonstrations
     from llmserve_agents.policy import StaticPolicy
     from llmserve_sim.schema import ServeAction
 
     held = ServeAction(batch_cap=60, kv_budget_fraction=0.4, quantization_tier="INT8", speculation_depth=3)
-    monkeypatch.setattr("llmserve_agents.imitation.make_agent", lambda _: StaticPolicy(held))
+    monkeypatch.setattr("llmserve_agents.learning.imitation.make_agent", lambda _: StaticPolicy(held))
     inputs, choices = demonstrations(load_task(task), "static", 20, np.random.default_rng(0))
     assert inputs.shape == (24, len(FEATURES))
     assert {tuple(row) for row in choices.tolist()} == {(4, 4, 3, 1, 0, 0)}

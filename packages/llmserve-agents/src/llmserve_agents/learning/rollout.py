@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 import numpy as np
 
 from llmserve_agents.executors import WorkerPool
-from llmserve_agents.features import FEATURES, FeatureHistory, vectors_of
-from llmserve_agents.network import HEADS, KEEP_KNOBS, TIER, MLPPolicy, standing, to_grid
+from llmserve_agents.learning.features import FEATURES, FeatureHistory, vectors_of
+from llmserve_agents.learning.network import HEADS, KEEP_KNOBS, TIER, MLPPolicy, standing, to_grid
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.grid import GRID_SIZES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmserve_agents.features import FEATURES, LAGS, FeatureHistory, features_hash, vectors_of
+from llmserve_agents.learning.features import FEATURES, LAGS, FeatureHistory, features_hash, vectors_of
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -122,5 +122,5 @@ def test_observations_give_the_inputs_that_measurements_give() -> None:
 def test_the_hash_is_that_of_the_names_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(FEATURES)) == len(FEATURES)
     here = features_hash()
-    monkeypatch.setattr("llmserve_agents.features.FEATURES", (*FEATURES[1:], FEATURES[0]))
+    monkeypatch.setattr("llmserve_agents.learning.features.FEATURES", (*FEATURES[1:], FEATURES[0]))
     assert features_hash() != here

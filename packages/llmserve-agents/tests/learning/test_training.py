@@ -16,18 +16,21 @@ import pytest
 from safetensors.numpy import load_file
 
 from llmserve_agents import cli
-from llmserve_agents.checkpoint import CARD, POLICY, identity, read
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.learned import PPOPolicy
+from llmserve_agents.learning.agent import PPOPolicy
+from llmserve_agents.learning.checkpoint import identity, read
+from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import load_task
 
 torch = pytest.importorskip("torch", reason="torch comes with the extra 'train'")
-ppo = pytest.importorskip("llmserve_agents.ppo", reason="training needs the extra 'train'", exc_type=MissingExtraError)
-training = pytest.importorskip("llmserve_agents.training", reason="as above", exc_type=MissingExtraError)
+ppo = pytest.importorskip(
+    "llmserve_agents.learning.ppo", reason="training needs the extra 'train'", exc_type=MissingExtraError
+)
+training = pytest.importorskip("llmserve_agents.learning.training", reason="as above", exc_type=MissingExtraError)
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 TASK = "bursty_workload"
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 needs_tensorboard = pytest.mark.skipif(

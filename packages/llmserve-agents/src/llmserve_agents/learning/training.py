@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from llmserve_agents.checkpoint import CARD, POLICY, identity, write
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.network import SPLIT
-from llmserve_agents.evaluation.plots import Curve, draw_learning_curves
-from llmserve_agents.ppo import PPOConfig, Trainer, TrainResult, Update, validation_seeds
+from llmserve_agents.learning.checkpoint import identity, write
+from llmserve_agents.learning.config import PPOConfig
+from llmserve_agents.learning.curves import Curve, draw_learning_curves
+from llmserve_agents.learning.network import SPLIT
+from llmserve_agents.learning.ppo import Trainer, TrainResult, Update, validation_seeds
 from llmserve_agents.search import static_values
+from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grader import score_of

@@ -15,7 +15,7 @@ import pytest
 from llmserve_agents import cli
 from llmserve_agents.evaluation.baseline_report import BaselineReport
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 FAST = ["--task", "bursty_workload", "--seed", "2000001", "--agent", "heuristic"]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from llmserve_agents.environment import Environment, InProcess, Remote, public_url
+from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
 from llmserve_agents.evaluation.baseline import (
     DETERMINISTIC_AGENTS,
     LLMOptions,
@@ -14,11 +16,9 @@ from llmserve_agents.evaluation.baseline import (
     run_suite,
     validator_tasks,
 )
-from llmserve_agents.llm.endpoint import Patience
-from llmserve_agents.environment import Environment, InProcess, Remote, public_url
-from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
-from llmserve_agents.policy import AGENTS, make_agent
 from llmserve_agents.evaluation.baseline_report import BaselineReport
+from llmserve_agents.llm.endpoint import Patience
+from llmserve_agents.policy import AGENTS, make_agent
 from llmserve_client.testing import LocalServer
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.schema import ServeAction, ServeObservation

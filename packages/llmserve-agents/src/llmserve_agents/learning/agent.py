@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from llmserve_agents.checkpoint import POLICY, Checkpoint, find_weights, read
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
-from llmserve_agents.features import FeatureHistory, vectors_of
-from llmserve_agents.network import MLPPolicy
+from llmserve_agents.learning.checkpoint import Checkpoint, read
+from llmserve_agents.learning.features import FeatureHistory, vectors_of
+from llmserve_agents.learning.network import MLPPolicy
+from llmserve_agents.weights import POLICY, find_weights
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.grid import from_indices
 from llmserve_sim.observation import vector
@@ -34,7 +35,7 @@ class PPOPolicy:
 
     Args:
         weights: a folder with ``policy.safetensors`` and ``card.json`` for the one task that it will play; without it, the
-            task's shipped weights are looked up (see `checkpoint.find_weights`).
+            task's shipped weights are looked up (see `weights.find_weights`).
     """
 
     def __init__(self, weights: Path | None = None) -> None:
