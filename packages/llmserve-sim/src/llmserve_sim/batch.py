@@ -1,7 +1,7 @@
 """Many episodes of one task in lock step: what `ServingEnv.advance` does, for all of them in one call.
 
 The formulas are those of the single environment (`metrics.py`, `reward.py`, `configuration.py`), computed on arrays; the
-windows run in one compiled call (`engine/batch.py`). `select` copies episodes by the hundred, so that a search can try many
+windows run in one compiled call (`engine/kernel/batch.py`). `select` copies episodes by the hundred, so that a search can try many
 continuations of one at once; `gather` takes up running environments. This module knows nothing about Gymnasium.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 from llmserve_sim.arithmetic import ARRAYS
 from llmserve_sim.configuration import TIER_INDEX, Configurator, Course, Need
 from llmserve_sim.engine import KernelEngine
-from llmserve_sim.engine.batch import KernelBatch
 from llmserve_sim.engine.interface import PS_PER_S, WindowStats
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.batch import KernelBatch
+from llmserve_sim.engine.kernel.layout import (
     P_CAP,
     P_DEPTH,
     P_END,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llmserve_sim.engine.simulator import Backend
+    from llmserve_sim.engine.kernel.engine import Backend
     from llmserve_sim.hardware import Deployment
     from llmserve_sim.tasks import Task
 

@@ -9,18 +9,7 @@ from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import FP, TENANTS
 from llmserve_sim.engine.kernel.histograms import percentiles
 from llmserve_sim.engine.kernel.iterations import advance, cut, settle, stream
-from llmserve_sim.engine.kernel.linked import queue_pop, queue_push
-from llmserve_sim.engine.kernel.requests import (
-    abandon,
-    blocks_free,
-    blocks_used,
-    next_line,
-    preempt,
-    purge,
-    record,
-    victim,
-)
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.layout import (
     CLASS_SHIFT,
     ENDS,
     G_CLOCK,
@@ -133,6 +122,17 @@ from llmserve_sim.engine.layout import (
     W_TTFT_P50,
     W_USED,
     ZEROS,
+)
+from llmserve_sim.engine.kernel.linked import queue_pop, queue_push
+from llmserve_sim.engine.kernel.requests import (
+    abandon,
+    blocks_free,
+    blocks_used,
+    next_line,
+    preempt,
+    purge,
+    record,
+    victim,
 )
 
 if TYPE_CHECKING:

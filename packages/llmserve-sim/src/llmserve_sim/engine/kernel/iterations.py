@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING
 from llmserve_sim.engine.interface import BLOCK_TOKENS, DEPTHS, FP
 from llmserve_sim.engine.kernel.costs import decode_piece, mixed_ps, prefill_units, steps_within
 from llmserve_sim.engine.kernel.histograms import add_gap, add_gaps, bin_of, hist_add
-from llmserve_sim.engine.kernel.linked import queue_clear, queue_pop, queue_push, ring_drop, ring_push
-from llmserve_sim.engine.kernel.requests import (
-    blocks_for,
-    blocks_used,
-    finish,
-    finish_due,
-    join_decode,
-    next_line,
-    preempt,
-    purge,
-    victim,
-)
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.layout import (
     ENDS,
     G_BIN,
     G_CLOCK,
@@ -109,6 +97,18 @@ from llmserve_sim.engine.layout import (
     W_ITERATIONS,
     W_PREEMPTIONS,
     W_TTFT_SUM,
+)
+from llmserve_sim.engine.kernel.linked import queue_clear, queue_pop, queue_push, ring_drop, ring_push
+from llmserve_sim.engine.kernel.requests import (
+    blocks_for,
+    blocks_used,
+    finish,
+    finish_due,
+    join_decode,
+    next_line,
+    preempt,
+    purge,
+    victim,
 )
 
 if TYPE_CHECKING:

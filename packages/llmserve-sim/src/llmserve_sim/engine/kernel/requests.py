@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import BLOCK_TOKENS, FP
-from llmserve_sim.engine.kernel.linked import heap_remove, heap_rise, queue_drop, queue_pop, queue_push_front, ring_drop
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.layout import (
     ABANDONED,
     ENDS,
     FINISHED,
@@ -79,6 +78,7 @@ from llmserve_sim.engine.layout import (
     W_GOOD,
     W_MET,
 )
+from llmserve_sim.engine.kernel.linked import heap_remove, heap_rise, queue_drop, queue_pop, queue_push_front, ring_drop
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row

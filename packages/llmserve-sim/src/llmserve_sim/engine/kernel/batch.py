@@ -12,17 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmserve_sim.engine import compiled
+from llmserve_sim.engine.kernel import compiled
 from llmserve_sim.engine.kernel import fleet as fleet_kernel
-from llmserve_sim.engine.layout import H_TOTAL_ARRIVED, PLAN_SIZE, STATS, STATS_SIZE, TOTALS, TRAFFIC_WIDTH, row_size
-from llmserve_sim.engine.simulator import Backend, native, native_tables, new_row, pack_traffic
+from llmserve_sim.engine.kernel.engine import Backend, native, native_tables, new_row, pack_traffic
+from llmserve_sim.engine.kernel.layout import (
+    H_TOTAL_ARRIVED,
+    PLAN_SIZE,
+    STATS,
+    STATS_SIZE,
+    TOTALS,
+    TRAFFIC_WIDTH,
+    row_size,
+)
 from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmserve_sim.engine.interface import FleetSpec, Slo, Traffic
-    from llmserve_sim.engine.simulator import KernelEngine
+    from llmserve_sim.engine.kernel.engine import KernelEngine
 
     Ints = NDArray[np.int64]
 
@@ -144,7 +152,7 @@ class KernelBatch:
         """Run one window of every active environment.
 
         Args:
-            plans: [size, PLAN_SIZE], each row as `simulator.pack_plan` makes it. They are taken as valid.
+            plans: [size, PLAN_SIZE], each row as `engine.pack_plan` makes it. They are taken as valid.
             active: [size] bool; the others stay as they are, their statistics too. None: all.
 
         Returns:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from llmserve_sim.engine import compiled
-from llmserve_sim.engine.future import check_future, face, progress_of
+from llmserve_sim.engine.future import check_future
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import (
     PRIORITY,
@@ -25,9 +24,10 @@ from llmserve_sim.engine.interface import (
     WindowPlan,
     WindowStats,
 )
+from llmserve_sim.engine.kernel import compiled
 from llmserve_sim.engine.kernel import fleet as fleet_kernel
-from llmserve_sim.engine.kernel.linked import queue_clear
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.future import progress_of, retarget
+from llmserve_sim.engine.kernel.layout import (
     CLASS_SHIFT,
     ENDS,
     G_HEAP,
@@ -94,6 +94,7 @@ from llmserve_sim.engine.layout import (
     TRAFFIC_WIDTH,
     row_size,
 )
+from llmserve_sim.engine.kernel.linked import queue_clear
 from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class KernelEngine:
             packed = pack_traffic(traffic)
             check_future(self._offered, traffic, self.progress(), int(self._row[H_NOW]))
             twin._offered, twin._traffic = traffic, native(packed, self.backend)
-            face(twin._row, traffic)
+            retarget(twin._row, traffic)
         return twin
 
     def progress(self) -> Progress:
