@@ -50,10 +50,6 @@ from llmserve_sim.engine.kernel.layout import (
     H_SCRATCH,
     H_SPLIT,
     H_SWAP,
-    H_TOTAL_ABANDONED,
-    H_TOTAL_ARRIVED,
-    H_TOTAL_FINISHED,
-    H_TOTAL_REJECTED,
     H_TPOT,
     H_TTFT,
     H_TTFT_TOKEN,
@@ -82,8 +78,7 @@ from llmserve_sim.engine.kernel.layout import (
     S_CHAIN,
     S_NEXT,
     SLOT_SIZE,
-    STAT_AT,
-    STAT_WIDTHS,
+    STAT_COLUMNS,
     STATS,
     STATS_SIZE,
     STATUSES,
@@ -241,19 +236,8 @@ def pack_plan(plan: WindowPlan) -> Ints:
 
 def list_plan(plan: WindowPlan) -> list[int]:
     """`pack_plan` as a list."""
-    return [
-        plan.end_ps,
-        plan.batch_cap,
-        plan.depth,
-        plan.tier,
-        plan.split,
-        plan.priority,
-        plan.pool_blocks,
-        plan.resized,
-        plan.hit_q10,
-        plan.hit_half_blocks,
-        *chain.from_iterable(plan.tokens_per_step),
-    ]
+    *numbers, tokens_per_step = vars(plan).values()
+    return [*numbers, *chain.from_iterable(tokens_per_step)]
 
 
 @lru_cache(maxsize=16)
@@ -369,20 +353,11 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
 def read_stats(row: Native, *, histograms: bool) -> WindowStats:
     """The statistics of a row's last window."""
     values = integers(row[STATS : STATS + STATS_SIZE])
-    fields: dict[str, Any] = {
-        name: values[STAT_AT[name]] if width == 1 else values[STAT_AT[name] : STAT_AT[name] + width]
-        for name, width in STAT_WIDTHS.items()
-    }
+    figures: dict[str, Any] = {name: values[where] for name, where in STAT_COLUMNS.items()}
     if histograms:
-        fields["ttft_hist"] = integers(row[HIST_TTFT + 2 : HIST_TTFT + 2 + BINS])
-        fields["itl_hist"] = integers(row[HIST_ITL + 2 : HIST_ITL + 2 + BINS])
-    return WindowStats(
-        **fields,
-        total_arrived=int(row[H_TOTAL_ARRIVED]),
-        total_finished=int(row[H_TOTAL_FINISHED]),
-        total_abandoned=int(row[H_TOTAL_ABANDONED]),
-        total_rejected=int(row[H_TOTAL_REJECTED]),
-    )
+        figures["ttft_hist"] = integers(row[HIST_TTFT + 2 : HIST_TTFT + 2 + BINS])
+        figures["itl_hist"] = integers(row[HIST_ITL + 2 : HIST_ITL + 2 + BINS])
+    return WindowStats(**figures)
 
 
 def native(values: Ints, backend: str) -> Native:
