@@ -21,7 +21,7 @@ import numpy as np
 from llmserve_sim.bench import Result, conclude, measure
 from llmserve_sim.bench.case import Case, task_case
 from llmserve_sim.engine import KernelBatch
-from llmserve_sim.engine.simulator import pack_plan
+from llmserve_sim.engine.kernel.engine import pack_plan
 from llmserve_sim.schema import ServeAction
 from llmserve_sim.tasks import load_task
 

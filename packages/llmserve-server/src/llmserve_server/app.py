@@ -37,7 +37,7 @@ from llmserve_server.settings import Settings, unknown_variables
 from llmserve_server.store import open_store
 from llmserve_server.telemetry import Observed
 from llmserve_server.wire import WireAction, WireObservation, WireState
-from llmserve_sim.engine import compiled
+from llmserve_sim.engine.kernel import compiled
 from llmserve_sim.errors import LLMServeError
 
 __all__ = ["API_VERSION", "create_app"]

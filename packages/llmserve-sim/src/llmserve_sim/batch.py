@@ -1,7 +1,7 @@
 """Many episodes of one task in lock step: what `ServingEnv.advance` does, for all of them in one call.
 
 The formulas are those of the single environment (`metrics.py`, `reward.py`, `configuration.py`), computed on arrays; the
-windows run in one compiled call (`engine/batch.py`). `select` copies episodes by the hundred, so that a search can try many
+windows run in one compiled call (`engine/kernel/batch.py`). `select` copies episodes by the hundred, so that a search can try many
 continuations of one at once; `gather` takes up running environments. This module knows nothing about Gymnasium.
 """
 
@@ -18,23 +18,22 @@ import numpy as np
 from llmserve_sim.arithmetic import ARRAYS
 from llmserve_sim.configuration import TIER_INDEX, Configurator, Course, Need
 from llmserve_sim.engine import KernelEngine
-from llmserve_sim.engine.batch import KernelBatch
 from llmserve_sim.engine.interface import PS_PER_S, WindowStats
-from llmserve_sim.engine.layout import (
-    P_CAP,
+from llmserve_sim.engine.kernel.batch import KernelBatch
+from llmserve_sim.engine.kernel.layout import (
+    P_BATCH_CAP,
     P_DEPTH,
-    P_END,
-    P_HALF,
-    P_HIT,
-    P_POOL,
+    P_END_PS,
+    P_HIT_HALF_BLOCKS,
+    P_HIT_Q10,
+    P_POOL_BLOCKS,
     P_PRIORITY,
-    P_RATES,
     P_RESIZED,
     P_SPLIT,
     P_TIER,
+    P_TOKENS_PER_STEP,
     PLAN_SIZE,
-    STAT_AT,
-    STAT_WIDTHS,
+    STAT_COLUMNS,
 )
 from llmserve_sim.env import Outcome, ServingEnv
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llmserve_sim.engine.simulator import Backend
+    from llmserve_sim.engine.kernel.engine import Backend
     from llmserve_sim.hardware import Deployment
     from llmserve_sim.tasks import Task
 
@@ -62,10 +61,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ServingBatch"]
 
-_COLUMNS: Final = {
-    name: STAT_AT[name] if width == 1 else slice(STAT_AT[name], STAT_AT[name] + width)
-    for name, width in STAT_WIDTHS.items()
-}
 _KNOBS: Final = P_PRIORITY + 1
 """The knobs are the first columns of a plan; the first of them is the window's end."""
 _FRACTION: Final = "kv_budget_fraction"
@@ -251,7 +246,7 @@ class ServingBatch:
         if split.any():
             self.configurator.check(ServeAction(prefill_decode_split=True))
         knobs = np.zeros((self.size, _KNOBS), dtype=np.int64)
-        knobs[:, P_CAP] = _CAPS[cap]
+        knobs[:, P_BATCH_CAP] = _CAPS[cap]
         knobs[:, P_DEPTH], knobs[:, P_TIER], knobs[:, P_SPLIT], knobs[:, P_PRIORITY] = depth, tier, split, priority
         table = _grid_needs(self.configurator)
         where = np.ravel_multi_index((tier, kv, (depth > 0).astype(np.int64)), _NEED_SHAPE)
@@ -278,14 +273,14 @@ class ServingBatch:
         self._wanted, self._stall_ps = np.asarray(claim.wanted_blocks), stall_ps
         plans = np.empty((self.size, PLAN_SIZE), dtype=np.int64)
         plans[:, :_KNOBS] = knobs
-        plans[:, P_END] = (window + 1) * course.window_ps
-        plans[:, P_POOL] = claim.pool_blocks
+        plans[:, P_END_PS] = (window + 1) * course.window_ps
+        plans[:, P_POOL_BLOCKS] = claim.pool_blocks
         plans[:, P_RESIZED] = resized
-        plans[:, P_HIT] = self.configurator.hit_q10
-        plans[:, P_HALF] = claim.half_blocks
-        plans[:, P_RATES:] = course.tokens_per_step(window)
+        plans[:, P_HIT_Q10] = self.configurator.hit_q10
+        plans[:, P_HIT_HALF_BLOCKS] = claim.half_blocks
+        plans[:, P_TOKENS_PER_STEP:] = course.tokens_per_step(window)
         facts: dict[str, Any] = {
-            "batch_cap": knobs[:, P_CAP],
+            "batch_cap": knobs[:, P_BATCH_CAP],
             _FRACTION: fractions,
             "speculation_depth": knobs[:, P_DEPTH],
             "tier": tier,
@@ -367,7 +362,7 @@ def _pick(values: Any, at: Ints) -> Any:
 def _stats(matrix: Ints) -> WindowStats:
     """Return the engine's columns under the names of `WindowStats`: arrays, or tuples of arrays."""
     columns: dict[str, Any] = {}
-    for name, where in _COLUMNS.items():
+    for name, where in STAT_COLUMNS.items():
         values = matrix[:, where]
         columns[name] = values if isinstance(where, int) else tuple(values.T)
     return cast("WindowStats", SimpleNamespace(**columns))

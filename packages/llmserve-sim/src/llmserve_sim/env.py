@@ -17,8 +17,9 @@ import numpy as np
 
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.configuration import Configurator, Course
-from llmserve_sim.engine import KernelEngine, ReferenceEngine, WindowStats, compiled
+from llmserve_sim.engine import KernelEngine, ReferenceEngine, WindowStats
 from llmserve_sim.engine.interface import PS_PER_S
+from llmserve_sim.engine.kernel import compiled
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError, MissingExtraError
 from llmserve_sim.metrics import Measurement, Meter
 from llmserve_sim.observation import to_observation

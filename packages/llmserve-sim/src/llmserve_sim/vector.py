@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llmserve_sim.engine.simulator import Backend
+    from llmserve_sim.engine.kernel.engine import Backend
     from llmserve_sim.hardware import Deployment
     from llmserve_sim.schema import ServeAction
     from llmserve_sim.tasks import Task

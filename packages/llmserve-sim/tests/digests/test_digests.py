@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from llmserve_sim.__about__ import __version__
-from llmserve_sim.engine.compiled import available
+from llmserve_sim.engine.kernel.compiled import available
 from llmserve_sim.env import EngineKind, Outcome, ServingEnv
 from llmserve_sim.grid import GRID_SIZES, from_indices
 from llmserve_sim.tasks import list_tasks

@@ -11,7 +11,7 @@ from engine_strategies import Workload, random_workload
 
 from llmserve_sim.engine import KernelEngine, ReferenceEngine, Traffic
 from llmserve_sim.engine.interface import Engine, Progress
-from llmserve_sim.engine.simulator import Backend
+from llmserve_sim.engine.kernel.engine import Backend
 from llmserve_sim.errors import InvalidInputError
 
 SEEDS = range(60)

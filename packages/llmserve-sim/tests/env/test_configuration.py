@@ -14,7 +14,7 @@ from llmserve_sim.arithmetic import ARRAYS, SCALAR
 from llmserve_sim.configuration import Configurator, Course, Setting, tokens_per_step
 from llmserve_sim.engine import KernelEngine
 from llmserve_sim.engine.interface import PS_PER_S
-from llmserve_sim.engine.layout import L_READY, LANES
+from llmserve_sim.engine.kernel.layout import L_READY, LANES
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import get_deployment

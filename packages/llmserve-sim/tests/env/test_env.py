@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmserve_sim.__about__ import __version__
-from llmserve_sim.engine import compiled
+from llmserve_sim.engine.kernel import compiled
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError, MissingExtraError, UnknownTaskError
 from llmserve_sim.grader import grade

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from llmserve_sim.bench.case import task_case
-from llmserve_sim.engine.compiled import available
+from llmserve_sim.engine.kernel.compiled import available
 from llmserve_sim.grid import GRID_SIZES, from_indices
 from llmserve_sim.tasks import load_task
 

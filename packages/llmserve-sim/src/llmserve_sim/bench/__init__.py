@@ -12,7 +12,7 @@ from llmserve_sim.bench.accuracy import measure_tables
 from llmserve_sim.bench.growth import measure_growth
 from llmserve_sim.bench.report import Result, conclude
 from llmserve_sim.bench.speed import measure_engines, measure_threads
-from llmserve_sim.engine.compiled import available
+from llmserve_sim.engine.kernel.compiled import available
 from llmserve_sim.errors import MissingExtraError
 
 __all__ = ["Result", "conclude", "main", "measure"]

@@ -11,8 +11,8 @@ import numpy as np
 
 from llmserve_sim.bench.case import ENGINES, Case, task_case
 from llmserve_sim.bench.report import Result
-from llmserve_sim.engine.batch import KernelBatch
-from llmserve_sim.engine.simulator import pack_plan
+from llmserve_sim.engine.kernel.batch import KernelBatch
+from llmserve_sim.engine.kernel.engine import pack_plan
 from llmserve_sim.tasks import Task, list_tasks
 from llmserve_sim.workload.scenario import generate
 

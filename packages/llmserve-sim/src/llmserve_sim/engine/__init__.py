@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmserve_sim.engine.batch import KernelBatch
 from llmserve_sim.engine.interface import (
     Engine,
     FleetSpec,
@@ -14,8 +13,9 @@ from llmserve_sim.engine.interface import (
     WindowPlan,
     WindowStats,
 )
+from llmserve_sim.engine.kernel.batch import KernelBatch
+from llmserve_sim.engine.kernel.engine import KernelEngine
 from llmserve_sim.engine.reference import ReferenceEngine
-from llmserve_sim.engine.simulator import KernelEngine
 
 __all__ = [
     "Engine",

@@ -1,64 +1,17 @@
-"""Another future for an engine that has come some way: what is known of its requests, and new ones in place of the rest.
+"""A fork onto another future: what it must agree with.
 
-A planner without foresight forks an engine onto a forecast. What has arrived stays as it is; only outputs that nobody has
-seen yet may differ, since the scheduler never reads them, and with them when the requests that decode now will finish.
+A planner without foresight forks an engine onto a forecast. Requests that have arrived stay as they are. Only outputs that
+nobody has seen yet may differ: the scheduler never reads them, so they change nothing but when those requests will finish.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from llmserve_sim.engine.interface import Progress, Traffic
-from llmserve_sim.engine.layout import (
-    ENDS,
-    G_CLOCK,
-    G_COUNT,
-    G_HEAP,
-    GROUP_SIZE,
-    H_ARRIVALS,
-    H_LANES_END,
-    H_MAX_LEN,
-    H_NEXT,
-    L_ACTIVE,
-    L_FRESH,
-    L_GROUPS,
-    L_GROUPS_END,
-    L_HANDOVERS,
-    L_RESUMED,
-    LANE_SIZE,
-    LANES,
-    S_BASE,
-    S_ID,
-    S_NEXT,
-    S_OUTPUT,
-    S_PRODUCED,
-    S_PROMPT,
-    S_TARGET,
-    S_TENANT,
-    SLOT_BITS,
-    SLOT_MASK,
-)
 from llmserve_sim.errors import InvalidInputError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from llmserve_sim.engine.kernel import Row
-
-__all__ = ["check_future", "face", "progress_of"]
-
-
-def progress_of(row: Row) -> Progress:
-    """Return what is known of the requests that have arrived in an arena row."""
-    arrived = int(row[H_NEXT])
-    ended = np.ones(arrived, dtype=np.bool_)
-    produced = np.zeros(arrived, dtype=np.int64)
-    for slot, tokens in _unfinished(row):
-        ended[row[slot + S_ID]] = False
-        produced[row[slot + S_ID]] = tokens
-    return Progress(ended, produced)
+__all__ = ["check_future"]
 
 
 def check_future(past: Traffic, future: Traffic, progress: Progress, now_ps: int) -> None:
@@ -77,52 +30,3 @@ def check_future(past: Traffic, future: Traffic, progress: Progress, now_ps: int
         raise InvalidInputError("traffic.output", "must exceed what an unfinished request has produced")
     if len(future) > arrived and int(future.arrival_ps[arrived]) < now_ps:
         raise InvalidInputError("traffic.arrival_ps", f"must not be before {now_ps} for requests that are to come")
-
-
-def face(row: Row, traffic: Traffic) -> None:
-    """Let the fleet in an arena row, at the end of a window, face a traffic that `check_future` has let pass."""
-    longest = row[H_MAX_LEN]
-    for slot, _ in _unfinished(row):
-        row[slot + S_OUTPUT] = min(int(traffic.output[row[slot + S_ID]]), longest - row[slot + S_PROMPT])
-    groups = (int(traffic.tenant.max(initial=0)) + 1) * GROUP_SIZE
-    for lane in _lanes(row):
-        row[lane + L_GROUPS_END] = max(row[lane + L_GROUPS_END], row[lane + L_GROUPS] + groups)
-        for group in range(row[lane + L_GROUPS], row[lane + L_GROUPS_END], GROUP_SIZE):
-            top, count = int(row[group + G_HEAP]) + 1, int(row[group + G_COUNT])
-            slots = [int(row[at]) & SLOT_MASK for at in range(top, top + count)]
-            clocks = [row[s + S_OUTPUT] + row[s + S_PROMPT] - row[s + S_BASE] for s in slots]
-            entries = sorted(int(clock) << SLOT_BITS | slot for clock, slot in zip(clocks, slots, strict=True))
-            for at, entry in enumerate(entries, top):  # in ascending order they are a heap
-                row[at] = entry
-    row[H_ARRIVALS] = len(traffic)
-
-
-def _lanes(row: Row) -> range:
-    return range(LANES, row[H_LANES_END], LANE_SIZE)
-
-
-def _unfinished(row: Row) -> Iterator[tuple[int, int]]:
-    """The slots in use, each with the tokens that its output is known to exceed."""
-    for lane in _lanes(row):
-        for kind in range(2):
-            ring = lane + L_ACTIVE + kind * ENDS
-            slot = int(row[ring])
-            while slot != ring:
-                tokens = int(row[slot + S_PRODUCED])
-                if row[slot + S_TARGET] == 0:
-                    group = row[lane + L_GROUPS] + row[slot + S_TENANT] * GROUP_SIZE
-                    tokens = int(row[slot + S_BASE] - row[slot + S_PROMPT] + (row[group + G_CLOCK] >> 8))
-                yield slot, tokens
-                slot = int(row[slot + S_NEXT])
-            for queue in (lane + L_RESUMED + kind * ENDS, lane + L_FRESH + kind * ENDS):
-                for slot in _chain(row, queue):
-                    yield slot, int(row[slot + S_PRODUCED])
-        for slot in _chain(row, lane + L_HANDOVERS):  # with a token on its way that is not its last
-            yield slot, int(row[slot + S_PRODUCED]) + 1
-
-
-def _chain(row: Row, queue: int) -> Iterator[int]:
-    slot = int(row[queue])
-    while slot != 0:
-        yield slot
-        slot = int(row[slot + S_NEXT])

@@ -33,6 +33,7 @@ __all__ = [
     "SEQS_MAX",
     "STANDARD",
     "TENANTS",
+    "TOTALS",
     "Engine",
     "FleetSpec",
     "RequestRecord",
@@ -174,9 +175,9 @@ class Slo:
     tpot_ps: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WindowPlan:
-    """One window's configuration, as the engine understands it."""
+    """One window's configuration, as the engine understands it. The kernel reads the fields in this order."""
 
     end_ps: int
     """The window ends here; it starts where the previous one ended."""
@@ -194,25 +195,44 @@ class WindowPlan:
     """KV blocks per replica, what the co-tenant leaves; at least `FleetSpec.min_pool_blocks`."""
     resized: bool
     """The agent's own action changed the pool it asks for."""
-    tokens_per_step: tuple[tuple[int, ...], ...]
-    """[TENANTS][DEPTHS] fixed-point tokens per step; [t][0] = 256."""
     hit_q10: int = 0
     """Largest prefix-cache hit share of a prompt, in 1/1024."""
     hit_half_blocks: int = 1
     """Cached blocks at which half of that share is hit."""
+    tokens_per_step: tuple[tuple[int, ...], ...]
+    """[TENANTS][DEPTHS] fixed-point tokens per step; [t][0] = 256."""
 
 
 @dataclass
 class WindowStats:
-    """What happened in a window. Counts and sums, all integers; the last group are levels at its end.
+    """What an engine counts in a window: integers, or lists of them, by class (0 priority, 1 standard) or by tenant.
 
     Percentiles are −1 in a window without samples. The histograms are filled in only by an engine that records.
+
+    How to add a counted figure:
+
+    1. Add a field here. Its default tells how many entries it has: 0, or a list of as many zeros.
+    2. Count it in the plain scheduler, in `reference/ledger.py`. A level at the window's end is taken in
+       `ReferenceEngine._measure_levels`.
+    3. Count it in the kernel, at `W_` and the field's name in capitals: `forced_evictions` is at `W_FORCED_EVICTIONS`,
+       imported from `kernel/layout.py`. A level is taken in `kernel.fleet.close_window`.
+    4. Run `tests/engine/test_exactness.py`: it compares every field of both schedulers.
+
+    The layout of an arena row, the batches and the reading back follow from the fields. Agents see a figure only if
+    `metrics.py` shows it to them.
     """
 
+    # since the start of the episode
+    total_arrived: int = 0
+    total_finished: int = 0
+    total_abandoned: int = 0
+    total_rejected: int = 0
+    # in the window
     arrivals: int = 0
     arrivals_priority: int = 0
     prompt_tokens: int = 0
     offered_tokens: int = 0
+    """Output tokens that the arrivals ask for."""
     offered_tenant: list[int] = field(default_factory=lambda: [0] * TENANTS)
     first_tokens: int = 0
     finished: int = 0
@@ -220,13 +240,19 @@ class WindowStats:
     rejected: int = 0
     preemptions: int = 0
     forced_evictions: int = 0
+    """Preemptions because the co-tenant took the blocks; they are not among `preemptions`."""
     handovers: int = 0
     due: list[int] = field(default_factory=lambda: [0, 0])
+    """Requests that finished, were abandoned or were rejected."""
     met: list[int] = field(default_factory=lambda: [0, 0])
+    """Those of them that met their objectives."""
     good_tokens: list[int] = field(default_factory=lambda: [0] * TENANTS)
+    """Output tokens of the requests that met their objectives."""
     delivered_tokens: int = 0
     draft_fp: int = 0
+    """Drafted tokens, fixed-point."""
     accepted_fp: int = 0
+    """Drafted tokens that were accepted, fixed-point."""
     iterations: int = 0
     busy_ps: int = 0
     ttft_sum_ps: int = 0
@@ -239,6 +265,7 @@ class WindowStats:
     itl_hist: list[int] = field(default_factory=list)
     # levels at the window's end
     queue_depth: int = 0
+    """Requests that wait or are on their way between replicas."""
     queue: list[int] = field(default_factory=lambda: [0, 0])
     running: int = 0
     prefilling: int = 0
@@ -246,11 +273,11 @@ class WindowStats:
     pool_blocks: int = 0
     cached_blocks: int = 0
     oldest_wait_ps: int = 0
-    # since the start of the episode
-    total_arrived: int = 0
-    total_finished: int = 0
-    total_abandoned: int = 0
-    total_rejected: int = 0
+    """Age of the oldest request that waits for its first token."""
+
+
+TOTALS = tuple(name for name in vars(WindowStats()) if name.startswith("total_"))
+"""The first fields of `WindowStats`: they go on from window to window, all others start anew."""
 
 
 @dataclass(frozen=True, order=True)

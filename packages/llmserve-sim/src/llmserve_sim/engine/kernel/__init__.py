@@ -8,9 +8,9 @@ It must answer as `engine.reference` does, to the integer; `tests/engine/test_ex
 - *Leaps.* Between events (a finish, an admission, a bend of the cost tables, exhausted blocks, a deadline at the head
   of the line) iteration times form an arithmetic series, so any number of iterations is one step. A leap stays in
   flight until it ends, or until an arrival or the window's end cuts it short.
-- *One arena.* State is one flat int64 row (`engine.layout`), so a fork is a copy.
+- *One arena.* State is one flat int64 row (`layout.py`), so a fork is a copy.
 
-The modules are plain Python over anything that indexes like an int64 array; `engine.compiled` imports them a second
+The modules are plain Python over anything that indexes like an int64 array; `compiled.py` imports them a second
 time and compiles them with numba. Hence no classes, no keyword arguments, integers only. Arguments that recur: `a` the
 row, `tb` the cost tables, `tr` the traffic, `rec` the records, `ln` a replica's offset, `s` a slot's.
 

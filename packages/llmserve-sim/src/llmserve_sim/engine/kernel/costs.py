@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.layout import (
     PIECE_SIZE,
     TB_MIX_AMP,
     TB_MIX_CTX,

@@ -9,18 +9,7 @@ from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import FP, TENANTS
 from llmserve_sim.engine.kernel.histograms import percentiles
 from llmserve_sim.engine.kernel.iterations import advance, cut, settle, stream
-from llmserve_sim.engine.kernel.linked import queue_pop, queue_push
-from llmserve_sim.engine.kernel.requests import (
-    abandon,
-    blocks_free,
-    blocks_used,
-    next_line,
-    preempt,
-    purge,
-    record,
-    victim,
-)
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.layout import (
     CLASS_SHIFT,
     ENDS,
     G_CLOCK,
@@ -47,10 +36,6 @@ from llmserve_sim.engine.layout import (
     H_STARTED,
     H_SWAP,
     H_TABLE,
-    H_TOTAL_ABANDONED,
-    H_TOTAL_ARRIVED,
-    H_TOTAL_FINISHED,
-    H_TOTAL_REJECTED,
     H_UNFINISHED,
     HIST_ITL,
     HIST_TTFT,
@@ -76,9 +61,9 @@ from llmserve_sim.engine.layout import (
     LANE_SIZE,
     LANES,
     NEVER,
-    PLAN_CAP,
-    PLAN_END,
-    PLAN_POOL,
+    PLAN_BATCH_CAP,
+    PLAN_END_PS,
+    PLAN_POOL_BLOCKS,
     PLAN_RESIZED,
     PLAN_SIZE,
     PLAN_SPLIT,
@@ -100,8 +85,6 @@ from llmserve_sim.engine.layout import (
     S_TENANT,
     SLOT_BITS,
     SLOT_MASK,
-    STATS,
-    STATS_SIZE,
     TB_PIECES,
     TENANT_SHIFT,
     TOKEN_BITS,
@@ -110,18 +93,18 @@ from llmserve_sim.engine.layout import (
     W_ABANDONED,
     W_ARRIVALS,
     W_ARRIVALS_PRIORITY,
-    W_CACHED,
-    W_DELIVERED,
-    W_DRAFT,
+    W_CACHED_BLOCKS,
+    W_DELIVERED_TOKENS,
+    W_DRAFT_FP,
     W_DUE,
     W_FINISHED,
     W_FIRST_TOKENS,
-    W_FORCED,
-    W_ITL_P50,
+    W_FORCED_EVICTIONS,
+    W_ITL_P50_PS,
     W_OFFERED_TENANT,
     W_OFFERED_TOKENS,
-    W_OLDEST,
-    W_POOL,
+    W_OLDEST_WAIT_PS,
+    W_POOL_BLOCKS,
     W_PREEMPTIONS,
     W_PREFILLING,
     W_PROMPT_TOKENS,
@@ -129,10 +112,27 @@ from llmserve_sim.engine.layout import (
     W_QUEUE_DEPTH,
     W_REJECTED,
     W_RUNNING,
+    W_TOTAL_ABANDONED,
+    W_TOTAL_ARRIVED,
+    W_TOTAL_FINISHED,
+    W_TOTAL_REJECTED,
     W_TTFT_COUNT,
-    W_TTFT_P50,
-    W_USED,
+    W_TTFT_P50_PS,
+    W_USED_BLOCKS,
+    WINDOW_STATS,
+    WINDOW_STATS_SIZE,
     ZEROS,
+)
+from llmserve_sim.engine.kernel.linked import queue_pop, queue_push
+from llmserve_sim.engine.kernel.requests import (
+    abandon,
+    blocks_free,
+    blocks_used,
+    next_line,
+    preempt,
+    purge,
+    record,
+    victim,
 )
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def give_work(a: Row, ln: int, lines: int, s: int, now: int) -> None:
     if a[ln + L_UNTIL] < 0:
         if a[ln + L_NOW] < now:
             a[ln + L_NOW] = now
-    elif a[ln + L_STEPS] > 1 and a[ln + L_RUNNING] < a[PLAN_CAP] and a[q] == s and next_line(a, ln) == q:
+    elif a[ln + L_STEPS] > 1 and a[ln + L_RUNNING] < a[PLAN_BATCH_CAP] and a[q] == s and next_line(a, ln) == q:
         cut(a, ln, now)  # it may join the very next iteration
 
 
@@ -313,7 +313,7 @@ def reconfigure(a: Row, rec: Row, now: int, stall: int) -> None:
 
 def resize(a: Row, ln: int, now: int) -> None:
     """Give a replica the pool that the plan in force allows it."""
-    for pool in (a[ln + L_POOL], a[PLAN_POOL]):  # what the old pool had displaced from the cache stays displaced
+    for pool in (a[ln + L_POOL], a[PLAN_POOL_BLOCKS]):  # what the old pool had displaced from the cache stays displaced
         a[ln + L_POOL] = pool
         a[ln + L_CACHED] = min(a[ln + L_CACHED], blocks_free(a, ln))
     a[ln + L_SPARE] = 0
@@ -326,7 +326,7 @@ def resize(a: Row, ln: int, now: int) -> None:
         a[W_PREEMPTIONS] += evicted
         a[ln + L_READY] = max(a[ln + L_READY], now, a[ln + L_UNTIL]) + a[H_RESIZE]
     elif evicted > 0:
-        a[W_FORCED] += evicted
+        a[W_FORCED_EVICTIONS] += evicted
         a[ln + L_READY] = max(a[ln + L_READY], now, a[ln + L_UNTIL]) + a[H_EVICT]
 
 
@@ -350,7 +350,7 @@ def begin(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
         a[H_STARTED] = 1
         set_roles(a)
         for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-            a[ln + L_POOL] = a[PLAN_POOL]
+            a[ln + L_POOL] = a[PLAN_POOL_BLOCKS]
         return
     stall = 0
     if a[PLAN_TIER] != tier:
@@ -365,7 +365,7 @@ def begin(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
 
 def clear_stats(a: Row) -> None:
     """Zero the window's statistics and the bins in use."""
-    a[STATS : STATS + STATS_SIZE] = a[ZEROS : ZEROS + STATS_SIZE]
+    a[WINDOW_STATS : WINDOW_STATS + WINDOW_STATS_SIZE] = a[ZEROS : ZEROS + WINDOW_STATS_SIZE]
     for h in (HIST_TTFT, HIST_ITL):
         used = a[h + 1] + 1 - a[h]
         if used > 0:
@@ -387,8 +387,8 @@ def clocked_tokens(a: Row) -> int:
 
 def close_window(a: Row, rec: Row) -> None:
     """Take the levels at the window's end, and the sums."""
-    a[W_DELIVERED] += clocked_tokens(a)
-    a[W_DRAFT] *= FP
+    a[W_DELIVERED_TOKENS] += clocked_tokens(a)
+    a[W_DRAFT_FP] *= FP
     end = a[H_NOW]
     oldest = end
     for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
@@ -405,29 +405,29 @@ def close_window(a: Row, rec: Row) -> None:
         a[W_RUNNING] += a[ln + L_RUNNING]
         a[W_PREFILLING] += a[ln + L_RUNNING] - a[ln + L_DECODING]
         free = blocks_free(a, ln)
-        a[W_USED] += a[ln + L_POOL] - free
-        a[W_POOL] += a[ln + L_POOL]
-        a[W_CACHED] += min(a[ln + L_CACHED], free)
+        a[W_USED_BLOCKS] += a[ln + L_POOL] - free
+        a[W_POOL_BLOCKS] += a[ln + L_POOL]
+        a[W_CACHED_BLOCKS] += min(a[ln + L_CACHED], free)
     a[W_QUEUE_DEPTH] = a[W_QUEUE] + a[W_QUEUE + 1]
-    a[W_OLDEST] = end - oldest
+    a[W_OLDEST_WAIT_PS] = end - oldest
     a[W_FINISHED] = a[W_DUE] + a[W_DUE + 1] - a[W_ABANDONED] - a[W_REJECTED]
     a[W_TTFT_COUNT] = a[W_FIRST_TOKENS]
-    percentiles(a, HIST_TTFT, W_TTFT_P50)
-    percentiles(a, HIST_ITL, W_ITL_P50)
+    percentiles(a, HIST_TTFT, W_TTFT_P50_PS)
+    percentiles(a, HIST_ITL, W_ITL_P50_PS)
     for t in range(TENANTS):
         a[W_OFFERED_TOKENS] += a[W_OFFERED_TENANT + t]
-    a[H_TOTAL_ARRIVED] = a[H_NEXT]
-    a[H_TOTAL_FINISHED] += a[W_FINISHED]
-    a[H_TOTAL_ABANDONED] += a[W_ABANDONED]
-    a[H_TOTAL_REJECTED] += a[W_REJECTED]
+    a[W_TOTAL_ARRIVED] = a[H_NEXT]
+    a[W_TOTAL_FINISHED] += a[W_FINISHED]
+    a[W_TOTAL_ABANDONED] += a[W_ABANDONED]
+    a[W_TOTAL_REJECTED] += a[W_REJECTED]
 
 
 def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     """Run one window under the plan at `plan[at:]`."""
     clear_stats(a)
-    a[W_DELIVERED] = -clocked_tokens(a)
+    a[W_DELIVERED_TOKENS] = -clocked_tokens(a)
     begin(a, tb, rec, plan, at)
-    end = a[PLAN_END]
+    end = a[PLAN_END_PS]
     i = a[H_NEXT]
     first = i
     while i < a[H_ARRIVALS]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.histogram import BINS, LINEAR, PER_OCTAVE, UNIT_BITS
 from llmserve_sim.engine.interface import FP
-from llmserve_sim.engine.layout import G_BIN, G_HIGH, G_LOW, G_RATE, HIST_ITL
+from llmserve_sim.engine.kernel.layout import G_BIN, G_HIGH, G_LOW, G_RATE, HIST_ITL
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row

@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING
 from llmserve_sim.engine.interface import BLOCK_TOKENS, DEPTHS, FP
 from llmserve_sim.engine.kernel.costs import decode_piece, mixed_ps, prefill_units, steps_within
 from llmserve_sim.engine.kernel.histograms import add_gap, add_gaps, bin_of, hist_add
-from llmserve_sim.engine.kernel.linked import queue_clear, queue_pop, queue_push, ring_drop, ring_push
-from llmserve_sim.engine.kernel.requests import (
-    blocks_for,
-    blocks_used,
-    finish,
-    finish_due,
-    join_decode,
-    next_line,
-    preempt,
-    purge,
-    victim,
-)
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.layout import (
     ENDS,
     G_BIN,
     G_CLOCK,
@@ -71,11 +59,11 @@ from llmserve_sim.engine.layout import (
     PIECE_SIZE,
     PIECE_SLOPE,
     PIECE_VALUE,
-    PLAN_CAP,
+    PLAN_BATCH_CAP,
     PLAN_DEPTH,
-    PLAN_HALF,
-    PLAN_HIT,
-    PLAN_RATES,
+    PLAN_HIT_HALF_BLOCKS,
+    PLAN_HIT_Q10,
+    PLAN_TOKENS_PER_STEP,
     S_ARRIVAL,
     S_CHAIN,
     S_CHUNK,
@@ -100,15 +88,27 @@ from llmserve_sim.engine.layout import (
     TB_GEMM,
     TB_HEAD,
     TB_SPEC_SEQ,
-    W_ACCEPTED,
-    W_BUSY,
-    W_DELIVERED,
-    W_DRAFT,
+    W_ACCEPTED_FP,
+    W_BUSY_PS,
+    W_DELIVERED_TOKENS,
+    W_DRAFT_FP,
     W_FIRST_TOKENS,
     W_HANDOVERS,
     W_ITERATIONS,
     W_PREEMPTIONS,
-    W_TTFT_SUM,
+    W_TTFT_SUM_PS,
+)
+from llmserve_sim.engine.kernel.linked import queue_clear, queue_pop, queue_push, ring_drop, ring_push
+from llmserve_sim.engine.kernel.requests import (
+    blocks_for,
+    blocks_used,
+    finish,
+    finish_due,
+    join_decode,
+    next_line,
+    preempt,
+    purge,
+    victim,
 )
 
 if TYPE_CHECKING:
@@ -144,12 +144,12 @@ def welcome_joiners(a: Row, ln: int, gap: int, now: int) -> None:
 def stream(a: Row, s: int, now: int) -> None:
     """Slot `s` delivers the token that a finished prefill yields: its first, or the next one after a preemption."""
     a[s + S_PRODUCED] += 1
-    a[W_DELIVERED] += 1
+    a[W_DELIVERED_TOKENS] += 1
     if a[s + S_FIRST] < 0:
         a[s + S_FIRST] = now
         ttft = now - a[s + S_ARRIVAL]
         a[W_FIRST_TOKENS] += 1
-        a[W_TTFT_SUM] += ttft
+        a[W_TTFT_SUM_PS] += ttft
         hist_add(a, HIST_TTFT, bin_of(ttft), 1)
     else:
         hist_add(a, HIST_ITL, bin_of(now - a[s + S_LAST]), FP)
@@ -206,8 +206,8 @@ def complete(a: Row, rec: Row, ln: int, steps: int, now: int) -> None:
         elif depth == 0:
             sample_itl(a, ln, groups, gap, steps, n * FP)
         else:
-            a[W_DRAFT] += steps * n * depth
-            a[W_ACCEPTED] += steps * (growth - n * FP)
+            a[W_DRAFT_FP] += steps * n * depth
+            a[W_ACCEPTED_FP] += steps * (growth - n * FP)
         if a[ln + L_JOINERS] != 0:
             welcome_joiners(a, ln, gap, now)
         for g in range(groups, a[ln + L_GROUPS_END], GROUP_SIZE):
@@ -231,7 +231,7 @@ def complete(a: Row, rec: Row, ln: int, steps: int, now: int) -> None:
     a[ln + L_NOW] = now
     a[ln + L_LAST_END] = now
     a[W_ITERATIONS] += steps
-    a[W_BUSY] += now - begun
+    a[W_BUSY_PS] += now - begun
     s = a[ln + L_PREFILLS]
     if s != 0:
         queue_clear(a, ln + L_PREFILLS, S_CHAIN)
@@ -256,7 +256,7 @@ def set_depth(a: Row, ln: int, budget: int) -> int:
     if depth != a[ln + L_RATED]:
         a[ln + L_RATED] = depth
         growth = 0
-        rates = PLAN_RATES + depth
+        rates = PLAN_TOKENS_PER_STEP + depth
         for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
             a[g + G_RATE] = a[rates]
             a[g + G_HIGH] = 0
@@ -351,7 +351,7 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
     waiting = a[ln + L_WAITING] + a[ln + L_WAITING + 1]
     room = 0
     if waiting > 0:
-        room = a[PLAN_CAP] - a[ln + L_RUNNING]
+        room = a[PLAN_BATCH_CAP] - a[ln + L_RUNNING]
     free = a[ln + L_SPARE] - n  # in a step a sequence takes at most one block
     single = 0
     if free < 0 or room > 0:
@@ -412,11 +412,11 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
                     span = a[s + S_ARRIVAL] + a[H_PATIENCE] - now
                 break
             c = 0
-            if a[PLAN_HIT] > 0:
+            if a[PLAN_HIT_Q10] > 0:
                 cached = a[ln + L_CACHED]
                 if cached > free:
                     cached = free
-                c = a[s + S_PROMPT] * a[PLAN_HIT] * cached // (1024 * (cached + a[PLAN_HALF]))
+                c = a[s + S_PROMPT] * a[PLAN_HIT_Q10] * cached // (1024 * (cached + a[PLAN_HIT_HALF_BLOCKS]))
                 if c >= target:
                     c = target - 1
             q = target - c

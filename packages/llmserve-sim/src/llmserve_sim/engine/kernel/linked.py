@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmserve_sim.engine.layout import NEVER
+from llmserve_sim.engine.kernel.layout import NEVER
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import BLOCK_TOKENS, FP
-from llmserve_sim.engine.kernel.linked import heap_remove, heap_rise, queue_drop, queue_pop, queue_push_front, ring_drop
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.layout import (
     ABANDONED,
     ENDS,
     FINISHED,
@@ -74,11 +73,12 @@ from llmserve_sim.engine.layout import (
     SLOT_BITS,
     SLOT_MASK,
     W_ABANDONED,
-    W_DELIVERED,
+    W_DELIVERED_TOKENS,
     W_DUE,
-    W_GOOD,
+    W_GOOD_TOKENS,
     W_MET,
 )
+from llmserve_sim.engine.kernel.linked import heap_remove, heap_rise, queue_drop, queue_pop, queue_push_front, ring_drop
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
@@ -170,7 +170,7 @@ def join_decode(a: Row, ln: int, s: int) -> None:
         a[g + G_CLOCK] = 0
     clock = a[g + G_CLOCK]
     whole = clock >> 8
-    a[W_DELIVERED] -= whole
+    a[W_DELIVERED_TOKENS] -= whole
     prompt = a[s + S_PROMPT]
     base = prompt + a[s + S_PRODUCED] - whole
     a[s + S_BASE] = base
@@ -187,7 +187,7 @@ def leave_decode(a: Row, ln: int, g: int, s: int, place: int) -> int:
     base = a[s + S_BASE]
     clock = a[g + G_CLOCK]
     whole = clock >> 8
-    a[W_DELIVERED] += whole
+    a[W_DELIVERED_TOKENS] += whole
     heap_remove(a, a[g + G_HEAP], a[g + G_COUNT], place)
     a[g + G_COUNT] -= 1
     a[ln + L_DECODING] -= 1
@@ -209,7 +209,7 @@ def finish(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
         output = a[s + S_OUTPUT]
         if output == 1 or (now - first) // (output - 1) <= a[H_TPOT + c]:
             a[W_MET + c] += 1
-            a[W_GOOD + a[s + S_TENANT]] += output
+            a[W_GOOD_TOKENS + a[s + S_TENANT]] += output
     if a[H_RECORDING] != 0:
         record_slot(a, rec, s, FINISHED, now, a[ln + L_INDEX])
     free_slot(a, s)
@@ -222,7 +222,7 @@ def finish_due(a: Row, rec: Row, ln: int, g: int, now: int) -> None:
     entry = a[top]
     while entry >> SLOT_BITS <= clock:
         s = entry & SLOT_MASK
-        a[W_DELIVERED] -= clock - (entry >> SLOT_BITS)
+        a[W_DELIVERED_TOKENS] -= clock - (entry >> SLOT_BITS)
         a[ln + L_CACHED] += leave_decode(a, ln, g, s, 1) + 14 >> 4  # its last token has no KV
         finish(a, rec, ln, s, now)
         entry = a[top]

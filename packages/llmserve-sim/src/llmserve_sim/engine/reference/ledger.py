@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.histogram import BINS, bin_of, percentile_ps
-from llmserve_sim.engine.interface import FP, PRIORITY, RequestRecord, WindowStats
+from llmserve_sim.engine.interface import FP, PRIORITY, TOTALS, RequestRecord, WindowStats
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.interface import Slo
@@ -33,15 +33,9 @@ class Ledger:
 
     def open_window(self) -> None:
         """Start counting anew; only the totals carry over."""
-        last = self.stats
         self.ttft_hist = [0] * BINS
         self.itl_hist = [0] * BINS
-        self.stats = WindowStats(
-            total_arrived=last.total_arrived,
-            total_finished=last.total_finished,
-            total_abandoned=last.total_abandoned,
-            total_rejected=last.total_rejected,
-        )
+        self.stats = WindowStats(**{name: getattr(self.stats, name) for name in TOTALS})
 
     def close_window(self) -> WindowStats:
         """The statistics, complete but for the levels."""

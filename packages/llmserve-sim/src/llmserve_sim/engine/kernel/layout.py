@@ -11,8 +11,26 @@ The names here are offsets, imported one by one by the kernel so that numba sees
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
 from llmserve_sim.engine.histogram import BINS
-from llmserve_sim.engine.interface import BLOCK_TOKENS, DEPTHS, REPLICAS_MAX, SEQS_MAX, TENANTS
+from llmserve_sim.engine.interface import (
+    BLOCK_TOKENS,
+    DEPTHS,
+    REPLICAS_MAX,
+    SEQS_MAX,
+    TENANTS,
+    TOTALS,
+    WindowPlan,
+    WindowStats,
+)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> int:
+        """Give the names that are made from fields their type; an import of a name that is not there fails at once."""
+
 
 NEVER = 1 << 62
 """A time after everything, ps."""
@@ -91,117 +109,25 @@ H_PATIENCE = HEADER + 24
 H_TTFT = HEADER + 25  # 2 ps, by class
 H_TTFT_TOKEN = HEADER + 27
 H_TPOT = HEADER + 28  # 2 ps, by class
-# ---- header: the plan in force
+# ---- header: the plan in force. The field `batch_cap` of `WindowPlan` is at P_BATCH_CAP in a plan, PLAN_BATCH_CAP in a row
 H_PLAN = HEADER + 30
-P_END = 0
-P_CAP = 1
-P_DEPTH = 2
-P_TIER = 3
-P_SPLIT = 4
-P_PRIORITY = 5
-P_POOL = 6
-P_RESIZED = 7
-P_HIT = 8
-P_HALF = 9
-P_RATES = 10  # [TENANTS][DEPTHS]
-PLAN_SIZE = P_RATES + TENANTS * DEPTHS
-PLAN_END = H_PLAN + P_END
-PLAN_CAP = H_PLAN + P_CAP
-PLAN_DEPTH = H_PLAN + P_DEPTH
-PLAN_TIER = H_PLAN + P_TIER
-PLAN_SPLIT = H_PLAN + P_SPLIT
-PLAN_PRIORITY = H_PLAN + P_PRIORITY
-PLAN_POOL = H_PLAN + P_POOL
-PLAN_RESIZED = H_PLAN + P_RESIZED
-PLAN_HIT = H_PLAN + P_HIT
-PLAN_HALF = H_PLAN + P_HALF
-PLAN_RATES = H_PLAN + P_RATES
-# ---- header: totals since the episode began
-H_TOTAL_ARRIVED = H_PLAN + PLAN_SIZE
-H_TOTAL_FINISHED = H_TOTAL_ARRIVED + 1
-H_TOTAL_ABANDONED = H_TOTAL_ARRIVED + 2
-H_TOTAL_REJECTED = H_TOTAL_ARRIVED + 3
-TOTALS = 4
-# ---- window statistics
-STATS = H_TOTAL_ARRIVED + TOTALS
-STAT_WIDTHS = {
-    "arrivals": 1,
-    "arrivals_priority": 1,
-    "prompt_tokens": 1,
-    "offered_tokens": 1,
-    "offered_tenant": TENANTS,
-    "first_tokens": 1,
-    "finished": 1,
-    "abandoned": 1,
-    "rejected": 1,
-    "preemptions": 1,
-    "forced_evictions": 1,
-    "handovers": 1,
-    "due": 2,
-    "met": 2,
-    "good_tokens": TENANTS,
-    "delivered_tokens": 1,
-    "draft_fp": 1,
-    "accepted_fp": 1,
-    "iterations": 1,
-    "busy_ps": 1,
-    "ttft_sum_ps": 1,
-    "ttft_count": 1,
-    "ttft_p50_ps": 1,
-    "ttft_p99_ps": 1,
-    "itl_p50_ps": 1,
-    "itl_p99_ps": 1,
-    "queue_depth": 1,
-    "queue": 2,
-    "running": 1,
-    "prefilling": 1,
-    "used_blocks": 1,
-    "pool_blocks": 1,
-    "cached_blocks": 1,
-    "oldest_wait_ps": 1,
-}
-"""Names and widths of the window statistics, in the order in which they stand in a row."""
-STAT_AT: dict[str, int] = {}
-"""Offset of each statistic from the start of the statistics."""
-_at = 0
-for _name, _width in STAT_WIDTHS.items():
-    STAT_AT[_name] = _at
-    _at += _width
-STATS_SIZE = _at
-W_ARRIVALS = STATS + STAT_AT["arrivals"]
-W_ARRIVALS_PRIORITY = STATS + STAT_AT["arrivals_priority"]
-W_PROMPT_TOKENS = STATS + STAT_AT["prompt_tokens"]
-W_OFFERED_TOKENS = STATS + STAT_AT["offered_tokens"]
-W_OFFERED_TENANT = STATS + STAT_AT["offered_tenant"]
-W_FIRST_TOKENS = STATS + STAT_AT["first_tokens"]
-W_FINISHED = STATS + STAT_AT["finished"]
-W_ABANDONED = STATS + STAT_AT["abandoned"]
-W_REJECTED = STATS + STAT_AT["rejected"]
-W_PREEMPTIONS = STATS + STAT_AT["preemptions"]
-W_FORCED = STATS + STAT_AT["forced_evictions"]
-W_HANDOVERS = STATS + STAT_AT["handovers"]
-W_DUE = STATS + STAT_AT["due"]
-W_MET = STATS + STAT_AT["met"]
-W_GOOD = STATS + STAT_AT["good_tokens"]
-W_DELIVERED = STATS + STAT_AT["delivered_tokens"]
-W_DRAFT = STATS + STAT_AT["draft_fp"]
-W_ACCEPTED = STATS + STAT_AT["accepted_fp"]
-W_ITERATIONS = STATS + STAT_AT["iterations"]
-W_BUSY = STATS + STAT_AT["busy_ps"]
-W_TTFT_SUM = STATS + STAT_AT["ttft_sum_ps"]
-W_TTFT_COUNT = STATS + STAT_AT["ttft_count"]
-W_TTFT_P50 = STATS + STAT_AT["ttft_p50_ps"]
-W_TTFT_P99 = STATS + STAT_AT["ttft_p99_ps"]
-W_ITL_P50 = STATS + STAT_AT["itl_p50_ps"]
-W_ITL_P99 = STATS + STAT_AT["itl_p99_ps"]
-W_QUEUE_DEPTH = STATS + STAT_AT["queue_depth"]
-W_QUEUE = STATS + STAT_AT["queue"]
-W_RUNNING = STATS + STAT_AT["running"]
-W_PREFILLING = STATS + STAT_AT["prefilling"]
-W_USED = STATS + STAT_AT["used_blocks"]
-W_POOL = STATS + STAT_AT["pool_blocks"]
-W_CACHED = STATS + STAT_AT["cached_blocks"]
-W_OLDEST = STATS + STAT_AT["oldest_wait_ps"]
+_PLAN_FIELDS = [field.name.upper() for field in fields(WindowPlan)]
+globals().update({f"P_{name}": at for at, name in enumerate(_PLAN_FIELDS)})
+globals().update({f"PLAN_{name}": H_PLAN + at for at, name in enumerate(_PLAN_FIELDS)})
+PLAN_SIZE = len(_PLAN_FIELDS) - 1 + TENANTS * DEPTHS  # only the last, `tokens_per_step`, has several entries
+# ---- statistics. The field `due` of `WindowStats` is at W_DUE in a row; the histograms have a place of their own
+STATS = H_PLAN + PLAN_SIZE
+STATS_SIZE = 0
+STAT_COLUMNS: dict[str, int | slice] = {}
+"""Where each statistic stands behind STATS: an index, or a slice where it has several entries."""
+for _name, _zero in vars(WindowStats()).items():
+    _width = len(_zero) if isinstance(_zero, list) else 1
+    if _width > 0:
+        globals()[f"W_{_name.upper()}"] = STATS + STATS_SIZE
+        STAT_COLUMNS[_name] = slice(STATS_SIZE, STATS_SIZE + _width) if isinstance(_zero, list) else STATS_SIZE
+        STATS_SIZE += _width
+WINDOW_STATS = STATS + len(TOTALS)  # those that start anew with every window
+WINDOW_STATS_SIZE = STATS_SIZE - len(TOTALS)
 # ---- histograms, each preceded by the range of bins in use (low, high)
 HIST_TTFT = STATS + STATS_SIZE
 HIST_ITL = HIST_TTFT + 2 + BINS

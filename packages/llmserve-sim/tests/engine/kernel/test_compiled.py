@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 import llmserve_sim
-from llmserve_sim.engine import compiled
+from llmserve_sim.engine.kernel import compiled
 
 pytestmark = pytest.mark.skipif(not compiled.available(), reason="needs numba (extra fast)")
 
 PROBE = """
 import warnings
 import numba
-from llmserve_sim.engine import compiled
+from llmserve_sim.engine.kernel import compiled
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     print(compiled._can_cache(numba), [str(w.message) for w in caught])

@@ -27,7 +27,7 @@ __all__ = ["available", "compiled_fleet"]
 
 _HERE = Path(__file__).parent
 _PARTS = ("linked", "histograms", "costs", "requests", "iterations", "fleet")
-_CONSTANTS = ("histogram.py", "interface.py", "layout.py")
+_CONSTANTS = (_HERE / "layout.py", _HERE.parent / "histogram.py", _HERE.parent / "interface.py")
 
 
 def available() -> bool:
@@ -47,9 +47,8 @@ def compiled_fleet() -> ModuleType:
     import numba
 
     jit = numba.njit(cache=_can_cache(numba), nogil=True, error_model="numpy")
-    sources = [_HERE / "kernel" / f"{part}.py" for part in _PARTS]
-    files = [*sources, *(_HERE / name for name in _CONSTANTS)]
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    sources = [_HERE / f"{part}.py" for part in _PARTS]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in (*sources, *_CONSTANTS))).hexdigest()[:16]
     modules = [_import_again(source, f"llmserve_sim.engine.kernel.{source.stem}_{digest}") for source in sources]
     compiled: dict[str, Any] = {}
     for module in modules:
@@ -67,7 +66,7 @@ def _can_cache(numba: ModuleType) -> bool:
 
     def probe() -> None: ...
 
-    probe.__code__ = probe.__code__.replace(co_filename=str(_HERE / "kernel" / "fleet.py"))
+    probe.__code__ = probe.__code__.replace(co_filename=str(_HERE / "fleet.py"))
     try:
         numba.njit(cache=True)(probe)
     except RuntimeError:

@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmserve_sim.engine import compiled
+from llmserve_sim.engine.kernel import compiled
 from llmserve_sim.engine.kernel import fleet as fleet_kernel
-from llmserve_sim.engine.layout import H_TOTAL_ARRIVED, PLAN_SIZE, STATS, STATS_SIZE, TOTALS, TRAFFIC_WIDTH, row_size
-from llmserve_sim.engine.simulator import Backend, native, native_tables, new_row, pack_traffic
+from llmserve_sim.engine.kernel.engine import Backend, native, native_tables, new_row, pack_traffic
+from llmserve_sim.engine.kernel.layout import (
+    PLAN_SIZE,
+    STATS,
+    STATS_SIZE,
+    TRAFFIC_WIDTH,
+    row_size,
+)
 from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmserve_sim.engine.interface import FleetSpec, Slo, Traffic
-    from llmserve_sim.engine.simulator import KernelEngine
+    from llmserve_sim.engine.kernel.engine import KernelEngine
 
     Ints = NDArray[np.int64]
 
@@ -60,7 +66,6 @@ class KernelBatch:
         self._rows: Any
         self._traffic: Any
         self.stats: Ints
-        self.totals: Ints
         if backend == "numba":
             self._rows = np.zeros(shape, dtype=np.int64)
             self._traffic = np.zeros((size, TRAFFIC_WIDTH), dtype=np.int64)
@@ -69,7 +74,6 @@ class KernelBatch:
             self._rows = [[0] * shape[1] for _ in range(size)]
             self._traffic = [[] for _ in range(size)]
             self.stats = np.zeros((size, STATS_SIZE), dtype=np.int64)
-            self.totals = np.zeros((size, TOTALS), dtype=np.int64)
         self._faces: Ints = np.arange(size)
         """[size] the row of the traffic that an environment faces."""
         self._lent = False
@@ -129,22 +133,21 @@ class KernelBatch:
             twin._view()
         else:
             twin._rows = [self._rows[i].copy() for i in indices]
-            twin.stats, twin.totals = self.stats[indices], self.totals[indices]
+            twin.stats = self.stats[indices]
         twin._pool = None
         twin._chunks = [(0, twin.size)]
         twin._everyone = np.ones(twin.size, dtype=np.int64)
         return twin
 
     def _view(self) -> None:
-        """Show statistics and totals where compiled code leaves them: in the rows themselves."""
+        """Show the statistics where compiled code leaves them: in the rows themselves."""
         self.stats = self._rows[:, STATS : STATS + STATS_SIZE]
-        self.totals = self._rows[:, H_TOTAL_ARRIVED : H_TOTAL_ARRIVED + TOTALS]
 
     def step(self, plans: Ints, active: NDArray[np.bool_] | None = None) -> Ints:
         """Run one window of every active environment.
 
         Args:
-            plans: [size, PLAN_SIZE], each row as `simulator.pack_plan` makes it. They are taken as valid.
+            plans: [size, PLAN_SIZE], each row as `engine.pack_plan` makes it. They are taken as valid.
             active: [size] bool; the others stay as they are, their statistics too. None: all.
 
         Returns:
@@ -169,9 +172,7 @@ class KernelBatch:
 
     def _show(self, index: int) -> None:
         """Copy what plain Python keeps in a list to where callers read it; compiled code works in the array itself."""
-        row = self._rows[index]
-        self.stats[index] = row[STATS : STATS + STATS_SIZE]
-        self.totals[index] = row[H_TOTAL_ARRIVED : H_TOTAL_ARRIVED + TOTALS]
+        self.stats[index] = self._rows[index][STATS : STATS + STATS_SIZE]
 
     def close(self) -> None:
         """Stop the threads."""

@@ -7,8 +7,8 @@ import pytest
 from engine_strategies import Workload, random_workload, with_traffic
 
 from llmserve_sim.engine import KernelBatch, KernelEngine, Traffic
-from llmserve_sim.engine.layout import STATS_SIZE
-from llmserve_sim.engine.simulator import pack_plan
+from llmserve_sim.engine.kernel.engine import pack_plan
+from llmserve_sim.engine.kernel.layout import STATS_SIZE
 from llmserve_sim.errors import InvalidInputError
 
 SIZE = 6

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from llmserve_sim.engine import compiled
-from llmserve_sim.engine.future import check_future, face, progress_of
+from llmserve_sim.engine.future import check_future
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import (
     PRIORITY,
@@ -25,9 +24,10 @@ from llmserve_sim.engine.interface import (
     WindowPlan,
     WindowStats,
 )
+from llmserve_sim.engine.kernel import compiled
 from llmserve_sim.engine.kernel import fleet as fleet_kernel
-from llmserve_sim.engine.kernel.linked import queue_clear
-from llmserve_sim.engine.layout import (
+from llmserve_sim.engine.kernel.future import progress_of, retarget
+from llmserve_sim.engine.kernel.layout import (
     CLASS_SHIFT,
     ENDS,
     G_HEAP,
@@ -50,10 +50,6 @@ from llmserve_sim.engine.layout import (
     H_SCRATCH,
     H_SPLIT,
     H_SWAP,
-    H_TOTAL_ABANDONED,
-    H_TOTAL_ARRIVED,
-    H_TOTAL_FINISHED,
-    H_TOTAL_REJECTED,
     H_TPOT,
     H_TTFT,
     H_TTFT_TOKEN,
@@ -82,8 +78,7 @@ from llmserve_sim.engine.layout import (
     S_CHAIN,
     S_NEXT,
     SLOT_SIZE,
-    STAT_AT,
-    STAT_WIDTHS,
+    STAT_COLUMNS,
     STATS,
     STATS_SIZE,
     STATUSES,
@@ -94,6 +89,7 @@ from llmserve_sim.engine.layout import (
     TRAFFIC_WIDTH,
     row_size,
 )
+from llmserve_sim.engine.kernel.linked import queue_clear
 from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -159,7 +155,7 @@ class KernelEngine:
             packed = pack_traffic(traffic)
             check_future(self._offered, traffic, self.progress(), int(self._row[H_NOW]))
             twin._offered, twin._traffic = traffic, native(packed, self.backend)
-            face(twin._row, traffic)
+            retarget(twin._row, traffic)
         return twin
 
     def progress(self) -> Progress:
@@ -240,19 +236,8 @@ def pack_plan(plan: WindowPlan) -> Ints:
 
 def list_plan(plan: WindowPlan) -> list[int]:
     """`pack_plan` as a list."""
-    return [
-        plan.end_ps,
-        plan.batch_cap,
-        plan.depth,
-        plan.tier,
-        plan.split,
-        plan.priority,
-        plan.pool_blocks,
-        plan.resized,
-        plan.hit_q10,
-        plan.hit_half_blocks,
-        *chain.from_iterable(plan.tokens_per_step),
-    ]
+    *numbers, tokens_per_step = vars(plan).values()
+    return [*numbers, *chain.from_iterable(tokens_per_step)]
 
 
 @lru_cache(maxsize=16)
@@ -368,20 +353,11 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
 def read_stats(row: Native, *, histograms: bool) -> WindowStats:
     """The statistics of a row's last window."""
     values = integers(row[STATS : STATS + STATS_SIZE])
-    fields: dict[str, Any] = {
-        name: values[STAT_AT[name]] if width == 1 else values[STAT_AT[name] : STAT_AT[name] + width]
-        for name, width in STAT_WIDTHS.items()
-    }
+    figures: dict[str, Any] = {name: values[where] for name, where in STAT_COLUMNS.items()}
     if histograms:
-        fields["ttft_hist"] = integers(row[HIST_TTFT + 2 : HIST_TTFT + 2 + BINS])
-        fields["itl_hist"] = integers(row[HIST_ITL + 2 : HIST_ITL + 2 + BINS])
-    return WindowStats(
-        **fields,
-        total_arrived=int(row[H_TOTAL_ARRIVED]),
-        total_finished=int(row[H_TOTAL_FINISHED]),
-        total_abandoned=int(row[H_TOTAL_ABANDONED]),
-        total_rejected=int(row[H_TOTAL_REJECTED]),
-    )
+        figures["ttft_hist"] = integers(row[HIST_TTFT + 2 : HIST_TTFT + 2 + BINS])
+        figures["itl_hist"] = integers(row[HIST_ITL + 2 : HIST_ITL + 2 + BINS])
+    return WindowStats(**figures)
 
 
 def native(values: Ints, backend: str) -> Native:
