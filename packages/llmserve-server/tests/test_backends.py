@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import random
+import threading
+from pathlib import Path
+
 import pytest
 
 from llmserve_server.backends import Backend, SimulatedBackend, StoredStep
@@ -90,5 +95,21 @@ def test_without_an_episode_every_question_is_refused() -> None:
             ask()
 
 
-def test_warming_up_leaves_nothing_behind() -> None:
+def test_warming_up_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cold = SimulatedBackend()
+    expected = [cold.reset("static_workload", 0, "mine"), cold.step(ServeAction())]
+    before = _alive(), threading.active_count(), random.getstate()
+
     warm_up()
+
+    assert (_alive(), threading.active_count(), random.getstate()) == before
+    assert not list(tmp_path.iterdir())
+    after = SimulatedBackend()
+    assert [after.reset("static_workload", 0, "mine"), after.step(ServeAction())] == expected
+
+
+def _alive() -> int:
+    """Return how many environments and backends are alive."""
+    gc.collect()
+    return sum(isinstance(one, ServingEnv | SimulatedBackend) for one in gc.get_objects())

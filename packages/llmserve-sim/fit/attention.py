@@ -17,16 +17,18 @@ from shapes import A100, AIC_NAMES, H100, PROFILES, RTX_4090, RTX_PRO_6000, SERV
 
 from llmserve_sim.hardware import LLAMA_3_1_8B, QWEN3_32B, GpuSpec, ModelSpec
 from llmserve_sim.performance.kernels import (
-    DecodeAttentionParameters,
-    GemmParameters,
-    MixedAttentionParameters,
-    PrefillAttentionParameters,
     decode_attention_us,
     mixed_decode_us,
     prefill_attention_us,
     prefill_units,
 )
 from llmserve_sim.performance.quantization import weight_bytes
+from llmserve_sim.specifications import (
+    DecodeAttentionParameters,
+    GemmParameters,
+    MixedAttentionParameters,
+    PrefillAttentionParameters,
+)
 
 HEAD_DIM = 128
 MEMORY_SHARE = 0.9

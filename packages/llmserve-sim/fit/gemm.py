@@ -10,9 +10,9 @@ import numpy as np
 from common import Array, Error, error, fit, table
 from shapes import A100, H100, PROFILES, RTX_4090, RTX_PRO_6000
 
-from llmserve_sim.hardware import GpuSpec
-from llmserve_sim.performance.kernels import GemmParameters, gemm_us
+from llmserve_sim.performance.kernels import gemm_us
 from llmserve_sim.performance.quantization import WEIGHT_FORMATS, WeightFormat
+from llmserve_sim.specifications import GemmParameters, GpuSpec
 
 MAX_TOKENS = 2048
 MIN_MATRIX = 4096 * 1024

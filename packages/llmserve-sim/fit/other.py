@@ -13,14 +13,8 @@ import numpy as np
 from common import Array, Error, error, fit, table
 from shapes import A100, AIC_NAMES, H100, PROFILES, RTX_4090, RTX_PRO_6000, layer_gemms_us
 
-from llmserve_sim.hardware import GpuSpec
-from llmserve_sim.performance.kernels import (
-    AllReduceParameters,
-    GemmParameters,
-    SmallKernelParameters,
-    allreduce_us,
-    small_kernels_us,
-)
+from llmserve_sim.performance.kernels import allreduce_us, small_kernels_us
+from llmserve_sim.specifications import AllReduceParameters, GemmParameters, GpuSpec, SmallKernelParameters
 
 MAX_MESSAGE_BYTES = 2048 * 8192 * 2  # a full iteration of a model with hidden size 8,192
 MIN_MESSAGE_BYTES = 8192

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llmserve_sim.hardware import GPUS, LLAMA_3_1_8B, QWEN3_32B, GpuSpec, ModelSpec
-from llmserve_sim.performance.kernels import GemmParameters, Real, gemm_us
+from llmserve_sim.performance.kernels import Real, gemm_us
+from llmserve_sim.specifications import GemmParameters
 
 A100 = GPUS["A100-80G-SXM"]
 H100 = GPUS["H100-SXM"]

@@ -34,8 +34,8 @@ def test_tensor_parallelism_spreads_blocks_and_weights() -> None:
     one = MemoryModel(replace(DEPLOYMENTS["h100x2-qwen3-32b"], gpu=GPUS["RTX-PRO-6000"], tensor_parallel=1), 1024)
     assert 2 * two.block_bytes(speculating=False) == one.block_bytes(speculating=False)
     assert (
-        2 * two.need("FP16", 1.0, speculating=False).weight_bytes
-        == one.need("FP16", 1.0, speculating=False).weight_bytes
+        2 * two.requirement("FP16", 1.0, speculating=False).weight_bytes
+        == one.requirement("FP16", 1.0, speculating=False).weight_bytes
     )
 
 
@@ -45,7 +45,7 @@ def test_the_pool_is_the_least_of_what_is_wanted_and_what_is_left_but_holds_one_
 ) -> None:
     """The co-tenant is refused the rest, and that counts as pressure."""
     tier, fraction, speculating = wish
-    need = model.need(tier, fraction, speculating=speculating)
+    need = model.requirement(tier, fraction, speculating=speculating)
     grant = model.grant(need, cotenant, cap_share=cap)
     left = model.usable_bytes - need.reserved_bytes - cotenant
     assert grant.pool_blocks == max(model.min_pool_blocks, min(need.wanted_blocks, left // need.block_bytes))
@@ -62,8 +62,8 @@ def test_a_larger_budget_never_asks_for_fewer_blocks(
     model: MemoryModel, tier: str, fraction: float, more: float, speculating: bool
 ) -> None:
     """And never more than there is room for."""
-    small = model.need(tier, fraction, speculating=speculating)
-    large = model.need(tier, min(1.0, fraction + more), speculating=speculating)
+    small = model.requirement(tier, fraction, speculating=speculating)
+    large = model.requirement(tier, min(1.0, fraction + more), speculating=speculating)
     assert small.wanted_blocks <= large.wanted_blocks
     assert large.reserved_bytes + large.wanted_blocks * large.block_bytes <= model.usable_bytes
 
@@ -71,14 +71,14 @@ def test_a_larger_budget_never_asks_for_fewer_blocks(
 @given(models, fractions, st.booleans())
 def test_smaller_weights_leave_more_blocks(model: MemoryModel, fraction: float, speculating: bool) -> None:
     """FP16, INT8, INT4."""
-    blocks = [model.need(tier, fraction, speculating=speculating).wanted_blocks for tier in TIERS]
+    blocks = [model.requirement(tier, fraction, speculating=speculating).wanted_blocks for tier in TIERS]
     assert blocks == sorted(blocks)
 
 
 @given(models, tiers)
 def test_drafting_takes_memory_from_the_pool(model: MemoryModel, tier: str) -> None:
     """Weights of the head, and its KV."""
-    plain, drafting = (model.need(tier, 1.0, speculating=on) for on in (False, True))
+    plain, drafting = (model.requirement(tier, 1.0, speculating=on) for on in (False, True))
     assert drafting.wanted_blocks < plain.wanted_blocks
     assert drafting.draft_bytes > 0 == plain.draft_bytes
 
@@ -87,7 +87,7 @@ def test_a_pool_held_in_front_of_a_rising_wave_is_pressure() -> None:
     """A smaller budget under the same demand relieves it."""
     model = MODELS["a100-llama3.1-8b"]
     pressures = [
-        model.grant(model.need("FP16", fraction, speculating=False), 20 * GB, cap_share=0.9).pressure
+        model.grant(model.requirement("FP16", fraction, speculating=False), 20 * GB, cap_share=0.9).pressure
         for fraction in (0.3, 0.6, 1.0)
     ]
     assert pressures[0] == 0.0
@@ -109,11 +109,11 @@ def test_a_model_that_does_not_fit_is_refused_when_the_fleet_is_planned() -> Non
 def test_bad_arguments_are_refused_by_field() -> None:
     """Nothing is clamped."""
     model = MODELS["a100-llama3.1-8b"]
-    need = model.need("FP16", 1.0, speculating=False)
+    need = model.requirement("FP16", 1.0, speculating=False)
     for field, call in (
-        ("quantization_tier", lambda: model.need("FP8", 1.0, speculating=False)),
-        ("kv_budget_fraction", lambda: model.need("FP16", 0.0, speculating=False)),
-        ("kv_budget_fraction", lambda: model.need("FP16", float("nan"), speculating=False)),
+        ("quantization_tier", lambda: model.requirement("FP8", 1.0, speculating=False)),
+        ("kv_budget_fraction", lambda: model.requirement("FP16", 0.0, speculating=False)),
+        ("kv_budget_fraction", lambda: model.requirement("FP16", float("nan"), speculating=False)),
         ("cotenant_bytes", lambda: model.grant(need, -1)),
         ("cap_share", lambda: model.grant(need, 0, cap_share=1.1)),
         ("max_len", lambda: MemoryModel(DEPLOYMENTS["a100-llama3.1-8b"], 1)),

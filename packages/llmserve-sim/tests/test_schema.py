@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmserve_sim import grid
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, from_indices, to_indices
 from llmserve_sim.schema import (
@@ -293,3 +294,8 @@ def test_indices_off_the_grid_are_refused(indices: Any, field: Any) -> None:
 def test_an_action_between_the_grid_points_has_no_indices() -> None:
     with pytest.raises(InvalidInputError, match="batch_cap: must be on the grid"):
         to_indices(ServeAction(batch_cap=33))
+
+
+def test_the_grid_names_the_position_of_every_field() -> None:
+    for name in ACTION_GRID:
+        assert getattr(grid, name.upper()) == grid.GRID_INDEX[name] == list(ACTION_GRID).index(name)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast
 import numpy as np
 
 from llmserve_sim.arithmetic import ARRAYS
-from llmserve_sim.configuration import TIER_INDEX, Configurator, Course, Need
+from llmserve_sim.configuration import TIER_INDEX, Configurator, EpisodeConditions, Requirement
 from llmserve_sim.engine import KernelEngine
 from llmserve_sim.engine.interface import PS_PER_S, WindowStats
 from llmserve_sim.engine.kernel.batch import KernelBatch
@@ -38,7 +38,7 @@ from llmserve_sim.engine.kernel.layout import (
 from llmserve_sim.env import Outcome, ServingEnv
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES
-from llmserve_sim.memory import MemoryNeed
+from llmserve_sim.memory import MemoryRequirement
 from llmserve_sim.metrics import Measurement, Meter, WindowFacts
 from llmserve_sim.reward import RewardMeter
 from llmserve_sim.schema import ServeAction
@@ -113,7 +113,7 @@ class ServingBatch:
             raise InvalidInputError("seeds", f"must be {self.size} seeds, one for each episode", got=len(seeds))
         once = {seed: generate(self.task, seed) for seed in dict.fromkeys(seeds)}
         scenarios = [once[seed] for seed in seeds]
-        courses = [Course.of(scenario) for scenario in scenarios]
+        courses = [EpisodeConditions.of(scenario) for scenario in scenarios]
         for index, scenario in enumerate(scenarios):
             self.engine.load(index, scenario.traffic)
         self._course = _Courses(courses)
@@ -132,7 +132,7 @@ class ServingBatch:
         Raises `InvalidInputError` for environments that differ in task, deployment or window, or that run the reference
         scheduler.
         """
-        standings = [env.standing() for env in envs]
+        standings = [env.snapshot() for env in envs]
         if not standings:
             raise InvalidInputError("envs", "must be at least one environment")
         first = standings[0]
@@ -145,7 +145,7 @@ class ServingBatch:
         batch = cls(envs[0].task, len(envs), deployment=envs[0].deployment, backend=engines[0].backend)
         for index, engine in enumerate(engines):
             batch.engine.adopt(index, engine)
-        batch._course = _Courses([one.course for one in standings])
+        batch._course = _Courses([one.conditions for one in standings])
         batch._window = first.window
         lasts = [one.meter.last for one in standings]
         measured: dict[str, Any] = {name: np.array([getattr(last, name) for last in lasts]) for name in _MEASURED}
@@ -222,19 +222,19 @@ class ServingBatch:
             raise EpisodeStateError("there are no running episodes: start first")
         return self._course
 
-    def _read(self, actions: Sequence[ServeAction]) -> tuple[Ints, Floats, Need]:
+    def _read(self, actions: Sequence[ServeAction]) -> tuple[Ints, Floats, Requirement]:
         """Return the knobs as the first columns of plans, the KV fractions, and what they need of the memory."""
         rows: list[tuple[int, ...]] = []
-        needs: list[Need] = []
+        needs: list[Requirement] = []
         for action in actions:
             self.configurator.check(action)
             tier, depth = TIER_INDEX[action.quantization_tier], action.speculation_depth
             rows.append((0, action.batch_cap, depth, tier, action.prefill_decode_split, action.priority_routing))
-            needs.append(self.configurator.need(tier, action.kv_budget_fraction, depth > 0))
+            needs.append(self.configurator.requirement(tier, action.kv_budget_fraction, depth > 0))
         fractions = np.array([action.kv_budget_fraction for action in actions])
         return np.array(rows, dtype=np.int64), fractions, _needs(needs)
 
-    def _read_grid(self, indices: NDArray[np.integer]) -> tuple[Ints, Floats, Need]:
+    def _read_grid(self, indices: NDArray[np.integer]) -> tuple[Ints, Floats, Requirement]:
         """Do what `_read` does for indices on the grid."""
         if indices.shape != (self.size, len(GRID_SIZES)) or indices.dtype.kind not in "iu":
             raise InvalidInputError("actions", f"must be integers of shape {(self.size, len(GRID_SIZES))}", got=indices)
@@ -250,13 +250,17 @@ class ServingBatch:
         knobs[:, P_DEPTH], knobs[:, P_TIER], knobs[:, P_SPLIT], knobs[:, P_PRIORITY] = depth, tier, split, priority
         table = _grid_needs(self.configurator)
         where = np.ravel_multi_index((tier, kv, (depth > 0).astype(np.int64)), _NEED_SHAPE)
-        memory = MemoryNeed(**{name: getattr(table.memory, name)[where] for name in _NEEDS})
-        return knobs, _FRACTIONS[kv], Need(memory, _pick(table.reserved_gb, where), _pick(table.half_blocks, where))
+        memory = MemoryRequirement(**{name: getattr(table.memory, name)[where] for name in _NEEDS})
+        return (
+            knobs,
+            _FRACTIONS[kv],
+            Requirement(memory, _pick(table.reserved_gb, where), _pick(table.half_blocks, where)),
+        )
 
-    def _plan(self, course: _Courses, knobs: Ints, fractions: Floats, need: Need) -> tuple[Ints, WindowFacts]:
+    def _plan(self, course: _Courses, knobs: Ints, fractions: Floats, need: Requirement) -> tuple[Ints, WindowFacts]:
         """Return the engine's plans and the facts of the window; remembers pools and stalls for the next."""
         window = self._window
-        claim = self.configurator.claim_of(ARRAYS, need, course.cotenant_bytes(window))
+        claim = self.configurator.allocate(ARRAYS, need, course.cotenant_bytes(window))
         resized: Any = np.zeros(self.size, dtype=np.bool_)
         stall_ps: Ints = np.zeros(self.size, dtype=np.int64)
         tier, last = knobs[:, P_TIER], self._knobs
@@ -298,7 +302,7 @@ class ServingBatch:
 class _Courses:
     """The courses of all episodes: episode i takes row `rows[i]` of the stacked arrays, which selections share."""
 
-    def __init__(self, courses: Sequence[Course]) -> None:
+    def __init__(self, courses: Sequence[EpisodeConditions]) -> None:
         self.windows, self.window_ps = courses[0].windows, courses[0].window_ps
         self.rows: Ints = np.arange(len(courses))
         self._cotenant = np.array([course.cotenant_bytes for course in courses], dtype=np.int64)
@@ -334,11 +338,11 @@ _MEASURED: Final = tuple(field.name for field in fields(Measurement))
 
 
 @lru_cache(maxsize=64)
-def _grid_needs(configurator: Configurator) -> Need:
+def _grid_needs(configurator: Configurator) -> Requirement:
     """The needs of every point of the grid that matters to them: tier, KV fraction and whether anything is drafted."""
     return _needs(
         [
-            configurator.need(tier, float(fraction), bool(speculating))
+            configurator.requirement(tier, float(fraction), bool(speculating))
             for tier in range(_NEED_SHAPE[0])
             for fraction in _FRACTIONS.tolist()
             for speculating in range(2)
@@ -346,12 +350,12 @@ def _grid_needs(configurator: Configurator) -> Need:
     )
 
 
-def _needs(needs: Sequence[Need]) -> Need:
+def _needs(needs: Sequence[Requirement]) -> Requirement:
     """Needs as one, whose entries are arrays."""
     memory: dict[str, Any] = {name: np.array([getattr(need.memory, name) for need in needs]) for name in _NEEDS}
     reserved: Any = np.array([need.reserved_gb for need in needs])
     half: Any = np.array([need.half_blocks for need in needs])
-    return Need(MemoryNeed(**memory), reserved, half)
+    return Requirement(MemoryRequirement(**memory), reserved, half)
 
 
 def _pick(values: Any, at: Ints) -> Any:

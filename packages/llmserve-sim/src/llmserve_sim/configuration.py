@@ -1,7 +1,7 @@
-"""What an action means to the fleet: from a `ServeAction` to the engine's `WindowPlan`, and what memory it takes.
+"""From a `ServeAction` to the engine's `WindowPlan`, and the memory that the configuration takes.
 
-A `Configurator` holds what does not change between episodes (fleet, targets, memory model, price); `apply` is a pure
-function of the action, the configuration in force and the window. It knows nothing about what requests do.
+A `Configurator` holds what is the same in all episodes (fleet, targets, memory model, price). `apply` is a pure function of
+the action, the configuration in force and the window. The module knows nothing about requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmserve_sim.arithmetic import SCALAR, Arithmetic
 from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, Slo, WindowPlan
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import Deployment, get_deployment
-from llmserve_sim.memory import MemoryModel, MemoryNeed
+from llmserve_sim.memory import MemoryModel, MemoryRequirement
 from llmserve_sim.metrics import WindowFacts
 from llmserve_sim.performance.quantization import TIERS, WEIGHT_FORMATS
 from llmserve_sim.performance.speculation import DRAFT_DECAY
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmserve_sim.tasks import Task
     from llmserve_sim.workload.scenario import Scenario
 
-__all__ = ["TIER_INDEX", "Claim", "Configurator", "Course", "Need", "Setting", "tokens_per_step"]
+__all__ = ["TIER_INDEX", "Allocation", "Configurator", "EpisodeConditions", "Requirement", "Setting", "tokens_per_step"]
 
 _BYTES_PER_GB: Final = 1e9
 TIER_INDEX: Final = {name: index for index, name in enumerate(TIERS)}
@@ -40,7 +40,7 @@ _LOSSES: Final = np.array([WEIGHT_FORMATS[name].quality_loss for name in TIERS])
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """An action as one window's engine plan, with what the environment knows about it."""
+    """An action as one window's engine plan, with the facts that the environment itself knows about the window."""
 
     action: ServeAction
     plan: WindowPlan
@@ -48,23 +48,23 @@ class Setting:
     quality: tuple[float, ...]
     """Quality factor 1 - stake x loss of each tenant class under the action's tier."""
     wanted_blocks: int
-    """KV blocks per replica that the action asks for, before the co-tenant takes its share."""
+    """KV blocks per replica that the action asks for, before the co-tenant's share is taken off."""
     stall_ps: int
-    """What is left of a reconfiguration's stall when the window ends."""
+    """Time of a reconfiguration's stall that is left when the window ends."""
 
 
-class Need(NamedTuple):
-    """What a configuration asks of the GPUs' memory."""
+class Requirement(NamedTuple):
+    """The GPU memory that a configuration asks for."""
 
-    memory: MemoryNeed
+    memory: MemoryRequirement
     reserved_gb: float
-    """Per GPU."""
+    """Weights, draft and activations, per GPU."""
     half_blocks: int
     """Cached blocks at which half of all prefixes are hit."""
 
 
-class Claim(NamedTuple):
-    """What a configuration gets of the GPUs' memory; GB are per GPU."""
+class Allocation(NamedTuple):
+    """The GPU memory that a configuration gets; GB are per GPU."""
 
     wanted_blocks: int
     pool_blocks: int
@@ -74,11 +74,12 @@ class Claim(NamedTuple):
     pool_gb: float
     cotenant_gb: float
     pressure: float
+    """Memory demand above the shared cap, as a share of usable memory, at most 1."""
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
-    """A scenario as the windows need it: what each of them brings, whatever the action."""
+class EpisodeConditions:
+    """A scenario's conditions in each window, in the engine's units; they do not depend on actions."""
 
     windows: int
     window_ps: int
@@ -89,8 +90,8 @@ class Course:
     """[windows, tier, tenant class] factors."""
 
     @classmethod
-    def of(cls, scenario: Scenario) -> Course:
-        """Return the course of a scenario; raises `InvalidInputError` for stakes that make an answer's value negative."""
+    def of(cls, scenario: Scenario) -> EpisodeConditions:
+        """Return a scenario's conditions; raises `InvalidInputError` for quality stakes that make a factor negative."""
         quality = 1.0 - scenario.quality_stake[:, None, :] * _LOSSES[:, None]
         if quality.size and quality.min() < 0.0:
             raise InvalidInputError("quality_stake", f"must be at most {1.0 / _LOSSES.max():g}")
@@ -104,7 +105,7 @@ class Course:
 
 
 class Configurator:
-    """A task on a deployment: everything that is the same in all of its episodes."""
+    """A task on a deployment: everything that is the same in all its episodes."""
 
     def __init__(self, task: Task, deployment: Deployment) -> None:
         self.task = task
@@ -121,21 +122,21 @@ class Configurator:
         self.hit_q10 = 0 if cache is None else round(cache.hit_share * 1024)
         self.usd_per_s = deployment.usd_per_hour / 3600.0
         self.digest = task.digest
-        """SHA-256 (hex) of the task and, where it is not the task's own preset, of the deployment."""
+        """SHA-256 (hex) of the task and, if it is not the task's own preset, of the deployment."""
         if deployment != get_deployment(task.deployment):
             self.digest = hashlib.sha256(f"{task.digest} {deployment!r}".encode()).hexdigest()
-        self.need = lru_cache(maxsize=4096)(self._memory_need)
-        """Return the `Need` of a tier (index), a KV fraction and whether anything is drafted."""
+        self.requirement = lru_cache(maxsize=4096)(self._requirement)
+        """Return the `Requirement` of (tier index, KV fraction, whether draft tokens are proposed)."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it is made of: the copy is made anew, or is the one that its process already shares."""
+        """Pickle task and deployment only; unpickling returns the process's shared configurator for them."""
         return _build, (self.task, self.deployment)
 
     @staticmethod
     def build(task: Task, deployment: str | Deployment | None) -> Configurator:
-        """Return the configurator of a task on its own deployment, or on another one; made once and shared.
+        """Return the configurator of a task on its own deployment or on another one; it is made once and shared.
 
-        Raises `InvalidInputError` for an unknown deployment, or one that the task does not fit into.
+        Raises `InvalidInputError` for an unknown deployment, or for one whose memory is too small for the task.
         """
         name = task.deployment if deployment is None else deployment
         if not isinstance(name, str | Deployment):
@@ -150,14 +151,15 @@ class Configurator:
                 f"must be false: {self.deployment.name} has a single replica, which cannot prefill and decode apart",
             )
 
-    def apply(self, action: ServeAction, before: Setting | None, course: Course, window: int) -> Setting:
-        """Return what `action` means in a window that follows the setting `before`.
+    def apply(self, action: ServeAction, before: Setting | None, conditions: EpisodeConditions, window: int) -> Setting:
+        """Return the setting of `action` in the window with this index; `before` is the previous window's setting.
 
         Raises `InvalidInputError` for an action that this deployment cannot carry out.
         """
         self.check(action)
         tier = TIER_INDEX[action.quantization_tier]
-        claim = self.claim(tier, action.kv_budget_fraction, action.speculation_depth > 0, course.cotenant_bytes[window])
+        requirement = self.requirement(tier, action.kv_budget_fraction, action.speculation_depth > 0)
+        allocation = self.allocate(SCALAR, requirement, conditions.cotenant_bytes[window])
         resized, stall_ps = False, 0
         if before is not None:
             last = before.plan
@@ -166,22 +168,22 @@ class Configurator:
                 swapped=tier != last.tier,
                 swap_ps=self.fleet.swap_ps[tier],
                 moved=action.prefill_decode_split != last.split,
-                pool_changed=before.wanted_blocks != claim.wanted_blocks,
+                pool_changed=before.wanted_blocks != allocation.wanted_blocks,
                 stall_ps=before.stall_ps,
-                window_ps=course.window_ps,
+                window_ps=conditions.window_ps,
             )
         plan = WindowPlan(
-            end_ps=(window + 1) * course.window_ps,
+            end_ps=(window + 1) * conditions.window_ps,
             batch_cap=action.batch_cap,
             depth=action.speculation_depth,
             tier=tier,
             split=action.prefill_decode_split,
             priority=action.priority_routing,
-            pool_blocks=claim.pool_blocks,
+            pool_blocks=allocation.pool_blocks,
             resized=resized,
-            tokens_per_step=tuple(map(tuple, course.tokens_per_step[window].tolist())),
+            tokens_per_step=tuple(map(tuple, conditions.tokens_per_step[window].tolist())),
             hit_q10=self.hit_q10,
-            hit_half_blocks=claim.half_blocks,
+            hit_half_blocks=allocation.half_blocks,
         )
         facts = WindowFacts(
             batch_cap=action.batch_cap,
@@ -190,33 +192,30 @@ class Configurator:
             tier=tier,
             split=action.prefill_decode_split,
             priority=action.priority_routing,
-            reserved_gb=claim.reserved_gb,
-            pool_gb=claim.pool_gb,
-            cotenant_gb=claim.cotenant_gb,
-            memory_pressure=claim.pressure,
+            reserved_gb=allocation.reserved_gb,
+            pool_gb=allocation.pool_gb,
+            cotenant_gb=allocation.cotenant_gb,
+            memory_pressure=allocation.pressure,
             stall_s=stall_ps / PS_PER_S,
         )
-        return Setting(action, plan, facts, tuple(course.quality[window, tier].tolist()), claim.wanted_blocks, stall_ps)
+        quality = tuple(conditions.quality[window, tier].tolist())
+        return Setting(action, plan, facts, quality, allocation.wanted_blocks, stall_ps)
 
-    def cotenant_gb(self, course: Course) -> float:
-        """Return what the co-tenant demands per GPU as the episode begins."""
-        return course.cotenant_bytes[0] / _BYTES_PER_GB
+    def cotenant_gb(self, conditions: EpisodeConditions) -> float:
+        """Return the co-tenant's demand per GPU when the episode begins, GB."""
+        return conditions.cotenant_bytes[0] / _BYTES_PER_GB
 
-    def claim(self, tier: int, fraction: float, speculating: bool, cotenant_bytes: int) -> Claim:
-        """Return what a configuration gets of the GPUs' memory beside the co-tenant's demand."""
-        return self.claim_of(SCALAR, self.need(tier, fraction, speculating), cotenant_bytes)
-
-    def claim_of(self, arithmetic: Arithmetic, need: Need, cotenant_bytes: Any) -> Claim:
-        """Return what a need gets beside the co-tenant's demand; with `ARRAYS`, for every environment."""
-        grant = self.memory.share(arithmetic, need.memory, cotenant_bytes, self.task.memory_cap_share)
-        return Claim(
-            wanted_blocks=need.memory.wanted_blocks,
+    def allocate(self, arithmetic: Arithmetic, requirement: Requirement, cotenant_bytes: Any) -> Allocation:
+        """Return the memory that a requirement gets beside the co-tenant's demand; with `ARRAYS`, one per environment."""
+        grant = self.memory.share(arithmetic, requirement.memory, cotenant_bytes, self.task.memory_cap_share)
+        return Allocation(
+            wanted_blocks=requirement.memory.wanted_blocks,
             pool_blocks=grant.pool_blocks,
-            half_blocks=need.half_blocks,
-            reserved_gb=need.reserved_gb,
+            half_blocks=requirement.half_blocks,
+            reserved_gb=requirement.reserved_gb,
             pool_gb=grant.pool_bytes / _BYTES_PER_GB,
             cotenant_gb=cotenant_bytes / _BYTES_PER_GB,
-            # A neighbour may demand more than the card holds; pressure is a share of the card.
+            # A co-tenant may demand more than the GPU holds; pressure is a share of its memory.
             pressure=arithmetic.at_most(grant.pressure, 1.0),
         )
 
@@ -233,9 +232,9 @@ class Configurator:
     ) -> tuple[Any, Any]:
         """Return whether the pool is resized, and the stall (ps) that is left when the window ends.
 
-        `swapped`, `moved`, `pool_changed`: tier, roles and wanted pool differ from the window before; `stall_ps`: what
-        that window left. A swap of tiers makes the pool anew, so its stall covers the resize. Stalls add up, as in the
-        engine: what is asked for next begins when what is under way has ended.
+        `swapped`, `moved`, `pool_changed` say whether tier, replica roles and wanted pool differ from the previous window;
+        `stall_ps` is the stall that the previous window left. A swap of tiers makes a new pool, so its stall covers the
+        resize. Stalls add up, as in the engine: a new reconfiguration begins when the running one has ended.
         """
         choose = arithmetic.choose
         resized = choose(swapped, False, pool_changed)
@@ -243,11 +242,11 @@ class Configurator:
         stall = stall_ps + anew + choose(resized, self.fleet.resize_ps, 0)
         return resized, arithmetic.at_least(stall - window_ps, 0)
 
-    def _memory_need(self, tier: int, fraction: float, speculating: bool) -> Need:
-        need = self.memory.need(TIERS[tier], fraction, speculating=speculating)
+    def _requirement(self, tier: int, fraction: float, speculating: bool) -> Requirement:
+        memory = self.memory.requirement(TIERS[tier], fraction, speculating=speculating)
         cache = self.task.prefix_cache
-        half = 1 if cache is None else max(1, round(cache.half_gb * _BYTES_PER_GB / need.block_bytes))
-        return Need(need, need.reserved_bytes / _BYTES_PER_GB, half)
+        half = 1 if cache is None else max(1, round(cache.half_gb * _BYTES_PER_GB / memory.block_bytes))
+        return Requirement(memory, memory.reserved_bytes / _BYTES_PER_GB, half)
 
 
 @lru_cache(maxsize=64)
@@ -256,11 +255,11 @@ def _build(task: Task, deployment: Deployment) -> Configurator:
 
 
 def tokens_per_step(acceptance: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return int64[windows, class, depth]: fixed-point tokens per step at depth 0..8, given float64[windows, class].
+    """Return int64[windows, class, depth]: fixed-point tokens per step at depths 0..8; `acceptance` is float64[windows, class].
 
-    The same numbers as `performance.speculation.tokens_per_step`, for all windows at once.
+    The numbers are those of `performance.speculation.tokens_per_step`, for all windows at once.
     """
-    # Repeated multiplication and addition in the scalar function's order: equal to the last bit.
+    # Multiply and add in the order of the scalar function, so that the results agree to the last bit.
     length = np.ones_like(acceptance)
     survives = np.ones_like(acceptance)
     steps = [length]

@@ -1,8 +1,8 @@
 """`ServingEnv`: reset, step, state, log, fork. Start reading here.
 
 One step simulates one window under the configuration that the action sets. The environment joins four parts and adds no
-physics of its own: the scenario (what happens whatever the agent does), `configuration.py` (what an action means to the
-fleet), an engine (what the requests go through) and the meters (what is observed and what it is worth).
+physics of its own: the scenario (what happens whatever the agent does), `configuration.py` (turns an action into the
+engine's plan), an engine (simulates the requests) and the meters (compute observation and reward).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from llmserve_sim.__about__ import __version__
-from llmserve_sim.configuration import Configurator, Course
+from llmserve_sim.configuration import Configurator, EpisodeConditions
 from llmserve_sim.engine import KernelEngine, ReferenceEngine, WindowStats
 from llmserve_sim.engine.interface import PS_PER_S
 from llmserve_sim.engine.kernel import compiled
@@ -46,73 +46,75 @@ if TYPE_CHECKING:
     from llmserve_sim.engine import Engine
     from llmserve_sim.hardware import Deployment
 
-__all__ = ["EngineKind", "Outcome", "ServingEnv", "Standing"]
+__all__ = ["EngineKind", "Outcome", "ServingEnv", "Snapshot"]
 
 EngineKind = Literal["auto", "numba", "python", "reference"]
-"""Which scheduler runs: all give the same numbers. "auto" is the kernel, compiled where numba is installed."""
+"""Which scheduler runs; all give the same numbers. "auto" is the kernel, compiled if numba is installed."""
 _ENGINES = ("auto", "numba", "python", "reference")
 _MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a window showed and what it was worth."""
+    """One window's measurement and reward."""
 
     measurement: Measurement
     terms: RewardTerms | None
-    """None at the start, which follows no action."""
+    """None for the first outcome, which follows no action."""
     done: bool
+    """Whether the episode has ended."""
 
     @property
     def reward(self) -> float:
-        """The window's reward; 0 at the start."""
+        """The window's reward; 0 for the first outcome."""
         return 0.0 if self.terms is None else self.terms.total
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a running episode stands; to be read, not changed."""
+class Snapshot:
+    """The parts of a running episode that decide how it continues. Read them, do not change them."""
 
     engine: Engine
-    course: Course
+    conditions: EpisodeConditions
     meter: Meter
     rewards: RewardMeter
     setting: Setting | None
+    """The configuration in force; None before the first step."""
     window: int
-    """Windows behind it."""
+    """Windows simulated so far."""
 
 
 @dataclass(slots=True)
 class _Episode:
-    """Everything that changes from step to step, and what it runs on. Pickles, and goes on identically."""
+    """All state of one episode. After pickling it continues identically."""
 
     id: str
     seed: int
     task: Task
     configurator: Configurator
     scenario: Scenario
-    course: Course
+    conditions: EpisodeConditions
     engine: Engine
     digest: str
-    """Of the task, the deployment and, where one was given, the scenario."""
+    """SHA-256 (hex) of the task, the deployment and, if one was given, the scenario."""
     scenario_digest: str | None
-    """Of the scenario that was given; None for the task's own."""
+    """SHA-256 (hex) of the scenario that was given; None for the task's own."""
     meter: Meter
     rewards: RewardMeter
     start: Outcome
     stats: WindowStats = field(default_factory=WindowStats)
     history: list[tuple[ServeAction, Outcome]] = field(default_factory=list)
     drafted: list[bool] = field(default_factory=list)
-    """By window: whether anything was drafted, so that the draft's acceptance was seen."""
+    """Per window: whether draft tokens were proposed, so that their acceptance was observed."""
     setting: Setting | None = None
-    """The configuration in force."""
+    """The configuration in force; None before the first step."""
     total_reward: float = 0.0
     stepping: bool = False
-    """The engine is in a step; still so afterwards: the step was interrupted, and the engine has left the history."""
+    """True while a step runs. It stays true if the step is interrupted: engine and history then disagree."""
 
     @property
     def done(self) -> bool:
-        return len(self.history) >= self.course.windows
+        return len(self.history) >= self.conditions.windows
 
     @property
     def last(self) -> Outcome:
@@ -123,14 +125,17 @@ class ServingEnv:
     """The control problem of an LLM serving fleet, one window per step, deterministic under (task, seed, actions).
 
     Args:
-        task: a task's id, the path of a task file, or a `Task`; the one that `reset` starts unless told otherwise.
+        task: a task's id, the path of a task file, or a `Task`. `reset` starts this task unless it is given another.
         deployment: a preset's name or a `Deployment`, in place of the task's own.
         engine: which scheduler runs; the numbers do not depend on it.
 
+    There is one step, in two forms. `reset` and `step` return the schema's observation. `start` and `advance` return the
+    plain `Outcome`, without building an observation, for loops that run many windows.
+
     A refused call (`InvalidInputError`, `EpisodeStateError`) leaves the environment exactly as it was. A step that is
-    interrupted (Ctrl-C) breaks the episode: every call but `reset` then raises `EpisodeStateError`. Use one environment
-    per thread: an environment is not locked, and a call in the middle of another thread's step is refused. Pickling keeps
-    the running episode.
+    interrupted (Ctrl-C) breaks the episode: every call except `reset` and `start` then raises `EpisodeStateError`. Use one
+    environment per thread: it has no lock, and it refuses a call during another thread's step. Pickling keeps the running
+    episode.
     """
 
     def __init__(
@@ -152,27 +157,27 @@ class ServingEnv:
 
     @property
     def task(self) -> Task:
-        """The task of the current episode, or of the next one if there is none."""
+        """The task of the current episode; without an episode, the task that `reset` will start."""
         return self._task
 
     @property
     def episode_length(self) -> int:
-        """Windows in an episode."""
-        return self._episode.course.windows if self._episode else self._task.windows
+        """Number of windows in an episode."""
+        return self._episode.conditions.windows if self._episode else self._task.windows
 
     @property
     def deployment(self) -> Deployment:
-        """What serves: the task's own deployment, or the one in its place."""
+        """The deployment that serves: the task's own, or the one given instead."""
         return self._configurator.deployment
 
     @property
     def can_split(self) -> bool:
-        """Whether `prefill_decode_split` is possible on this deployment."""
+        """Whether the deployment allows `prefill_decode_split`: it has more than one replica."""
         return self._configurator.deployment.can_split
 
     @property
     def outcome(self) -> Outcome:
-        """What the last window showed; the start's before any step."""
+        """The last window's outcome; before the first step, the start's."""
         return self._running().last
 
     def reset(
@@ -180,8 +185,8 @@ class ServingEnv:
     ) -> ServeObservation:
         """Start an episode and return its first observation: the queue before any action.
 
-        `seed` is an integer in 0..2^63-1; without one, a seed is drawn from the task's training seeds and shown by
-        `state()`. Raises `InvalidInputError` (or `UnknownTaskError`); the episode that was running then goes on.
+        `seed` is an integer in 0..2^63-1. Without one, a seed is drawn from the task's training seeds; `state()` shows it.
+        Raises `InvalidInputError` (or `UnknownTaskError`); the running episode then continues.
         """
         outcome = self.start(seed, task, episode_id=episode_id)
         return to_observation(outcome.measurement, None, task_id=self._task.id, done=False)
@@ -194,9 +199,10 @@ class ServingEnv:
         scenario: Scenario | None = None,
         episode_id: str | None = None,
     ) -> Outcome:
-        """Do what `reset` does and return the plain outcome; `scenario` replaces what the task would generate.
+        """Start an episode like `reset`, and return the plain outcome without building an observation, for hot loops.
 
-        With a scenario (a replayed trace, say) the task only lends its rules: targets, reward and deployment.
+        `scenario` (a replayed trace, for example) replaces the traffic and conditions that the task would generate. The
+        task then provides only targets, reward and deployment.
         """
         new = self._task if task is None else load_task(task)
         configurator = self._configurator if new is self._task else Configurator.build(new, self._deployment)
@@ -212,7 +218,7 @@ class ServingEnv:
         else:
             scenario_digest = scenario.digest()
             digest = _digest_with(configurator, scenario_digest)
-        course = Course.of(scenario)
+        conditions = EpisodeConditions.of(scenario)
         meter = Meter(scenario.window_s, scenario.windows, configurator.usd_per_s)
         episode = _Episode(
             id=episode_id,
@@ -220,13 +226,13 @@ class ServingEnv:
             task=new,
             configurator=configurator,
             scenario=scenario,
-            course=course,
+            conditions=conditions,
             digest=digest,
             scenario_digest=scenario_digest,
             engine=self._make_engine(configurator, scenario),
             meter=meter,
             rewards=RewardMeter(new.reward, new.priority.weight, configurator.usd_per_s * scenario.window_s),
-            start=Outcome(meter.initial(configurator.cotenant_gb(course)), None, done=False),
+            start=Outcome(meter.initial(configurator.cotenant_gb(conditions)), None, done=False),
         )
         self._task, self._configurator, self._episode = new, configurator, episode
         return episode.start
@@ -241,22 +247,22 @@ class ServingEnv:
         return to_observation(outcome.measurement, outcome.terms, task_id=self._task.id, done=outcome.done)
 
     def advance(self, action: ServeAction) -> Outcome:
-        """Do what `step` does with a valid action, without building an observation."""
+        """Simulate one window like `step`, and return the plain outcome without building an observation, for hot loops."""
         if not isinstance(action, ServeAction):
             raise InvalidInputError("action", "must be a ServeAction", got=action)
-        return self.run(self.prepare(action))
+        return self._run(self._prepare(action))
 
-    def prepare(self, action: ServeAction) -> Setting:
-        """Return what `action` means for the next window; changes nothing. For callers that drive engines in batches."""
+    def _prepare(self, action: ServeAction) -> Setting:
+        """Return the setting of the next window under `action`; changes nothing."""
         episode = self._running()
         if episode.done:
             raise EpisodeStateError(f"the episode ended after {len(episode.history)} windows: reset first")
-        return episode.configurator.apply(action, episode.setting, episode.course, len(episode.history))
+        return episode.configurator.apply(action, episode.setting, episode.conditions, len(episode.history))
 
-    def run(self, setting: Setting) -> Outcome:
-        """Simulate the window that `prepare` described."""
+    def _run(self, setting: Setting) -> Outcome:
+        """Simulate the next window under `setting`, which must be for this window."""
         episode = self._running()
-        if setting.plan.end_ps != (len(episode.history) + 1) * episode.course.window_ps:
+        if setting.plan.end_ps != (len(episode.history) + 1) * episode.conditions.window_ps:
             raise EpisodeStateError("the setting is another window's: prepare it again (one environment per thread)")
         episode.stepping = True
         try:
@@ -264,38 +270,30 @@ class ServingEnv:
         except InvalidInputError:  # the engine refuses before it changes anything
             episode.stepping = False
             raise
-        outcome = self._take_in(episode, setting, stats)
-        episode.stepping = False
-        return outcome
-
-    def standing(self) -> Standing:
-        """Return what of the running episode decides how it goes on, for callers that carry it on in a batch.
-
-        Raises `EpisodeStateError` before `reset`.
-        """
-        episode = self._running()
-        return Standing(
-            episode.engine, episode.course, episode.meter, episode.rewards, episode.setting, len(episode.history)
-        )
-
-    def conclude(self, setting: Setting, stats: WindowStats) -> Outcome:
-        """Take in what the engine reported after running `setting.plan`."""
-        return self._take_in(self._running(), setting, stats)
-
-    def _take_in(self, episode: _Episode, setting: Setting, stats: WindowStats) -> Outcome:
         facts = setting.facts
         measurement = episode.meter.read(stats, facts)
         terms = episode.rewards.read(stats, facts.memory_pressure, setting.quality)
-        outcome = Outcome(measurement, terms, done=len(episode.history) + 1 >= episode.course.windows)
+        outcome = Outcome(measurement, terms, done=len(episode.history) + 1 >= episode.conditions.windows)
         episode.history.append((setting.action, outcome))
         episode.drafted.append(stats.draft_fp > 0)
         episode.setting = setting
         episode.stats = stats
         episode.total_reward += terms.total
+        episode.stepping = False
         return outcome
 
+    def snapshot(self) -> Snapshot:
+        """Return the running episode's parts, so that `ServingBatch.gather` can continue it in a batch.
+
+        Raises `EpisodeStateError` before `reset`.
+        """
+        episode = self._running()
+        return Snapshot(
+            episode.engine, episode.conditions, episode.meter, episode.rewards, episode.setting, len(episode.history)
+        )
+
     def state(self) -> ServeState:
-        """Return where the episode stands; raises `EpisodeStateError` before `reset`."""
+        """Return the episode's state; raises `EpisodeStateError` before `reset`."""
         episode = self._running()
         stats = episode.stats
         return ServeState(
@@ -306,8 +304,8 @@ class ServingEnv:
             seed=episode.seed,
             simulator_version=__version__,
             deployment=episode.configurator.deployment.name,
-            episode_length=episode.course.windows,
-            window_s=episode.course.window_ps / PS_PER_S,
+            episode_length=episode.conditions.windows,
+            window_s=episode.conditions.window_ps / PS_PER_S,
             done=episode.done,
             total_reward=episode.total_reward,
             last_action=episode.history[-1][0] if episode.history else None,
@@ -342,22 +340,23 @@ class ServingEnv:
     def fork(self, *, forecast: int | None = None) -> Self:
         """Return an independent environment in the same state.
 
-        Without a forecast it faces the same, true future: only what may know the future should step it, a clairvoyant
-        search or a page that asks "what if". With one (a seed, 0..2^63-1) everything that has not been seen yet is drawn
-        anew from the task's own distributions, conditional on what has been: arrivals to come, outputs of unfinished
-        requests, drifting conditions. That is what a planner may step; nothing of it depends on the true future.
+        Without `forecast` the fork faces the same, true future. Use that only where knowing the future is allowed: in a
+        clairvoyant search, or in a page that asks "what if". With `forecast` (a seed, 0..2^63-1) everything that has not
+        been observed yet is drawn anew from the task's distributions, conditional on what has been observed: future
+        arrivals, output lengths of unfinished requests, drifting conditions. Nothing in it depends on the true future, so a
+        planner may use it.
 
-        The fork has an episode id of its own; a forecast's log names its scenario's digest, so that it never passes for
-        the task's. Raises `EpisodeStateError` before `reset`, `InvalidInputError` for a forecast that is no seed.
+        The fork has its own episode id. A forecast's log names its scenario's digest, so it is never taken for an episode
+        of the task. Raises `EpisodeStateError` before `reset`, `InvalidInputError` for a forecast that is not a seed.
         """
         episode = self._running()
         if forecast is None:
             future: dict[str, Any] = {"engine": episode.engine.fork(), "rewards": episode.rewards.fork()}
         else:
             future = _redrawn(episode, _checked_seed(forecast, "forecast"))
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._episode = replace(
+        fork = object.__new__(type(self))
+        fork.__dict__.update(self.__dict__)
+        fork._episode = replace(
             episode,
             id=uuid.uuid4().hex,
             meter=episode.meter.fork(),
@@ -365,10 +364,10 @@ class ServingEnv:
             drafted=list(episode.drafted),
             **future,
         )
-        return twin
+        return fork
 
     def close(self) -> None:
-        """Drop the episode; the environment can be reset again. Closing twice is allowed."""
+        """Drop the episode. The environment can be reset again; closing twice is allowed."""
         self._episode = None
 
     def _running(self) -> _Episode:
@@ -385,7 +384,7 @@ class ServingEnv:
 
 
 def _redrawn(episode: _Episode, seed: int) -> dict[str, Any]:
-    """What of an episode changes when its future is drawn anew."""
+    """Return the fields of an episode that change when its future is drawn anew."""
     if episode.done:
         raise EpisodeStateError("the episode is over: it has no future to forecast")
     progress = episode.engine.progress()
@@ -401,9 +400,9 @@ def _redrawn(episode: _Episode, seed: int) -> dict[str, Any]:
     digest = scenario.digest()
     return {
         "scenario": scenario,
-        "course": Course.of(scenario),
+        "conditions": EpisodeConditions.of(scenario),
         "engine": episode.engine.fork(scenario.traffic),
-        # what recent arrivals asked for is part of the reward's denominator, and as unknown as the rest
+        # The reward's denominator holds the tokens that recent arrivals ask for; these are unknown as well.
         "rewards": episode.rewards.recount(scenario.offered_tokens()[: len(episode.history)].tolist()),
         "scenario_digest": digest,
         "digest": _digest_with(episode.configurator, digest),

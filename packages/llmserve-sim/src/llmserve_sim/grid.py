@@ -16,7 +16,19 @@ from llmserve_sim.schema import ACTION_FIELDS, QUANTIZATION_TIERS, ServeAction
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ACTION_GRID", "GRID_SIZES", "from_indices", "to_indices"]
+__all__ = [
+    "ACTION_GRID",
+    "BATCH_CAP",
+    "GRID_INDEX",
+    "GRID_SIZES",
+    "KV_BUDGET_FRACTION",
+    "PREFILL_DECODE_SPLIT",
+    "PRIORITY_ROUTING",
+    "QUANTIZATION_TIER",
+    "SPECULATION_DEPTH",
+    "from_indices",
+    "to_indices",
+]
 
 _DEPTH_HIGH: Final = int(ACTION_FIELDS["speculation_depth"].high or 0)
 
@@ -32,6 +44,15 @@ ACTION_GRID: Final[dict[str, tuple[int | float | str | bool, ...]]] = {
 
 GRID_SIZES: Final[tuple[int, ...]] = tuple(len(choices) for choices in ACTION_GRID.values())
 """Number of choices per field: Gymnasium's `nvec`."""
+
+GRID_INDEX: Final[dict[str, int]] = {name: position for position, name in enumerate(ACTION_GRID)}
+"""Position of each field in a row of grid indices, by the field's name."""
+BATCH_CAP: Final = GRID_INDEX["batch_cap"]
+KV_BUDGET_FRACTION: Final = GRID_INDEX["kv_budget_fraction"]
+SPECULATION_DEPTH: Final = GRID_INDEX["speculation_depth"]
+QUANTIZATION_TIER: Final = GRID_INDEX["quantization_tier"]
+PREFILL_DECODE_SPLIT: Final = GRID_INDEX["prefill_decode_split"]
+PRIORITY_ROUTING: Final = GRID_INDEX["priority_routing"]
 
 
 def from_indices(indices: Sequence[int]) -> ServeAction:
@@ -56,7 +77,7 @@ def _at(key: tuple[int, ...]) -> ServeAction:
 
 
 def to_indices(action: ServeAction) -> tuple[int, ...]:
-    """Return the indices of an action on the grid; raises `InvalidInputError` for one that lies between its points."""
+    """Return the grid indices of an action; raises `InvalidInputError` for a value that is not on the grid."""
     found = []
     for name, choices in ACTION_GRID.items():
         value = getattr(action, name)

@@ -1,11 +1,11 @@
-"""Memory per GPU: what the weights, the draft, the activations, the KV pool and a co-tenant take of it.
+"""Memory per GPU: the shares of weights, draft, activations, KV pool and co-tenant.
 
     usable = device memory x gpu_memory_utilization
     reserved = weights + activations (+ draft head while speculating)
     pool = min(fraction x (usable - reserved), usable - reserved - co-tenant), never below the largest request
 
-Bytes are per GPU throughout; with tensor parallelism a KV block is spread over the replica's GPUs and so are the weights.
-Knows nothing about requests, only about how many blocks there can be.
+All bytes are per GPU. With tensor parallelism, weights and KV blocks are spread over the replica's GPUs. The module counts
+KV blocks and knows nothing about requests.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
     from llmserve_sim.arithmetic import Arithmetic
     from llmserve_sim.hardware import Deployment
 
-__all__ = ["ACTIVATION_BYTES", "MemoryGrant", "MemoryModel", "MemoryNeed"]
+__all__ = ["ACTIVATION_BYTES", "MemoryGrant", "MemoryModel", "MemoryRequirement"]
 
 ACTIVATION_BYTES = 2_500_000_000
-"""Activations, CUDA graphs and the CUDA context per GPU; the design's figure for a 2,048-token budget."""
+"""Activations, CUDA graphs and the CUDA context per GPU; an assumption for a budget of 2,048 tokens."""
 _BYTES_BF16 = 2
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryNeed:
-    """What a configuration takes and asks for, before any co-tenant. Bytes are per GPU."""
+class MemoryRequirement:
+    """The memory that a configuration reserves and asks for, before any co-tenant. Bytes are per GPU."""
 
     weight_bytes: int
     draft_bytes: int
     activation_bytes: int
     block_bytes: int
-    """One KV block, the draft's own KV included while speculating."""
+    """One KV block; while speculating, the draft's KV is included."""
     wanted_blocks: int
     """Blocks that `kv_budget_fraction` asks for."""
 
     @property
     def reserved_bytes(self) -> int:
-        """Held whatever the KV pool does."""
+        """Weights, draft and activations: held at every pool size."""
         return self.weight_bytes + self.draft_bytes + self.activation_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryGrant:
-    """What is left once the co-tenant has taken its share. Bytes are per GPU."""
+    """The KV pool that is left beside the co-tenant. Bytes are per GPU."""
 
     pool_blocks: int
     """KV blocks of each replica."""
     pool_bytes: int
     refused_bytes: int
-    """Part of the co-tenant's demand that finds no room beside the smallest pool."""
+    """Part of the co-tenant's demand that does not fit beside the smallest pool."""
     pressure: float
     """Demand above the shared cap, as a share of usable memory; 0 below it."""
 
@@ -64,14 +64,14 @@ class MemoryModel:
     """Memory of one deployment."""
 
     def __init__(self, deployment: Deployment, max_len: int) -> None:
-        """Work the fixed parts out.
+        """Compute the fixed parts.
 
         Args:
             deployment: GPUs, model and parallelism.
-            max_len: longest prompt plus output, tokens: every pool must hold one such request.
+            max_len: longest prompt plus output, tokens. Every pool must hold one such request.
 
         Raises:
-            InvalidInputError: some weight format leaves no room for the smallest pool.
+            InvalidInputError: a weight format leaves no room for the smallest pool.
         """
         if max_len < 2:
             raise InvalidInputError("max_len", "at least 2 tokens", got=max_len)
@@ -79,25 +79,25 @@ class MemoryModel:
         self.usable_bytes = int(deployment.gpu.memory_bytes * deployment.gpu_memory_utilization)
         self.min_pool_blocks = (max_len + BLOCK_TOKENS) // BLOCK_TOKENS + 2
         for tier in TIERS:
-            need = self.need(tier, 1.0, speculating=True)
-            free = self.usable_bytes - need.reserved_bytes
-            if free < self.min_pool_blocks * need.block_bytes:
+            requirement = self.requirement(tier, 1.0, speculating=True)
+            free = self.usable_bytes - requirement.reserved_bytes
+            if free < self.min_pool_blocks * requirement.block_bytes:
                 raise InvalidInputError(
                     "deployment",
                     f"a {tier} model that leaves room for {self.min_pool_blocks} KV blocks "
-                    f"({self.min_pool_blocks * need.block_bytes} bytes per GPU)",
+                    f"({self.min_pool_blocks * requirement.block_bytes} bytes per GPU)",
                     got=f"{free} bytes",
                 )
 
     def block_bytes(self, *, speculating: bool) -> int:
-        """One 16-token KV block on one GPU; an EAGLE draft adds the KV of its single layer."""
+        """Return the bytes of one 16-token KV block on one GPU; an EAGLE draft adds the KV of its single layer."""
         model, tp = self.deployment.model, self.deployment.tensor_parallel
         kv_heads = max(1, model.kv_heads // tp)
         layer = 2 * kv_heads * model.head_dim * _BYTES_BF16
         return BLOCK_TOKENS * layer * (model.layers + int(speculating))
 
-    def need(self, tier: str, fraction: float, *, speculating: bool) -> MemoryNeed:
-        """What a configuration reserves and how many blocks it asks for.
+    def requirement(self, tier: str, fraction: float, *, speculating: bool) -> MemoryRequirement:
+        """Return what a configuration reserves, and how many blocks it asks for.
 
         Raises:
             InvalidInputError: unknown format, or a fraction outside (0, 1].
@@ -112,14 +112,14 @@ class MemoryModel:
         block = self.block_bytes(speculating=speculating)
         free = max(0, self.usable_bytes - weights - draft - ACTIVATION_BYTES)
         wanted = max(self.min_pool_blocks, int(fraction * free / block))
-        return MemoryNeed(weights, draft, ACTIVATION_BYTES, block, wanted)
+        return MemoryRequirement(weights, draft, ACTIVATION_BYTES, block, wanted)
 
-    def grant(self, need: MemoryNeed, cotenant_bytes: int, *, cap_share: float = 1.0) -> MemoryGrant:
-        """The pool beside a co-tenant that comes first, down to the smallest pool.
+    def grant(self, requirement: MemoryRequirement, cotenant_bytes: int, *, cap_share: float = 1.0) -> MemoryGrant:
+        """Return the pool beside a co-tenant. The co-tenant is served first, but the smallest pool always stays.
 
         Args:
-            need: from `need`.
-            cotenant_bytes: what the co-tenant demands per GPU.
+            requirement: from `requirement`.
+            cotenant_bytes: the co-tenant's demand per GPU.
             cap_share: share of usable memory above which pressure is counted.
 
         Raises:
@@ -129,17 +129,19 @@ class MemoryModel:
             raise InvalidInputError("cotenant_bytes", "at least 0", got=cotenant_bytes)
         if not 0.0 < cap_share <= 1.0:
             raise InvalidInputError("cap_share", "in (0, 1]", got=cap_share)
-        return self.share(SCALAR, need, cotenant_bytes, cap_share)
+        return self.share(SCALAR, requirement, cotenant_bytes, cap_share)
 
-    def share(self, arithmetic: Arithmetic, need: MemoryNeed, cotenant_bytes: Any, cap_share: float) -> MemoryGrant:
-        """Do what `grant` does, unchecked; with `ARRAYS`, need, demand and grant hold one entry per environment."""
+    def share(
+        self, arithmetic: Arithmetic, requirement: MemoryRequirement, cotenant_bytes: Any, cap_share: float
+    ) -> MemoryGrant:
+        """Return what `grant` returns, without its checks; with `ARRAYS`, all three hold one entry per environment."""
         at_least, at_most = arithmetic.at_least, arithmetic.at_most
-        room = (self.usable_bytes - need.reserved_bytes - cotenant_bytes) // need.block_bytes
-        blocks = at_least(at_most(need.wanted_blocks, room), self.min_pool_blocks)
-        demand = need.reserved_bytes + blocks * need.block_bytes + cotenant_bytes
+        room = (self.usable_bytes - requirement.reserved_bytes - cotenant_bytes) // requirement.block_bytes
+        blocks = at_least(at_most(requirement.wanted_blocks, room), self.min_pool_blocks)
+        demand = requirement.reserved_bytes + blocks * requirement.block_bytes + cotenant_bytes
         return MemoryGrant(
             pool_blocks=blocks,
-            pool_bytes=blocks * need.block_bytes,
+            pool_bytes=blocks * requirement.block_bytes,
             refused_bytes=at_least(demand - self.usable_bytes, 0),
             pressure=at_least(demand - self.usable_bytes * cap_share, 0.0) / self.usable_bytes,
         )

@@ -20,6 +20,7 @@ import numpy as np
 from llmserve_sim.arithmetic import SCALAR
 from llmserve_sim.engine.interface import PS_PER_S
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.schema import OBSERVATION_FIELDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,24 +127,30 @@ class Feature:
     meaning: str
 
 
+def _observed(name: str, scale: float) -> Feature:
+    """Return the row of an observation's field; the schema has its unit and meaning."""
+    field = OBSERVATION_FIELDS[name]
+    return Feature(name, field.unit, scale, field.meaning)
+
+
 BASE: Final[tuple[Feature, ...]] = (
-    Feature("queue_depth", "requests", 64.0, "requests waiting at the window's end"),
-    Feature("active_requests", "requests", 128.0, "requests running at the window's end"),
-    Feature("kv_cache_occupancy", "share", 0.0, "KV blocks in use over KV blocks granted"),
-    Feature("mean_prompt_length", "tokens", 1024.0, "mean prompt length of arrivals"),
-    Feature("p50_ttft_ms", "ms", 1000.0, "median time to first token"),
-    Feature("p99_ttft_ms", "ms", 4000.0, "99th percentile of the time to first token"),
-    Feature("p50_itl_ms", "ms", 20.0, "median inter-token latency"),
-    Feature("throughput_tps", "tokens/s", 4000.0, "output tokens delivered per second"),
-    Feature("slo_compliance_rate", "share", 0.0, "share of due requests that met their targets"),
-    Feature("gpu_memory_used_gb", "GB", 40.0, "memory in use per GPU"),
-    Feature("estimated_cost_per_1k", "USD", 0.001, "fleet cost per 1,000 output tokens"),
-    Feature("request_arrival_rate", "requests/s", 16.0, "arrivals per second"),
-    Feature("spec_acceptance_rate", "share", 0.0, "draft tokens accepted over proposed"),
-    Feature("eviction_events", "events", 16.0, "requests preempted plus forced evictions"),
+    _observed("queue_depth", 64.0),
+    _observed("active_requests", 128.0),
+    _observed("kv_cache_occupancy", 0.0),
+    _observed("mean_prompt_length", 1024.0),
+    _observed("p50_ttft_ms", 1000.0),
+    _observed("p99_ttft_ms", 4000.0),
+    _observed("p50_itl_ms", 20.0),
+    _observed("throughput_tps", 4000.0),
+    _observed("slo_compliance_rate", 0.0),
+    _observed("gpu_memory_used_gb", 40.0),
+    _observed("estimated_cost_per_1k", 0.001),
+    _observed("request_arrival_rate", 16.0),
+    _observed("spec_acceptance_rate", 0.0),
+    _observed("eviction_events", 16.0),
     Feature("progress", "share", 0.0, "step_index over the episode's length"),
 )
-"""The fields of `ServeObservation`, in its order (step_index as a share of the episode)."""
+"""The measured fields of `ServeObservation`, in its order, with step_index as a share of the episode's length."""
 
 EXTENDED: Final[tuple[Feature, ...]] = (
     *BASE,

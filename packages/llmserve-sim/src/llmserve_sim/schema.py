@@ -24,10 +24,12 @@ __all__ = [
     "ACTION_FIELDS",
     "MAX_LOG_BYTES",
     "MAX_LOG_STEPS",
+    "OBSERVATION_FIELDS",
     "QUANTIZATION_TIERS",
     "ActionField",
     "EpisodeLog",
     "GradeReport",
+    "ObservationField",
     "QuantizationTier",
     "ReferenceScores",
     "ServeAction",
@@ -192,6 +194,27 @@ class ServeObservation(_Message):
         default_factory=dict,
         description="Reward terms, per-class figures, co-tenant demand, the configuration in force.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationField:
+    """Unit and meaning of one measured field, read from `ServeObservation` (the only place where they are written)."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+def _observation_fields() -> dict[str, ObservationField]:
+    return {
+        name: ObservationField(name, str(field.json_schema_extra["unit"]), field.description or "")
+        for name, field in ServeObservation.model_fields.items()
+        if isinstance(field.json_schema_extra, dict)
+    }
+
+
+OBSERVATION_FIELDS: Final[Mapping[str, ObservationField]] = _observation_fields()
+"""The measured fields of an observation, in its order."""
 
 
 class ServeState(_Message):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmserve_sim.arithmetic import ARRAYS, SCALAR
-from llmserve_sim.configuration import Configurator, Course, Setting, tokens_per_step
+from llmserve_sim.configuration import Configurator, EpisodeConditions, Setting, tokens_per_step
 from llmserve_sim.engine import KernelEngine
 from llmserve_sim.engine.interface import PS_PER_S
 from llmserve_sim.engine.kernel.layout import L_READY, LANES
@@ -28,11 +28,11 @@ TASK = load_task("static_workload")
 
 def _apply(*actions: dict[str, Any]) -> list[Setting]:
     configurator = Configurator.build(TASK, None)
-    course = Course.of(generate(TASK, 3))
+    conditions = EpisodeConditions.of(generate(TASK, 3))
     settings: list[Setting] = []
     for window, fields in enumerate(actions):
         before = settings[-1] if settings else None
-        settings.append(configurator.apply(ServeAction(**fields), before, course, window))
+        settings.append(configurator.apply(ServeAction(**fields), before, conditions, window))
     return settings
 
 
@@ -73,11 +73,11 @@ def test_turning_speculation_on_reserves_memory_for_the_draft() -> None:
 
 def test_what_is_left_of_a_swap_shrinks_by_a_window_at_a_time() -> None:
     configurator = Configurator.build(TASK.model_copy(update={"window_s": 1.0}), None)
-    course = Course.of(generate(configurator.task, 3))
-    setting = configurator.apply(ServeAction(), None, course, 0)
+    conditions = EpisodeConditions.of(generate(configurator.task, 3))
+    setting = configurator.apply(ServeAction(), None, conditions, 0)
     left = []
     for window in range(1, 7):
-        setting = configurator.apply(ServeAction(quantization_tier="INT8"), setting, course, window)
+        setting = configurator.apply(ServeAction(quantization_tier="INT8"), setting, conditions, window)
         left.append(setting.stall_ps)
     swap = configurator.fleet.swap_ps[1]
     assert left == [max(0, swap - seconds * PS_PER_S) for seconds in range(1, 7)]
@@ -88,8 +88,8 @@ def test_stalls_add_up_as_they_do_in_the_engine() -> None:
     env = ServingEnv(TASK.model_copy(update={"window_s": 1.0}), engine="python")
     env.start(3)
     for tier in ("FP16", "INT8", "INT4"):
-        setting = env.prepare(ServeAction(quantization_tier=tier))
-        env.run(setting)
+        setting = env._prepare(ServeAction(quantization_tier=tier))
+        env._run(setting)
     first, second = env._configurator.fleet.swap_ps[1:]
     assert setting.stall_ps == first + second - 2 * PS_PER_S
     episode = env._episode
@@ -122,7 +122,7 @@ def test_quality_falls_with_the_tier_by_the_tenants_stake() -> None:
 def test_stakes_that_make_an_answer_worth_less_than_nothing_are_refused() -> None:
     scenario = generate(TASK, 3)
     with pytest.raises(InvalidInputError, match="quality_stake"):
-        Course.of(replace(scenario, quality_stake=scenario.quality_stake * 100))
+        EpisodeConditions.of(replace(scenario, quality_stake=scenario.quality_stake * 100))
 
 
 def test_another_deployment_has_another_digest_and_the_tasks_own_preset_has_not() -> None:

@@ -283,10 +283,10 @@ def test_a_pickled_environment_goes_on_identically(engine: Any) -> None:
 def test_an_interrupted_step_breaks_the_episode_until_reset(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     env = ServingEnv(engine=engine)
     env.reset(seed=1)
-    setting = env.prepare(ServeAction())
+    setting = env._prepare(ServeAction())
     env.step({})
     with pytest.raises(EpisodeStateError, match="another window's"):
-        env.run(setting)
+        env._run(setting)
     env.step({})
     with monkeypatch.context() as patch:
         patch.setattr(RewardMeter, "read", _interrupt)  # the engine has moved on by then
@@ -298,7 +298,7 @@ def test_an_interrupted_step_breaks_the_episode_until_reset(engine: Any, monkeyp
         env.episode_log,
         env.fork,
         lambda: env.outcome,
-        lambda: env.run(setting),
+        lambda: env._run(setting),
     ]
     for call in calls:
         with pytest.raises(EpisodeStateError, match="a step was interrupted: reset"):

@@ -215,3 +215,9 @@ def test_an_observation_without_the_extended_features_is_refused_by_name(
     with pytest.raises(InvalidInputError) as refused:
         vector(observation)
     assert refused.value.field == field
+
+
+def test_the_base_features_say_what_the_schema_says() -> None:
+    for row in BASE[:-1]:
+        spec = ServeObservation.model_json_schema()["properties"][row.name]
+        assert (row.unit, row.meaning) == (spec["unit"], spec["description"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmserve_sim.configuration import Configurator, Course
+from llmserve_sim.configuration import Configurator, EpisodeConditions
 from llmserve_sim.engine import Engine, KernelEngine, ReferenceEngine
 from llmserve_sim.engine.interface import FleetSpec, Slo, Traffic, WindowPlan
 from llmserve_sim.schema import QUANTIZATION_TIERS, ServeAction
@@ -57,12 +57,12 @@ def task_case(task: Task, seed: int, actions: Sequence[ServeAction] | None = Non
     """The episode of a task and a seed under `actions` (by default `busy_actions`)."""
     configurator = Configurator.build(task, None)
     scenario = generate(task, seed)
-    course = Course.of(scenario)
+    conditions = EpisodeConditions.of(scenario)
     if actions is None:
         actions = busy_actions(task.windows, can_split=configurator.fleet.replicas > 1)
     setting, plans = None, []
     for window, action in enumerate(actions):
-        setting = configurator.apply(action, setting, course, window)
+        setting = configurator.apply(action, setting, conditions, window)
         plans.append(setting.plan)
     return Case(task.id, configurator.fleet, configurator.slo, scenario.traffic, tuple(plans))
 

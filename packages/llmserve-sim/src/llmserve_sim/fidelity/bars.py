@@ -210,7 +210,7 @@ def _latencies(log: RequestLog, first: Floats, last: Floats) -> Mapping[str, Flo
 
 
 def _whole_gpu_blocks(deployment: Deployment, max_len: int) -> int:
-    return MemoryModel(deployment, max_len).need("FP16", 1.0, speculating=False).wanted_blocks
+    return MemoryModel(deployment, max_len).requirement("FP16", 1.0, speculating=False).wanted_blocks
 
 
 def _relative(run: str, figure: str, measured: float, predicted: float, bound: float | None = None) -> Row:

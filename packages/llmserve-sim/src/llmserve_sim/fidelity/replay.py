@@ -68,7 +68,7 @@ def replay(run: RecordedRun, arrival_s: Floats, prompt: Floats, output: Floats) 
     fleet = build_fleet(run.deployment, max_len=longest, max_unfinished=count)
     blocks = run.kv_blocks
     if blocks is None:
-        blocks = MemoryModel(run.deployment, longest).need("FP16", 1.0, speculating=False).wanted_blocks
+        blocks = MemoryModel(run.deployment, longest).requirement("FP16", 1.0, speculating=False).wanted_blocks
     traffic = Traffic(
         arrival_ps=np.round(arrival_s * PS_PER_S).astype(np.int64),
         prompt=prompt.astype(np.int64),

@@ -10,7 +10,7 @@ its data sheet) and A100's W4A16 bandwidth efficiency above 1 (its large start-u
 
 from __future__ import annotations
 
-from llmserve_sim.performance.kernels import (
+from llmserve_sim.specifications import (
     AllReduceParameters,
     DecodeAttentionParameters,
     GemmParameters,

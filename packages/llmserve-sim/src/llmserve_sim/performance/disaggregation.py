@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from llmserve_sim.hardware import Deployment
+from llmserve_sim.specifications import Deployment
 
 __all__ = ["HANDOVER_S", "SPLIT_STALL_S", "link_s_per_token"]
 

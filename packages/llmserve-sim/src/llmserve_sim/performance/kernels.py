@@ -1,4 +1,4 @@
-"""Time of one GPU kernel from the shape of its work: the few closed forms that every estimate is made of.
+"""Time of one GPU kernel from the shape of its work: the closed forms that every estimate uses.
 
 Each function takes a parameter set fitted to measurements (`calibration.py`) and the shape, and returns microseconds.
 Arguments may be floats or numpy arrays of one shape, so the fit scripts minimise exactly what the simulator evaluates.
@@ -7,20 +7,20 @@ This module knows kernels; it knows nothing about models, batches, schedulers or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from llmserve_sim.specifications import (
+    AllReduceParameters,
+    DecodeAttentionParameters,
+    GemmParameters,
+    MixedAttentionParameters,
+    PrefillAttentionParameters,
+    SmallKernelParameters,
+)
+
 __all__ = [
-    "AllReduceParameters",
-    "DecodeAttentionParameters",
-    "GemmParameters",
-    "KernelParameters",
-    "MixedAttentionParameters",
-    "PrefillAttentionParameters",
     "Real",
-    "SmallKernelParameters",
     "allreduce_us",
     "decode_attention_us",
     "gemm_us",
@@ -33,90 +33,6 @@ Real = float | NDArray[np.float64]
 
 _US_PER_S = 1e6
 BYTES_BF16 = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class GemmParameters:
-    """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant)."""
-
-    t0_us: float
-    compute_efficiency: float
-    bandwidth_efficiency: float
-    p: float
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeAttentionParameters:
-    """Paged decode attention: a fixed part, a part per (sequence, KV head), and the KV bytes, joined by a p-norm."""
-
-    t0_us: float
-    seq_us: float
-    bandwidth_efficiency: float
-    p: float
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillAttentionParameters:
-    """Prefill attention of chunks of `q` new tokens behind `c` cached ones.
-
-    Work units are `ceil(q / tile) * (2 c + q + offset)`. With `tile` > 1 they are query tiles that sweep the context (RTX
-    cards); with `tile` = 1 they are the causal FLOPs with a fitted offset (A100, H100). `critical_us_per_token` is the
-    time one CTA needs for one context token: a single long sweep cannot be split, however idle the GPU is.
-    """
-
-    t0_us: float
-    compute_efficiency: float
-    tile: int
-    offset: int
-    critical_us_per_token: float
-
-
-@dataclass(frozen=True, slots=True)
-class MixedAttentionParameters:
-    """Decode sequences inside a prefill kernel: no split-KV and, in FlashAttention 2, no packing of query heads.
-
-    `seq_us` is paid per (sequence, head) over all SMs, `token_us` per (context token, head) over all SMs;
-    `amplification` times the KV bytes is a floor, because KV is read again by query heads that no longer share it.
-    Heads are query heads, or KV heads where the kernel packs those that share one (FlashAttention 3, on H100).
-    """
-
-    seq_us: float
-    token_us: float
-    amplification: float
-    packs_heads: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AllReduceParameters:
-    """`latency (1 + growth log2 N) + 2 (N - 1) / N bytes / (efficiency link)`."""
-
-    latency_us: float
-    growth: float
-    link_efficiency: float
-
-
-@dataclass(frozen=True, slots=True)
-class SmallKernelParameters:
-    """Norms, rotary embedding, activation: a fixed time per kernel plus the bytes they move."""
-
-    launch_us: float
-    bandwidth_efficiency: float
-
-
-@dataclass(frozen=True, slots=True)
-class KernelParameters:
-    """Everything fitted for one GPU."""
-
-    gemm: GemmParameters
-    decode: DecodeAttentionParameters
-    prefill: PrefillAttentionParameters
-    mixed: MixedAttentionParameters
-    small: SmallKernelParameters
-    allreduce: AllReduceParameters
-    gemm_int8: GemmParameters | None = None
-    """W8A8 GEMMs where they were measured on this GPU; None: derived from A100 (`quantization.py`)."""
-    gemm_int4: GemmParameters | None = None
-    """W4A16 GEMMs likewise."""
 
 
 def gemm_us(

@@ -7,14 +7,10 @@ FP16 is the unquantised BF16 checkpoint, INT8 is W8A8 (SmoothQuant-style, 8-bit 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance.calibration import A100_KERNELS
-from llmserve_sim.performance.kernels import GemmParameters
-
-if TYPE_CHECKING:
-    from llmserve_sim.hardware import GpuSpec, ModelSpec
+from llmserve_sim.specifications import GemmParameters, GpuSpec, ModelSpec
 
 __all__ = ["TIERS", "WEIGHT_FORMATS", "WeightFormat", "gemm_parameters", "swap_s", "weight_bytes"]
 

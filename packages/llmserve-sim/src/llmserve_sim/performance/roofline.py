@@ -9,7 +9,6 @@ its share of every matrix and of the KV heads, and all GPUs run in step. Knows n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +17,7 @@ from llmserve_sim.performance import kernels
 from llmserve_sim.performance.kernels import Real
 from llmserve_sim.performance.quantization import WEIGHT_FORMATS, gemm_parameters
 from llmserve_sim.performance.speculation import DRAFT_SEQUENCE_S, draft_step_s
-
-if TYPE_CHECKING:
-    from llmserve_sim.hardware import Deployment
+from llmserve_sim.specifications import Deployment
 
 __all__ = ["Iteration", "Roofline"]
 

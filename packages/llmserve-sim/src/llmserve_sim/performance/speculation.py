@@ -7,12 +7,8 @@ not a draw per request, so the model makes no claim on the tail of inter-token l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from llmserve_sim.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from llmserve_sim.hardware import Deployment
+from llmserve_sim.specifications import Deployment
 
 __all__ = [
     "ACCEPTANCE_BOUNDS",

@@ -18,13 +18,12 @@ from llmserve_sim.performance.kernels import BYTES_BF16
 from llmserve_sim.performance.quantization import TIERS, swap_s
 from llmserve_sim.performance.roofline import Roofline
 from llmserve_sim.performance.speculation import DRAFT_SEQUENCE_S, draft_step_s
+from llmserve_sim.specifications import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-
-    from llmserve_sim.hardware import Deployment
 
     Ints = NDArray[np.int64]
 

@@ -1,0 +1,263 @@
+"""The data types of GPUs, models, serving engines and deployments. The presets made of them are in `hardware.py`.
+
+All are frozen dataclasses: to add a GPU, a model or a deployment, make one. They compute nothing beyond counts of
+parameters and bytes. The times that the kernel parameters stand for are computed in `performance/kernels.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmserve_sim.engine.interface import REPLICAS_MAX
+from llmserve_sim.errors import InvalidInputError
+
+__all__ = [
+    "AllReduceParameters",
+    "DecodeAttentionParameters",
+    "Deployment",
+    "EngineVersion",
+    "GemmParameters",
+    "GpuSpec",
+    "KernelParameters",
+    "MixedAttentionParameters",
+    "ModelSpec",
+    "PrefillAttentionParameters",
+    "SmallKernelParameters",
+]
+
+BYTES_BF16 = 2
+
+
+@dataclass(frozen=True, slots=True)
+class GemmParameters:
+    """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant)."""
+
+    t0_us: float
+    compute_efficiency: float
+    bandwidth_efficiency: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeAttentionParameters:
+    """Paged decode attention: a fixed part, a part per (sequence, KV head), and the KV bytes, joined by a p-norm."""
+
+    t0_us: float
+    seq_us: float
+    bandwidth_efficiency: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillAttentionParameters:
+    """Prefill attention of chunks of `q` new tokens behind `c` cached ones.
+
+    Work units are `ceil(q / tile) * (2 c + q + offset)`. With `tile` > 1 they are query tiles that sweep the context (RTX
+    cards); with `tile` = 1 they are the causal FLOPs with a fitted offset (A100, H100). `critical_us_per_token` is the
+    time one CTA needs for one context token: a single long sweep cannot be split, however idle the GPU is.
+    """
+
+    t0_us: float
+    compute_efficiency: float
+    tile: int
+    offset: int
+    critical_us_per_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class MixedAttentionParameters:
+    """Decode sequences inside a prefill kernel: no split-KV and, in FlashAttention 2, no packing of query heads.
+
+    `seq_us` is paid per (sequence, head) over all SMs, `token_us` per (context token, head) over all SMs;
+    `amplification` times the KV bytes is a floor, because KV is read again by query heads that no longer share it.
+    Heads are query heads, or KV heads where the kernel packs those that share one (FlashAttention 3, on H100).
+    """
+
+    seq_us: float
+    token_us: float
+    amplification: float
+    packs_heads: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AllReduceParameters:
+    """`latency (1 + growth log2 N) + 2 (N - 1) / N bytes / (efficiency link)`."""
+
+    latency_us: float
+    growth: float
+    link_efficiency: float
+
+
+@dataclass(frozen=True, slots=True)
+class SmallKernelParameters:
+    """Norms, rotary embedding, activation: a fixed time per kernel plus the bytes they move."""
+
+    launch_us: float
+    bandwidth_efficiency: float
+
+
+@dataclass(frozen=True, slots=True)
+class KernelParameters:
+    """Everything fitted for one GPU."""
+
+    gemm: GemmParameters
+    decode: DecodeAttentionParameters
+    prefill: PrefillAttentionParameters
+    mixed: MixedAttentionParameters
+    small: SmallKernelParameters
+    allreduce: AllReduceParameters
+    gemm_int8: GemmParameters | None = None
+    """W8A8 GEMMs where they were measured on this GPU; None: derived from A100 (`quantization.py`)."""
+    gemm_int4: GemmParameters | None = None
+    """W4A16 GEMMs likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSpec:
+    """One GPU: data-sheet rates and the kernel constants fitted against them."""
+
+    name: str
+    memory_bytes: int
+    """Total device memory as nvidia-smi reports it."""
+    peak_bf16_flops: float
+    """Dense BF16 tensor-core rate with FP32 accumulation, FLOP/s."""
+    peak_int8_ops: float
+    """Dense INT8 tensor-core rate, op/s."""
+    hbm_bytes_per_s: float
+    sm_count: int
+    link_bytes_per_s: float
+    """One direction of the GPU-to-GPU link that tensor parallelism and KV hand-over use."""
+    host_bytes_per_s: float
+    """Rate at which weights reach the GPU from host memory."""
+    price_usd_per_hour: float
+    kernels: KernelParameters
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A dense decoder-only transformer with grouped-query attention and a gated MLP."""
+
+    name: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    qk_norm: bool = False
+    draft_vocab: int = 32_000
+    """Vocabulary of the EAGLE-3 draft head (32,000 in the published Llama-3.1-8B and Qwen3 heads)."""
+
+    def layer_matrices(self, tensor_parallel: int) -> tuple[tuple[float, float], ...]:
+        """(n, k) of a layer's QKV, output, gate-up and down projections on one GPU."""
+        qkv = (self.heads + 2 * max(self.kv_heads, tensor_parallel)) * self.head_dim / tensor_parallel
+        attention = self.heads * self.head_dim / tensor_parallel
+        mlp = self.intermediate / tensor_parallel
+        return ((qkv, self.hidden), (self.hidden, attention), (2 * mlp, self.hidden), (self.hidden, mlp))
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights in all layers' GEMMs."""
+        return self.layers * round(sum(n * k for n, k in self.layer_matrices(1)))
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Weights of embedding and output head (untied)."""
+        return 2 * self.vocab * self.hidden
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """BF16 keys and values of one token over all layers and heads."""
+        return self.layers * self.kv_bytes_per_token_layer
+
+    @property
+    def kv_bytes_per_token_layer(self) -> int:
+        """The same of one layer."""
+        return 2 * self.kv_heads * self.head_dim * BYTES_BF16
+
+    @property
+    def draft_parameters(self) -> int:
+        """Weights of an EAGLE-3 draft head (arXiv:2503.01840): 3H-to-H fusion, one layer fed with 2H, a reduced head."""
+        attention = self.heads * self.head_dim
+        qkv = 2 * self.hidden * (attention + 2 * self.kv_heads * self.head_dim)
+        mlp = 3 * self.hidden * self.intermediate
+        return 3 * self.hidden**2 + qkv + attention * self.hidden + mlp + self.draft_vocab * self.hidden
+
+    def elementwise_kernels(self) -> int:
+        """Small kernels per layer: two fused add-and-norms, rotary embedding, activation, and the norm of Q and K."""
+        return 4 + int(self.qk_norm)
+
+    def elementwise_bytes(self, tensor_parallel: int) -> float:
+        """Bytes per token that a layer's small kernels move on one GPU."""
+        norms = 2 * 4 * self.hidden
+        qk = 2 * (self.heads + self.kv_heads) * self.head_dim * (1 + int(self.qk_norm)) / tensor_parallel
+        activation = 3 * self.intermediate / tensor_parallel
+        return BYTES_BF16 * (norms + qk + activation)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVersion:
+    """What the serving software adds to an iteration beyond the GPU's kernels. One set per version, for every GPU and model."""
+
+    name: str
+    iteration_us: float
+    """Scheduling, input preparation and output processing that the GPU waits for."""
+    sequence_us: float
+    """The same per sequence in the batch."""
+    separate_attention: bool = False
+    """Prefill and decode attention run as two kernels. False: one kernel for the whole batch, as in vLLM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A fleet: `replicas` copies of `model`, each on `tensor_parallel` GPUs."""
+
+    name: str
+    gpu: GpuSpec
+    model: ModelSpec
+    engine: EngineVersion
+    replicas: int = 1
+    tensor_parallel: int = 1
+    max_num_batched_tokens: int = 2048
+    """Most tokens in one iteration; vLLM's field of that name."""
+    gpu_memory_utilization: float = 0.9
+    """Share of the device that the engine and its co-tenant may use; vLLM's default."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built.
+
+        Raises:
+            InvalidInputError: a field is out of range.
+        """
+        for name, kind in (("name", str), ("gpu", GpuSpec), ("model", ModelSpec), ("engine", EngineVersion)):
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidInputError(f"deployment.{name}", f"must be a {kind.__name__}", got=getattr(self, name))
+        for name, most in (("replicas", REPLICAS_MAX), ("tensor_parallel", 64), ("max_num_batched_tokens", 16_384)):
+            count = getattr(self, name)
+            if type(count) is not int or not 1 <= count <= most:
+                raise InvalidInputError(f"deployment.{name}", f"must be an integer in 1..{most}", got=count)
+        if self.model.heads % self.tensor_parallel:
+            raise InvalidInputError(
+                "deployment.tensor_parallel",
+                f"must divide the model's {self.model.heads} heads",
+                got=self.tensor_parallel,
+            )
+        share: object = self.gpu_memory_utilization  # as it came: annotations bind nobody
+        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0.0 < share <= 1.0:
+            raise InvalidInputError("deployment.gpu_memory_utilization", "must be a number in (0, 1]", got=share)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in the fleet."""
+        return self.replicas * self.tensor_parallel
+
+    @property
+    def can_split(self) -> bool:
+        """Whether prefill and decode can run on different replicas."""
+        return self.replicas > 1
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Price of the whole fleet."""
+        return self.gpus * self.gpu.price_usd_per_hour
