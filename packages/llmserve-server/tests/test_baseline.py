@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from llmserve_agents.evaluation.baseline import run_suite
 from llmserve_agents.errors import AgentError
-from llmserve_agents.policy import AGENTS
+from llmserve_agents.evaluation.baseline import run_suite
 from llmserve_agents.evaluation.baseline_report import BaselineReport
+from llmserve_agents.policy import AGENTS
 from llmserve_server import baseline
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.errors import AgentUnavailable, Busy, EndpointFailed, InvalidField, MissingApiKey, UnknownTask
