@@ -9,10 +9,10 @@ import pytest
 
 from llmserve_agents.evaluation.ablation import FrozenKnob, ablate, agent_values
 from llmserve_agents.evaluation.ablation_report import AblationReport
+from llmserve_agents.evaluation.roster import parse_agent
 from llmserve_agents.executors import SerialExecutor
 from llmserve_agents.learned import PPOPolicy
 from llmserve_agents.policy import RandomPolicy
-from llmserve_agents.evaluation.roster import parse_agent
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ACTION_FIELDS, ServeAction

@@ -32,7 +32,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_the_baseline_imports_neither_the_openai_client_nor_the_command() -> None:
     """Extras are imported where they are needed, so that the package works without them."""
-    program = "import sys, llmserve_agents.evaluation.baseline; print([n for n in ('openai', 'typer') if n in sys.modules])"
+    program = (
+        "import sys, llmserve_agents.evaluation.baseline; print([n for n in ('openai', 'typer') if n in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from llmserve_agents.environment import Environment, InProcess, Remote, public_url
+from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
 from llmserve_agents.evaluation.baseline import (
     DETERMINISTIC_AGENTS,
     LLMOptions,
@@ -14,11 +16,9 @@ from llmserve_agents.evaluation.baseline import (
     run_suite,
     validator_tasks,
 )
-from llmserve_agents.llm.endpoint import Patience
-from llmserve_agents.environment import Environment, InProcess, Remote, public_url
-from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
-from llmserve_agents.policy import AGENTS, make_agent
 from llmserve_agents.evaluation.baseline_report import BaselineReport
+from llmserve_agents.llm.endpoint import Patience
+from llmserve_agents.policy import AGENTS, make_agent
 from llmserve_client.testing import LocalServer
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.schema import ServeAction, ServeObservation
@@ -168,6 +168,7 @@ def test_the_openai_suite_reports_what_the_model_did_and_took(endpoint: Any) -> 
     assert report.verified is True
     assert report.versions.keys() == {"llmserve-agents", "llmserve-sim", "openai"}
     assert report.prices is not None
+    assert report.prices.endswith("as of 2026-06-21")
     [episode] = report.episodes
     assert episode.invalid_actions == 3
     assert episode.usage is not None

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llmserve_agents.llm.endpoint import ChatEndpoint, Patience, RequestFailedError, Tokens
 from llmserve_agents.errors import EndpointError, MissingExtraError, MissingKeyError, RequestCapError
+from llmserve_agents.llm.endpoint import ChatEndpoint, Patience, RequestFailedError, Tokens
 from llmserve_agents.llm.prompt import action_schema
 from llmserve_sim.errors import InvalidInputError
 

@@ -11,12 +11,12 @@ import pytest
 
 from llmserve_agents.clairvoyant import Budget
 from llmserve_agents.evaluation.episodes import play
+from llmserve_agents.evaluation.report import EvaluationReport
+from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, parse_agent
 from llmserve_agents.evaluation.runner import Progress, _chunks, evaluation_tasks, run, runnable_agents
 from llmserve_agents.evaluation.runner import test_seeds as seeds_of
-from llmserve_agents.evaluation.report import EvaluationReport
-from llmserve_agents.executors import ProcessExecutor, RayExecutor, SerialExecutor
-from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, parse_agent
 from llmserve_agents.evaluation.statistics import iqm, win_rate
+from llmserve_agents.executors import ProcessExecutor, RayExecutor, SerialExecutor
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.grader import grade

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmserve_agents.policy import make_agent
 from llmserve_agents.rules.heuristic import (
     HeuristicPolicy,
     Rules,
@@ -23,9 +24,8 @@ from llmserve_agents.rules.heuristic import (
     weight_tier,
 )
 from llmserve_agents.rules.scan import CANDIDATES, scan
-from llmserve_agents.policy import make_agent
-from llmserve_agents.rules.values import threshold_values
 from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, checked, resting_at, stacked, standing_still
+from llmserve_agents.rules.values import threshold_values
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.metrics import Measurement

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
 from llmserve_agents.errors import EndpointError
 from llmserve_agents.llm.agent import OpenAIAgent
+from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
 from llmserve_agents.llm.prices import PRICES, Price
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError

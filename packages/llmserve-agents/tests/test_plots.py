@@ -8,11 +8,11 @@ import pytest
 
 from llmserve_agents.evaluation.ablation_report import AblationReport, KnobValue
 from llmserve_agents.evaluation.episodes import play
-from llmserve_agents.evaluation.runner import run
-from llmserve_agents.evaluation.report import Estimate
-from llmserve_agents.executors import SerialExecutor
 from llmserve_agents.evaluation.plots import Curve, draw_knob_values, draw_learning_curves, draw_scores, draw_timeline
+from llmserve_agents.evaluation.report import Estimate
 from llmserve_agents.evaluation.roster import parse_agent
+from llmserve_agents.evaluation.runner import run
+from llmserve_agents.executors import SerialExecutor
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ACTION_FIELDS
 

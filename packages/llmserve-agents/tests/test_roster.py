@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from llmserve_agents.policy import AGENTS, StaticPolicy
 from llmserve_agents.evaluation.roster import agent_specs, known_agents, parse_agent, weights_of
+from llmserve_agents.policy import AGENTS, StaticPolicy
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ServeAction

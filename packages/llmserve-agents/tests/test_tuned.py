@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
-from llmserve_agents.rules.heuristic import HeuristicPolicy
-from llmserve_agents.policy import make_agent
 from llmserve_agents.evaluation.roster import weights_of
+from llmserve_agents.policy import make_agent
+from llmserve_agents.rules.heuristic import HeuristicPolicy
 from llmserve_agents.rules.thresholds import Thresholds, resting_at
 from llmserve_agents.rules.tuned import FILE, TunedHeuristicPolicy, identity_of, read_thresholds, write_thresholds
 from llmserve_sim.env import ServingEnv

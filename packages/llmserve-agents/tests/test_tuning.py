@@ -13,10 +13,10 @@ import pytest
 
 from llmserve_agents.cli import main
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.rules.values import threshold_values
 from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
 from llmserve_agents.rules.tuned import TunedHeuristicPolicy
 from llmserve_agents.rules.tuning import Position, TuneConfig, decoded, encoded, start_of, tune, tuned_names
+from llmserve_agents.rules.values import threshold_values
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.references import load_references

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from llmserve_agents.__about__ import __version__
 
 if TYPE_CHECKING:
-    from llmserve_agents.evaluation.baseline import LLMOptions, run_suite
-    from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
     from llmserve_agents.environment import Environment, InProcess, Remote
     from llmserve_agents.errors import AgentError, EndpointError, MissingExtraError, MissingKeyError, RequestCapError
-    from llmserve_agents.rules.heuristic import HeuristicPolicy, Thresholds
-    from llmserve_agents.llm.agent import LLMUsage, OpenAIAgent
-    from llmserve_agents.policy import AGENTS, Policy, RandomPolicy, StaticPolicy, make_agent
+    from llmserve_agents.evaluation.baseline import LLMOptions, run_suite
     from llmserve_agents.evaluation.baseline_report import BaselineReport
+    from llmserve_agents.llm.agent import LLMUsage, OpenAIAgent
+    from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
+    from llmserve_agents.policy import AGENTS, Policy, RandomPolicy, StaticPolicy, make_agent
+    from llmserve_agents.rules.heuristic import HeuristicPolicy, Thresholds
 
 __all__ = [
     "AGENTS",

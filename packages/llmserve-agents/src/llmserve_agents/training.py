@@ -23,8 +23,8 @@ import numpy as np
 
 from llmserve_agents.checkpoint import CARD, POLICY, identity, write
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.network import SPLIT
 from llmserve_agents.evaluation.plots import Curve, draw_learning_curves
+from llmserve_agents.network import SPLIT
 from llmserve_agents.ppo import PPOConfig, Trainer, TrainResult, Update, validation_seeds
 from llmserve_agents.search import static_values
 from llmserve_sim.batch import ServingBatch

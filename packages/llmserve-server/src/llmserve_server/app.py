@@ -55,9 +55,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     backends: BackendFactory = partial(SimulatedBackend, settings.engine)
     closing: list[Callable[[], None]] = []
     if settings.mode == "real":  # imported where it is wanted: the client library takes its time and memory
-        from llmserve_server.backends.openai_compatible import RealBackends
+        from llmserve_server.backends.real.backend import RealBackendFactory
 
-        backends = real = RealBackends(settings)
+        backends = real = RealBackendFactory(settings)
         closing = [real.close]
     registry = SessionRegistry(settings=settings, store=open_store(settings), backend_factory=backends)
     metrics = Metrics(registry)

@@ -21,13 +21,13 @@ from llmserve_agents.__about__ import __version__
 from llmserve_agents.evaluation.ablation_report import AblationReport, KnobValue
 from llmserve_agents.evaluation.baseline import validator_tasks
 from llmserve_agents.evaluation.episodes import drive, warm
-from llmserve_agents.evaluation.runner import evaluation_tasks, test_seeds
 from llmserve_agents.evaluation.report import Estimate
+from llmserve_agents.evaluation.roster import AgentSpec, parse_agent
+from llmserve_agents.evaluation.runner import evaluation_tasks, test_seeds
+from llmserve_agents.evaluation.statistics import Bootstrap, mean
 from llmserve_agents.executors import Executor, ProcessExecutor
 from llmserve_agents.learned import PPOPolicy, play
 from llmserve_agents.policy import Attachable, Policy
-from llmserve_agents.evaluation.roster import AgentSpec, parse_agent
-from llmserve_agents.evaluation.statistics import Bootstrap, mean
 from llmserve_sim.__about__ import __version__ as simulator_version
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError

@@ -9,8 +9,8 @@ from functools import cache
 from itertools import pairwise
 
 from llmserve_agents.evaluation.report import EpisodeScore
-from llmserve_agents.policy import Attachable, Policy
 from llmserve_agents.evaluation.roster import AgentSpec
+from llmserve_agents.policy import Attachable, Policy
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grader import grade
 from llmserve_sim.schema import ACTION_FIELDS, EpisodeLog

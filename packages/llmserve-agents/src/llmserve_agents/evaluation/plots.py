@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from llmserve_agents.evaluation.ablation_report import AblationReport
 from llmserve_agents.errors import MissingExtraError
+from llmserve_agents.evaluation.ablation_report import AblationReport
 from llmserve_agents.evaluation.report import Estimate, EvaluationReport
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ACTION_FIELDS, QUANTIZATION_TIERS, EpisodeLog, ServeObservation

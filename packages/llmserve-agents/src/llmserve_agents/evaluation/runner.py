@@ -14,15 +14,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
-from llmserve_agents.evaluation.baseline import validator_tasks
 from llmserve_agents.clairvoyant import Budget
-from llmserve_agents.evaluation.episodes import drive, scored, warm
+from llmserve_agents.evaluation.baseline import validator_tasks
 from llmserve_agents.evaluation.bound import Authored, BoundJob, packed, search
+from llmserve_agents.evaluation.episodes import drive, scored, warm
 from llmserve_agents.evaluation.report import AgentEntry, EpisodeScore, EvaluationReport, Timing, WeightsUsed
-from llmserve_agents.evaluation.summary import conclude
-from llmserve_agents.executors import Executor, ProcessExecutor
 from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, parse_agent, weights_of, weights_path
 from llmserve_agents.evaluation.statistics import Bootstrap
+from llmserve_agents.evaluation.summary import conclude
+from llmserve_agents.executors import Executor, ProcessExecutor
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, LLMServeError
 from llmserve_sim.tasks.registry import catalogue_task

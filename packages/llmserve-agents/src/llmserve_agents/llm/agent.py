@@ -15,8 +15,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmserve_agents.llm.endpoint import Answer, ChatEndpoint, RequestFailedError
 from llmserve_agents.errors import EndpointError
+from llmserve_agents.llm.endpoint import Answer, ChatEndpoint, RequestFailedError
 from llmserve_agents.llm.prices import PRICES, Price, cost_usd, price_of
 from llmserve_agents.llm.prompt import InvalidAnswerError, action_schema, parse_answer, system_prompt, user_prompt
 from llmserve_agents.llm.transcript import Transcript

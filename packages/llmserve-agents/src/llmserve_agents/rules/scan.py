@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from llmserve_agents.rules.values import threshold_values
 from llmserve_agents.rules.thresholds import Thresholds
+from llmserve_agents.rules.values import threshold_values
 from llmserve_sim.tasks import Task, list_tasks
 from llmserve_sim.tasks.model import SeedRange
 
