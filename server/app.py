@@ -17,8 +17,8 @@ def __getattr__(name: str) -> FastAPI:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from llmserve_server.app import create_app
+    from llmserve_server.log_config import configure_logging
     from llmserve_server.settings import Settings
-    from llmserve_server.telemetry import configure_logging
 
     settings = Settings()
     configure_logging(settings)

@@ -8,10 +8,10 @@ import pytest
 
 from llmserve_agents.errors import AgentError
 from llmserve_server import errors
-from llmserve_server.errors import InvalidField, ServiceError, of
+from llmserve_server.errors import InvalidField, ServiceError, to_service_error
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError, UnknownTaskError
 
-LEAVES = [getattr(errors, name) for name in errors.__all__ if name not in {"ServiceError", "of"}]
+LEAVES = [getattr(errors, name) for name in errors.__all__ if name not in {"ServiceError", "to_service_error"}]
 
 
 def test_every_refusal_is_exported_and_documented_in_the_tree() -> None:
@@ -51,13 +51,13 @@ def test_the_body_is_json_with_the_message_where_fastapis_clients_look_for_it() 
 def test_the_simulators_refusals_become_the_servers(
     raised: Exception, code: str, status: int, field: str | None
 ) -> None:
-    refusal = of(raised)
+    refusal = to_service_error(raised)
     assert (refusal.code, refusal.status, refusal.field) == (code, status, field)
     assert refusal.message == str(raised)
 
 
 def test_an_agent_that_cannot_act_is_told_without_the_folders_it_looked_in() -> None:
-    refusal = of(AgentError("there is no policy.safetensors in /secret/folder"))
+    refusal = to_service_error(AgentError("there is no policy.safetensors in /secret/folder"))
     assert (refusal.code, refusal.status) == ("agent_unavailable", 404)
     assert "weights" in refusal.message
     assert "/secret" not in str(refusal.body())
@@ -65,6 +65,6 @@ def test_an_agent_that_cannot_act_is_told_without_the_folders_it_looked_in() -> 
 
 def test_a_refusal_stays_what_it_is_and_a_defect_is_not_dressed_up_as_one() -> None:
     refusal = InvalidField("x")
-    assert of(refusal) is refusal
+    assert to_service_error(refusal) is refusal
     with pytest.raises(ZeroDivisionError):
-        of(ZeroDivisionError())
+        to_service_error(ZeroDivisionError())

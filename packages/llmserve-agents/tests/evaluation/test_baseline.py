@@ -168,6 +168,7 @@ def test_the_openai_suite_reports_what_the_model_did_and_took(endpoint: Any) -> 
     assert report.verified is True
     assert report.versions.keys() == {"llmserve-agents", "llmserve-sim", "openai"}
     assert report.prices is not None
+    assert report.prices.endswith("as of 2026-06-21")
     [episode] = report.episodes
     assert episode.invalid_actions == 3
     assert episode.usage is not None

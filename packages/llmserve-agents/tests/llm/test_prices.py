@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,11 @@ def test_a_wrong_file_is_refused_by_field(tmp_path: Path, content: str, field: s
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="prices"):
         read_prices(tmp_path / "none.json")
+
+
+def test_every_listed_price_is_dated_and_sensible() -> None:
+    """Cached below fresh, fresh below output, an ISO date."""
+    for price in PRICES.values():
+        assert 0.0 < price.cached_prompt_usd_per_million < price.prompt_usd_per_million
+        assert price.prompt_usd_per_million < price.completion_usd_per_million
+        assert date.fromisoformat(price.as_of or "").isoformat() == price.as_of

@@ -12,8 +12,8 @@ import uvicorn
 from llmserve_server.__about__ import __version__
 from llmserve_server.app import create_app
 from llmserve_server.errors import ServiceError
+from llmserve_server.log_config import configure_logging
 from llmserve_server.settings import Settings, SettingsError
-from llmserve_server.telemetry import configure_logging
 
 __all__ = ["main"]
 

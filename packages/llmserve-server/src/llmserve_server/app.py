@@ -14,31 +14,29 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Response
 from openenv.core.env_server.http_server import HTTPEnvServer
 from openenv.core.env_server.types import ConcurrencyConfig, ServerMode
-from starlette.exceptions import HTTPException
 
 from llmserve_server.backends import BackendFactory, SimulatedBackend
 from llmserve_server.backends.simulated import warm_up
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.environment import ServingEnvironment
-from llmserve_server.errors import InvalidField, ServiceError, of
-from llmserve_server.head import Head
-from llmserve_server.limits import Guard, SocketGuard
+from llmserve_server.errors import ServiceError
+from llmserve_server.exception_handlers import add_exception_handlers
 from llmserve_server.metrics import CONTENT_TYPE, Metrics
+from llmserve_server.middleware.auth_and_limits import AuthAndLimitsMiddleware
+from llmserve_server.middleware.head import HeadMiddleware
+from llmserve_server.middleware.telemetry import TelemetryMiddleware
+from llmserve_server.middleware.websocket import WebSocketMiddleware
 from llmserve_server.openapi import errors, openapi_of
 from llmserve_server.routes import register
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.settings import Settings, unknown_variables
 from llmserve_server.store import open_store
-from llmserve_server.telemetry import Observed
 from llmserve_server.wire import WireAction, WireObservation, WireState
 from llmserve_sim.engine.kernel import compiled
-from llmserve_sim.errors import LLMServeError
 
 __all__ = ["API_VERSION", "create_app"]
 
@@ -57,9 +55,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     backends: BackendFactory = partial(SimulatedBackend, settings.engine)
     closing: list[Callable[[], None]] = []
     if settings.mode == "real":  # imported where it is wanted: the client library takes its time and memory
-        from llmserve_server.backends.openai_compatible import RealBackends
+        from llmserve_server.backends.real.backend import RealBackendFactory
 
-        backends = real = RealBackends(settings)
+        backends = real = RealBackendFactory(settings)
         closing = [real.close]
     registry = SessionRegistry(settings=settings, store=open_store(settings), backend_factory=backends)
     metrics = Metrics(registry)
@@ -83,12 +81,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         """Return the metrics in Prometheus's text format."""
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 
-    _say_errors(app)
+    add_exception_handlers(app)
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
-    app.add_middleware(Head)
-    app.add_middleware(SocketGuard, settings=settings)
-    app.add_middleware(Guard, settings=settings)
-    app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(WebSocketMiddleware, settings=settings)
+    app.add_middleware(AuthAndLimitsMiddleware, settings=settings)
+    app.add_middleware(TelemetryMiddleware, metrics=metrics)
     if settings.web:
         from llmserve_server import ui
 
@@ -154,7 +152,7 @@ async def _warm_up(settings: Settings, dispatcher: Dispatcher) -> None:
     await dispatcher.run(warm_up, settings.engine)
     _log.info("warm")
     is_local = settings.store_url is None or settings.store_url.get_secret_value().startswith("sqlite")
-    dispatcher.short_steps = is_local and settings.engine in {"auto", "numba"} and compiled.available()
+    dispatcher.inline_steps = is_local and settings.engine in {"auto", "numba"} and compiled.available()
 
 
 async def _keep_tidy(registry: SessionRegistry, dispatcher: Dispatcher) -> None:
@@ -164,46 +162,6 @@ async def _keep_tidy(registry: SessionRegistry, dispatcher: Dispatcher) -> None:
             await dispatcher.run(registry.reap)
         except ServiceError as error:
             _log.warning("reap_failed", code=error.code)
-
-
-def _say_errors(app: FastAPI) -> None:
-    """Give every error the same body; a defect is logged with its trace and told without."""
-
-    def answer(error: ServiceError) -> Response:
-        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-        return JSONResponse(error.body(), status_code=error.status, headers=headers)
-
-    async def refused(_: Request, error: Exception) -> Response:
-        """A refusal, ours or the simulator's."""
-        return answer(of(error))
-
-    async def invalid(_: Request, error: Exception) -> Response:
-        """A body or parameter that FastAPI itself refused (OpenEnv's routes)."""
-        assert isinstance(error, RequestValidationError)
-        problem = error.errors()[0]
-        where = [str(part) for part in problem["loc"][1:]] or [str(problem["loc"][0])]
-        field, bound = ".".join(where), str(problem["msg"])
-        return answer(InvalidField(f"{field}: {bound}", field=field, bound=bound))
-
-    async def plain(_: Request, error: Exception) -> Response:
-        """No such route, no such method, or one of OpenEnv's own."""
-        assert isinstance(error, HTTPException)
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        body = ServiceError(str(error.detail), code=code).body()
-        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
-
-    async def defect(_: Request, error: Exception) -> Response:
-        """Something that must not happen."""
-        _log.error("request_failed", exc_info=error)
-        return answer(ServiceError("the server failed on this call; its log says why", code="internal_error"))
-
-    app.exception_handlers |= {
-        ServiceError: refused,
-        LLMServeError: refused,
-        RequestValidationError: invalid,
-        HTTPException: plain,
-        Exception: defect,
-    }
 
 
 def _metrics_responses() -> dict[int | str, dict[str, Any]]:

@@ -24,7 +24,7 @@ from llmserve_agents.evaluation.baseline import LLMOptions, Progress, default_se
 from llmserve_agents.evaluation.baseline_report import BaselineReport
 from llmserve_agents.llm.agent import DEFAULT_MODEL
 from llmserve_agents.llm.endpoint import Patience
-from llmserve_server.errors import Busy, EndpointFailed, InvalidField, MissingApiKey, of
+from llmserve_server.errors import Busy, EndpointFailed, InvalidField, MissingApiKey, to_service_error
 from llmserve_server.settings import Settings
 from llmserve_sim.__about__ import __version__ as simulator_version
 from llmserve_sim.errors import LLMServeError
@@ -91,7 +91,7 @@ class BaselineRunner:
             try:
                 catalogue_task(task_id)
             except LLMServeError as error:
-                raise of(error) from None
+                raise to_service_error(error) from None
         if seed is not None and not 0 <= seed <= _MAX_SEED:
             bound = "must be an integer in 0..2^63-1"
             raise InvalidField(f"seed: {bound}", field="seed", bound=bound)
@@ -117,7 +117,7 @@ class BaselineRunner:
         except _StoppedError:
             raise Busy("the server is shutting down", retry_after_s=_RETRY_S) from None
         except LLMServeError as error:
-            raise of(error) from None
+            raise to_service_error(error) from None
 
     def _compute(self, key: _Key) -> BaselineReport:
         task_id, seed, _ = key
@@ -183,7 +183,7 @@ class BaselineRunner:
         except (EndpointError, RequestCapError) as error:
             raise EndpointFailed(str(error)) from None
         except LLMServeError as error:
-            raise of(error) from None
+            raise to_service_error(error) from None
         used = report.agents[0]
         _log.info("openai baseline done: %d requests, cost in USD %s", used.requests, used.cost_usd)
         return report

@@ -1,6 +1,6 @@
-"""`SessionCache`: between the rows of the store and the places in memory. Memory only ever repeats what the store says.
+"""`SessionCache`: between the rows of the store and the slots in memory. Memory only ever repeats what the store says.
 
-It lends a session's place to one thread at a time, rebuilds there what is not in memory, notices what another process that
+It lends a session's slot to one thread at a time, rebuilds there what is not in memory, notices what another process that
 shares the store has done, and begins episodes. It knows nothing of what is done with a session while it is lent.
 """
 
@@ -14,8 +14,8 @@ from threading import Lock
 
 from llmserve_server.backends import Backend, BackendFactory
 from llmserve_server.errors import Busy, ServiceError, UnknownSession, VersionChanged
-from llmserve_server.places import Place, Places, Transport
 from llmserve_server.settings import Settings
+from llmserve_server.slots import Slot, Slots, Transport
 from llmserve_server.store import EpisodeRow, EpisodeStore
 from llmserve_sim import __version__ as simulator_version
 from llmserve_sim.errors import LLMServeError
@@ -31,7 +31,7 @@ _TOUCH_INTERVAL_S = 60.0
 
 
 class SessionCache:
-    """Places in memory, each with the session's current episode as the store has it; see `SessionRegistry` for arguments."""
+    """Slots in memory, each with the session's current episode as the store has it; see `SessionRegistry` for arguments."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class SessionCache:
         self._make_backend = backend_factory
         self._monotonic = monotonic
         self._wall_clock = wall_clock
-        self.places = Places(
+        self.slots = Slots(
             settings.max_concurrent_envs,
             settings.yield_after_s,
             monotonic,
@@ -56,66 +56,66 @@ class SessionCache:
         self._lock = Lock()
 
     @contextmanager
-    def lend(self, session_id: str, *, load: bool = True, fresh: bool = False) -> Iterator[Place]:
-        """Lend a session's place to this thread; `load` brings its episode back, `fresh` up to date with other processes.
+    def lend(self, session_id: str, *, load: bool = True, fresh: bool = False) -> Iterator[Slot]:
+        """Lend a session's slot to this thread; `load` brings its episode back, `fresh` up to date with other processes.
 
-        Where the caller's block fails with anything but a refusal, nobody knows where the backend stands, and the place is
+        Where the caller's block fails with anything but a refusal, nobody knows where the backend stands, and the slot is
         dropped. Raises `UnknownSession`, `VersionChanged`, `AtCapacity`.
         """
         if type(session_id) is not str:
             raise _unknown()
         while True:
-            place = self.places.get(session_id) or self._bring_back(session_id)
-            with self.places.held(place):
-                if place.gone:
+            slot = self.slots.get(session_id) or self._bring_back(session_id)
+            with self.slots.held(slot):
+                if slot.gone:
                     continue
-                place.used = self._monotonic()
+                slot.used = self._monotonic()
                 try:
-                    if fresh or (load and place.backend is None):
-                        self.catch_up(place)
-                    self._touch(place)
-                    yield place
+                    if fresh or (load and slot.backend is None):
+                        self.catch_up(slot)
+                    self._touch(slot)
+                    yield slot
                 except ServiceError:
                     raise
                 except BaseException:
-                    self.places.drop(place)
+                    self.slots.drop(slot)
                     raise
                 finally:
-                    if place.backend is None:
-                        self.places.drop(place)
+                    if slot.backend is None:
+                        self.slots.drop(slot)
                 return
 
     @contextmanager
-    def lend_new(self, session_id: str, transport: Transport, address: str | None) -> Iterator[Place]:
-        """Lend a place to a session that begins; it stays if it has an episode afterwards. Raises `AtCapacity`."""
-        place = Place(session_id, transport=transport, used=self._monotonic(), address=address)
-        with self.places.held(place):
-            self.places.admit(place)
+    def lend_new(self, session_id: str, transport: Transport, address: str | None) -> Iterator[Slot]:
+        """Lend a slot to a session that begins; it stays if it has an episode afterwards. Raises `AtCapacity`."""
+        slot = Slot(session_id, transport=transport, used=self._monotonic(), address=address)
+        with self.slots.held(slot):
+            self.slots.admit(slot)
             try:
-                yield place
+                yield slot
             finally:
-                if place.backend is None:
-                    self.places.drop(place)
+                if slot.backend is None:
+                    self.slots.drop(slot)
 
-    def catch_up(self, place: Place) -> None:
-        """Bring a lent place to where the store is: it is not loaded yet, or another process has gone on."""
-        found = self._store.current(place.id)
+    def catch_up(self, slot: Slot) -> None:
+        """Bring a lent slot to where the store is: it is not loaded yet, or another process has gone on."""
+        found = self._store.current(slot.id)
         if found is None:
-            self.places.drop(place)
+            self.slots.drop(slot)
             raise _unknown()
         row, count = found
-        if place.backend is None:
+        if slot.backend is None:
             self.count("rebuilt")
-        elif place.row is not None and (row.key, count) == (place.row.key, place.count):
+        elif slot.row is not None and (row.key, count) == (slot.row.key, slot.count):
             return
         else:
             self.count("fenced")
         backend, last_action = self.rebuild(row)
-        _settle(place, row, backend, last_action)
+        _settle(slot, row, backend, last_action)
 
     def begin(
         self,
-        place: Place,
+        slot: Slot,
         backend: Backend,
         address: str | None,
         *,
@@ -128,11 +128,11 @@ class SessionCache:
         the one before then goes on.
         """
         state = backend.state()
-        number = 1 if place.row is None else place.row.number + 1
+        number = 1 if slot.row is None else slot.row.number + 1
         for _ in range(ATTEMPTS):
             row = EpisodeRow(
                 key=0,
-                session_id=place.id,
+                session_id=slot.id,
                 number=number,
                 episode_id=state.episode_id,
                 task_id=state.task_id,
@@ -145,11 +145,11 @@ class SessionCache:
             )
             stored = self._store.begin(row, copied=forked, count=state.step_count)
             if stored is not None:
-                _settle(place, stored, backend, last_action)
+                _settle(slot, stored, backend, last_action)
                 self.count("episodes")
                 return
             self.count("fenced")
-            found = self._store.current(place.id)
+            found = self._store.current(slot.id)
             number = 1 if found is None else found[0].number + 1
         raise Busy("other processes keep resetting this session: try again", retry_after_s=1)
 
@@ -188,28 +188,28 @@ class SessionCache:
         """Return a counter."""
         return self._counts[name]
 
-    def _bring_back(self, session_id: str) -> Place:
-        """Make a place for a session that the store knows; its episode is not loaded yet."""
+    def _bring_back(self, session_id: str) -> Slot:
+        """Make a slot for a session that the store knows; its episode is not loaded yet."""
         known = _SESSION_ID.fullmatch(session_id) is not None
         found = self._store.current(session_id) if known else None
         if found is None:
             raise _unknown()
-        place = Place(session_id, transport="http", used=self._monotonic(), row=found[0], touched=found[0].touched)
-        return self.places.admit(place)
+        slot = Slot(session_id, transport="http", used=self._monotonic(), row=found[0], touched=found[0].touched)
+        return self.slots.admit(slot)
 
-    def _touch(self, place: Place) -> None:
+    def _touch(self, slot: Slot) -> None:
         now = self._wall_clock()
-        if place.row is not None and now - place.touched >= _TOUCH_INTERVAL_S:
-            self._store.touch(place.row, now)
-            place.touched = now
+        if slot.row is not None and now - slot.touched >= _TOUCH_INTERVAL_S:
+            self._store.touch(slot.row, now)
+            slot.touched = now
 
 
-def _settle(place: Place, row: EpisodeRow, backend: Backend, last_action: ServeAction | None) -> None:
+def _settle(slot: Slot, row: EpisodeRow, backend: Backend, last_action: ServeAction | None) -> None:
     """Make `backend` the one that the session runs on."""
     state = backend.state()
-    previous = place.backend
-    place.row, place.backend, place.touched = row, backend, row.touched
-    place.count, place.last_action, place.done = state.step_count, last_action, state.done
+    previous = slot.backend
+    slot.row, slot.backend, slot.touched = row, backend, row.touched
+    slot.count, slot.last_action, slot.done = state.step_count, last_action, state.done
     if previous is not None:
         previous.close()
 

@@ -36,7 +36,7 @@ class Dispatcher:
         self._registry = registry
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="llmserve")
-        self.short_steps = False
+        self.inline_steps = False
         """Whether a step takes well under a millisecond: the simulator is compiled and the store is in this machine."""
 
     async def run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -44,15 +44,15 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
 
-    def is_prompt(self, session_id: str) -> bool:
+    def can_step_inline(self, session_id: str) -> bool:
         """Whether a step of the session is short and waits for nobody. True for a moment only."""
-        return self.short_steps and self._registry.is_prompt(session_id)
+        return self.inline_steps and self._registry.is_idle(session_id)
 
     async def step(self, session_id: str, action: ServeAction, step_index: int | None) -> Reply:
         """Step a session, here and now if nothing can make it wait."""
         registry = self._registry
         start = perf_counter()
-        if self.is_prompt(session_id):
+        if self.can_step_inline(session_id):
             reply = registry.step(session_id, action, step_index=step_index)
         else:
             reply = await self.run(registry.step, session_id, action, step_index=step_index)

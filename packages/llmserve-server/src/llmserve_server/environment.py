@@ -13,11 +13,11 @@ from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import EnvironmentMetadata
 from pydantic import ValidationError
 
-from llmserve_server import catalogue
+from llmserve_server import task_api
 from llmserve_server.__about__ import __version__
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.errors import Busy, EpisodeState, ServiceError
-from llmserve_server.express import current_lane
+from llmserve_server.fast_path import current_fast_path
 from llmserve_server.sessions import Reply, SessionRegistry
 from llmserve_server.wire import (
     ResetRequest,
@@ -73,14 +73,14 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
             taken = self._taken(await self._dispatcher.run(self._registry.reset, **arguments))
         except Exception as error:  # noqa: BLE001
             _refuse(error)
-        lane = current_lane.get()
-        if lane is not None:
-            lane.environment = self
+        fast_path = current_fast_path.get()
+        if fast_path is not None:
+            fast_path.environment = self
         return taken
 
     async def step_now(self, action: ServeAction, step_index: int | None) -> ServeObservation | None:
         """Step if nothing can make it wait; None otherwise. Raises a `ServiceError` where the step is refused."""
-        if self._session_id is None or not self._dispatcher.is_prompt(self._session_id):
+        if self._session_id is None or not self._dispatcher.can_step_inline(self._session_id):
             return None
         return (await self._dispatcher.step(self._session_id, action, step_index)).observation
 
@@ -115,12 +115,12 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
 
     def list_splits(self) -> list[dict[str, str]]:
         """Return the splits of OpenEnv's Task API."""
-        return [{"name": name, "type": name} for name in catalogue.SPLITS]
+        return [{"name": name, "type": name} for name in task_api.SPLITS]
 
     def num_tasks(self, split: str) -> int:
         """Return how many tasks a split has; raises `InvalidField`."""
         try:
-            return catalogue.size(split)
+            return task_api.num_tasks(split)
         except LLMServeError as error:
             raise refusal(error) from None
 
@@ -131,14 +131,14 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
     def get_task(self, split: str, index: int) -> dict[str, Any]:
         """Return what `reset` takes to run one task; raises `InvalidField` and `IndexError`."""
         try:
-            return catalogue.listing(split, index)
+            return task_api.task_spec(split, index)
         except LLMServeError as error:
             raise refusal(error) from None
 
     def get_task_range(self, split: str, start: int | None = None, stop: int | None = None) -> list[dict[str, Any]]:
         """Return the tasks of ``[start, stop)``, at most a thousand."""
         try:
-            return catalogue.entries(split, start, stop)
+            return task_api.task_range(split, start, stop)
         except LLMServeError as error:
             raise refusal(error) from None
 
@@ -167,8 +167,8 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         request = reset_arguments({name: value for name, value in given.items() if value is not None})
         if request["session_id"] is None:
             request["session_id"] = self._session_id
-        lane = current_lane.get()
-        return request | {"transport": self.transport, "address": None if lane is None else lane.address}
+        fast_path = current_fast_path.get()
+        return request | {"transport": self.transport, "address": None if fast_path is None else fast_path.address}
 
     def _taken(self, reply: Reply) -> WireObservation:
         if self._session_id not in {None, reply.session_id}:
@@ -193,7 +193,7 @@ def reset_arguments(given: dict[str, Any]) -> dict[str, Any]:
         if task_id is not None or seed is not None:
             raise InvalidInputError("split", "names the task and the seed itself: leave out task_id and seed")
         try:
-            task_id, seed = catalogue.choose(request.split, request.index)
+            task_id, seed = task_api.task_and_seed(request.split, request.index)
         except IndexError as error:
             raise InvalidInputError("index", str(error).removeprefix("index: ")) from None
     return {

@@ -28,7 +28,7 @@ This module knows nothing about HTTP but the status numbers, and nothing about h
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from llmserve_agents.errors import AgentError
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError, UnknownTaskError
@@ -54,7 +54,7 @@ __all__ = [
     "UnknownSession",
     "UnknownTask",
     "VersionChanged",
-    "of",
+    "to_service_error",
 ]
 
 
@@ -181,6 +181,11 @@ class TooLarge(ServiceError):
     code = "too_large"
     status = 413
 
+    @classmethod
+    def of_bytes(cls, field: str, bound: int) -> Self:
+        """Return the error for a `field` (a body, a message) of more than `bound` bytes."""
+        return cls(f"{field}: must be at most {bound} bytes", field=field, bound=f"at most {bound} bytes")
+
 
 class InvalidField(ServiceError):
     """A field is wrong; `field` and `bound` say which and what would have been accepted."""
@@ -224,7 +229,7 @@ class StoreUnavailable(ServiceError):
     status = 503
 
 
-def of(error: Exception) -> ServiceError:
+def to_service_error(error: Exception) -> ServiceError:
     """Return the refusal that says what `error` (the simulator's, an agent's, or a refusal already) says.
 
     Raises `error` itself where it is neither: a defect is not dressed up as a refusal.

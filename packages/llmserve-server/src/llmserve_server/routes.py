@@ -18,12 +18,12 @@ from pydantic_core import from_json
 
 from llmserve_agents.evaluation.baseline_report import BaselineReport
 from llmserve_server.baseline import BaselineRunner
-from llmserve_server.catalogue import tasks_reply
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.environment import reset_arguments
 from llmserve_server.errors import UnknownSession
 from llmserve_server.openapi import body, errors, keys
 from llmserve_server.sessions import Reply, SessionRegistry
+from llmserve_server.task_api import tasks_reply
 from llmserve_server.wire import (
     ForkRequest,
     GradeRequest,

@@ -28,10 +28,10 @@ from llmserve_server.errors import (
     StepConflict,
     TooLarge,
     UnknownEpisode,
-    of,
+    to_service_error,
 )
-from llmserve_server.places import Place, Transport
 from llmserve_server.settings import Settings
+from llmserve_server.slots import Slot, Transport
 from llmserve_server.store import EpisodeRow, EpisodeStore
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.schema import (
@@ -91,7 +91,7 @@ class RegistryStats:
     dropped: int
     """Sessions that left memory for want of use."""
     refused: int
-    """Sessions for which there was no place."""
+    """Sessions for which there was no slot."""
     pruned: int
     """Episodes removed from the store."""
 
@@ -127,7 +127,7 @@ class SessionRegistry:
         self._wall_clock = wall_clock
         self._new_id = new_id
         self._cache = SessionCache(settings, store, backend_factory, monotonic, wall_clock)
-        self._places = self._cache.places
+        self._slots = self._cache.slots
         self._callers = Callers()
 
     def reset(
@@ -145,7 +145,7 @@ class SessionRegistry:
         """Start an episode in a new session, or in the one named; with `resume` go on with the one that runs there.
 
         Without a task `DEFAULT_TASK` is started, without a seed one of the task's training seeds is drawn (see `state`).
-        `peer` tells a caller who may come back without a session id; see `resolve`. `address` is whose share of the places
+        `peer` tells a caller who may come back without a session id; see `resolve`. `address` is whose share of the slots
         a new session takes. Raises `UnknownSession`,
         `UnknownTask`, `InvalidField`, `AtCapacity`.
         """
@@ -156,7 +156,7 @@ class SessionRegistry:
         with (
             cache.lend_new(self._new_id(), transport, address)
             if session_id is None
-            else cache.lend(session_id, load=False) as place
+            else cache.lend(session_id, load=False) as slot
         ):
             backend = self._make_backend()
             try:
@@ -166,12 +166,12 @@ class SessionRegistry:
                         seed,
                         uuid.uuid4().hex if episode_id is None else episode_id,
                     )
-                self._begin(place, backend, peer)
+                self._begin(slot, backend, peer)
             except BaseException:
                 backend.close()
                 raise
-            place.transport = transport
-            return Reply(place.id, observation)
+            slot.transport = transport
+            return Reply(slot.id, observation)
 
     def step(
         self, session_id: str, action: ServeAction | Mapping[str, object], *, step_index: int | None = None
@@ -188,50 +188,50 @@ class SessionRegistry:
         if step_index is not None and (type(step_index) is not int or step_index < 0):
             raise _invalid("step_index", "must be an integer of at least 0", got=step_index)
         for _ in range(ATTEMPTS):
-            with self._cache.lend(session_id) as place:
-                reply = self._apply(place, action, step_index)
+            with self._cache.lend(session_id) as slot:
+                reply = self._apply(slot, action, step_index)
                 if reply is not None:
                     return reply
         raise Busy("other processes keep stepping this session: try again", retry_after_s=1)
 
-    def is_prompt(self, session_id: str) -> bool:
+    def is_idle(self, session_id: str) -> bool:
         """Whether a step waits for nothing but itself: the session is in memory and nobody is in it. True for a moment only."""
-        place = self._places.get(session_id)
-        return place is not None and place.backend is not None and not place.lock.locked()
+        slot = self._slots.get(session_id)
+        return slot is not None and slot.backend is not None and not slot.lock.locked()
 
     def is_busy(self, session_id: str) -> bool:
         """Whether somebody is in the session. True for a moment only."""
-        place = self._places.get(session_id)
-        return place is not None and place.lock.locked()
+        slot = self._slots.get(session_id)
+        return slot is not None and slot.lock.locked()
 
     def observation(self, session_id: str) -> Reply:
         """Return the last observation again."""
-        with self._cache.lend(session_id, fresh=True) as place:
-            return Reply(place.id, _backend(place).observation())
+        with self._cache.lend(session_id, fresh=True) as slot:
+            return Reply(slot.id, _backend(slot).observation())
 
     def state(self, session_id: str) -> ServeState:
         """Return where the session's episode stands."""
-        with self._cache.lend(session_id, fresh=True) as place:
-            return _backend(place).state()
+        with self._cache.lend(session_id, fresh=True) as slot:
+            return _backend(slot).state()
 
     def log(self, session_id: str) -> EpisodeLog:
         """Return the session's current episode as evidence for the grader."""
-        with self._cache.lend(session_id, fresh=True) as place:
-            return _backend(place).log()
+        with self._cache.lend(session_id, fresh=True) as slot:
+            return _backend(slot).log()
 
     def fork(
         self, session_id: str, *, peer: str | None = None, address: str | None = None, transport: Transport = "http"
     ) -> Reply:
         """Return a new session that goes on from where this one stands; raises `NotForkable`, `AtCapacity`."""
-        with self._cache.lend(session_id, fresh=True) as place, _refusals():
-            twin = _backend(place).fork()
-            row, last_action = place.row, place.last_action
+        with self._cache.lend(session_id, fresh=True) as slot, _refusals():
+            fork = _backend(slot).fork()
+            row, last_action = slot.row, slot.last_action
         try:
-            with self._cache.lend_new(self._new_id(), transport, address) as place:
-                self._begin(place, twin, peer, forked=row, last_action=last_action)
-                return Reply(place.id, twin.observation())
+            with self._cache.lend_new(self._new_id(), transport, address) as slot:
+                self._begin(slot, fork, peer, forked=row, last_action=last_action)
+                return Reply(slot.id, fork.observation())
         except BaseException:
-            twin.close()
+            fork.close()
             raise
 
     def grade(
@@ -284,38 +284,36 @@ class SessionRegistry:
 
         It is still in the store and comes back when it is used.
         """
-        place = self._places.get(session_id)
-        if place is not None:
-            self._places.let_go(place)
+        slot = self._slots.get(session_id)
+        if slot is not None:
+            self._slots.drop_when_free(slot)
 
     def open_sessions(self) -> list[OpenSession]:
         """Return the sessions in memory, in no particular order."""
         now = self._monotonic()
         return [
-            OpenSession(place.id, place.transport, row.task_id, place.count, now - place.used)
-            for place in self._places.all()
-            if (row := place.row) is not None
+            OpenSession(slot.id, slot.transport, row.task_id, slot.count, now - slot.used)
+            for slot in self._slots.all()
+            if (row := slot.row) is not None
         ]
 
     def stats(self) -> RegistryStats:
         """Return what happened so far."""
         names = ("episodes", "steps", "repeated", "rebuilt", "fenced", "pruned")
         counts = {name: self._cache.counted(name) for name in names}
-        return RegistryStats(
-            live=len(self._places), dropped=self._places.dropped, refused=self._places.refused, **counts
-        )
+        return RegistryStats(live=len(self._slots), dropped=self._slots.dropped, refused=self._slots.refused, **counts)
 
     def reap(self) -> None:
         """Let idle sessions leave memory and old episodes leave the store; to be called every minute or so."""
-        self._places.drop_idle(self._settings.idle_timeout_s)
+        self._slots.drop_idle(self._settings.idle_timeout_s)
         before = self._wall_clock() - self._settings.retention_s
         self._cache.count("pruned", self._store.prune(before, self._settings.max_stored_episodes))
 
     def shutdown(self) -> None:
         """Let every session leave memory, each after the call that it is in, and close the store."""
-        for place in self._places.all():
-            with place.lock:
-                self._places.drop(place)
+        for slot in self._slots.all():
+            with slot.lock:
+                self._slots.drop(slot)
         self._store.close()
 
     def _resume(self, session_id: str | None, **given: object) -> Reply:
@@ -326,50 +324,50 @@ class SessionRegistry:
                 raise _invalid(name, "must be left out with resume, which goes on with the episode as it is", got=value)
         return self.observation(session_id)
 
-    def _apply(self, place: Place, action: ServeAction, step_index: int | None) -> Reply | None:
+    def _apply(self, slot: Slot, action: ServeAction, step_index: int | None) -> Reply | None:
         """Apply a step, or answer it again; None where another process was faster, and the session has left memory."""
-        if place.done or (step_index is not None and step_index != place.count):
-            self._cache.catch_up(place)
-        if step_index is not None and step_index != place.count:
-            if step_index == place.count - 1 and action == place.last_action:
+        if slot.done or (step_index is not None and step_index != slot.count):
+            self._cache.catch_up(slot)
+        if step_index is not None and step_index != slot.count:
+            if step_index == slot.count - 1 and action == slot.last_action:
                 self._cache.count("repeated")
-                return Reply(place.id, _backend(place).observation(), repeated=True)
+                return Reply(slot.id, _backend(slot).observation(), repeated=True)
             raise StepConflict(
-                f"step_index: the last observation is {place.count}, and this step answers {step_index}: "
+                f"step_index: the last observation is {slot.count}, and this step answers {step_index}: "
                 "read the state and go on from there",
                 field="step_index",
-                bound=str(place.count),
+                bound=str(slot.count),
             )
-        if place.done:
-            raise EpisodeState(f"the episode ended after {place.count} steps: reset first", code="episode_done")
-        backend = _backend(place)
+        if slot.done:
+            raise EpisodeState(f"the episode ended after {slot.count} steps: reset first", code="episode_done")
+        backend = _backend(slot)
         try:
             observation = backend.step(action)
         except LLMServeError as error:
-            raise of(error) from error
+            raise to_service_error(error) from error
         kept = None if backend.replayable else observation.model_dump_json()
-        assert place.row is not None
+        assert slot.row is not None
         try:
-            first = self._store.append(place.row, place.count, action.model_dump_json(), kept)
+            first = self._store.append(slot.row, slot.count, action.model_dump_json(), kept)
         except BaseException:  # the backend is ahead of the store now
-            self._places.drop(place)
+            self._slots.drop(slot)
             raise
         if not first:
-            self._places.drop(place)
+            self._slots.drop(slot)
             self._cache.count("fenced")
             return None
-        place.count += 1
-        place.last_action = action
-        place.done = observation.done
+        slot.count += 1
+        slot.last_action = action
+        slot.done = observation.done
         self._cache.count("steps")
-        self._callers.stepped(place.row.peer, place.id)
-        return Reply(place.id, observation)
+        self._callers.stepped(slot.row.peer, slot.id)
+        return Reply(slot.id, observation)
 
-    def _begin(self, place: Place, backend: Backend, peer: str | None, **forked: Any) -> None:
+    def _begin(self, slot: Slot, backend: Backend, peer: str | None, **forked: Any) -> None:
         address = None if peer is None else self._store.pseudonym(peer)
-        self._cache.begin(place, backend, address, **forked)
+        self._cache.begin(slot, backend, address, **forked)
         if address is not None:
-            self._callers.reset(address, place.id)
+            self._callers.reset(address, slot.id)
 
     def _find(self, episode_id: str, session_id: str | None) -> EpisodeRow:
         """Return the episode of that id: the session's own if it has one, else the only session's that has one."""
@@ -399,7 +397,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except LLMServeError as error:
-        raise of(error) from error
+        raise to_service_error(error) from error
 
 
 def _check_text(**given: object) -> None:
@@ -414,6 +412,6 @@ def _invalid(field: str, bound: str, *, got: object = None) -> InvalidField:
     return InvalidField(f"{field}: {bound}{shown}", field=field, bound=bound)
 
 
-def _backend(place: Place) -> Backend:
-    assert place.backend is not None
-    return place.backend
+def _backend(slot: Slot) -> Backend:
+    assert slot.backend is not None
+    return slot.backend

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from openenv.core.env_server.types import Action, Observation, State
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmserve_server.errors import ServiceError, of
+from llmserve_server.errors import ServiceError, to_service_error
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import (
     ACTION_FIELDS,
@@ -51,7 +51,7 @@ last_refusal: Final[ContextVar[list[ServiceError] | None]] = ContextVar("last_re
 
 def refusal(error: Exception) -> ServiceError:
     """Return `error` as a typed refusal, noted for the socket that is being served, if one is."""
-    refused = of(error)
+    refused = to_service_error(error)
     noted = last_refusal.get()
     if noted is not None:
         noted.append(refused)

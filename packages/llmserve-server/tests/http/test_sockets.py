@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 
-from llmserve_server.limits import frame_problem
+from llmserve_server.middleware.websocket import frame_problem
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.schema import ServeObservation
 

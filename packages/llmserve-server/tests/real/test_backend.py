@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from llmserve_server.backends.backend import StoredStep
-from llmserve_server.backends.openai_compatible import RealBackend, RealBackends
+from llmserve_server.backends.real.backend import RealBackend, RealBackendFactory
 from llmserve_server.backends.real.config import RealConfig
 from llmserve_server.backends.real.endpoint import Endpoint
 from llmserve_server.backends.real.measure import UNAPPLIED
@@ -35,9 +35,9 @@ vllm:spec_decode_num_accepted_tokens_total{{engine="0"}} {accepted}
 
 
 @pytest.fixture
-def backends(endpoint: Any, config: Callable[..., RealConfig], say: Any) -> Iterator[Callable[..., RealBackends]]:
+def backends(endpoint: Any, config: Callable[..., RealConfig], say: Any) -> Iterator[Callable[..., RealBackendFactory]]:
     """Make backends on the scripted endpoint, which answers every request well unless told otherwise."""
-    made: list[RealBackends] = []
+    made: list[RealBackendFactory] = []
 
     def script(body: dict[str, Any], _: int) -> Any:
         count = body["max_tokens"]
@@ -45,9 +45,9 @@ def backends(endpoint: Any, config: Callable[..., RealConfig], say: Any) -> Iter
 
     endpoint.script = script
 
-    def make(**values: Any) -> RealBackends:
+    def make(**values: Any) -> RealBackendFactory:
         fields = {"token_limit_field": "max_tokens", "max_requests_per_step": 4, **values}
-        made.append(RealBackends(config(endpoint.url, **fields)))
+        made.append(RealBackendFactory(config(endpoint.url, **fields)))
         return made[-1]
 
     yield make
@@ -55,7 +55,7 @@ def backends(endpoint: Any, config: Callable[..., RealConfig], say: Any) -> Iter
         one.close()
 
 
-def started(backends: RealBackends, task_id: str = "static_workload", seed: int = 11) -> RealBackend:
+def started(backends: RealBackendFactory, task_id: str = "static_workload", seed: int = 11) -> RealBackend:
     backend = backends()
     assert isinstance(backend, RealBackend)
     backend.reset(task_id, seed, "e1")
@@ -389,9 +389,9 @@ def test_real_mode_without_a_key_says_which_variable_it_wants(monkeypatch: pytes
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(MissingApiKey, match="OPENAI_API_KEY"):
-        RealBackends(Settings(mode="real"))
+        RealBackendFactory(Settings(mode="real"))
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    RealBackends(Settings(mode="real")).close()
+    RealBackendFactory(Settings(mode="real")).close()
 
 
 def test_the_documented_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,7 +410,7 @@ def test_the_documented_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> N
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    config = RealBackends(Settings()).config
+    config = RealBackendFactory(Settings()).config
     assert (config.max_requests_per_step, config.max_prompt_tokens, config.max_completion_tokens) == (5, 70, 9)
     assert (config.provider, config.model, config.time_scale) == ("openai", "gpt-4.1-mini", 0.5)
     assert config.extra_body == {"ignore_eos": True}
@@ -438,11 +438,11 @@ def test_a_worker_that_never_ran_closes_at_once() -> None:
 @pytest.fixture
 def exact(leaping_loop: Any, config: Callable[..., RealConfig], say: Any) -> Iterator[Callable[..., ServeObservation]]:
     """Run one window at full length against a schedule, on a clock that leaps."""
-    made: list[RealBackends] = []
+    made: list[RealBackendFactory] = []
 
     def run(script: Any, action: ServeAction, **values: Any) -> ServeObservation:
         fields = {"time_scale": 1.0, "max_requests_per_step": 12, "max_completion_tokens": 11, **values}
-        shared = RealBackends(config(**fields), worker=Worker(leaping_loop))
+        shared = RealBackendFactory(config(**fields), worker=Worker(leaping_loop))
         made.append(shared)
         client = httpx2.AsyncClient(transport=say.Transport(script))
         shared._endpoint = Endpoint(shared.config, http_client=client)

@@ -12,16 +12,16 @@ import pytest
 from llmserve_server.backends.real.answers import Answer, Failure
 from llmserve_server.backends.real.config import RealConfig
 from llmserve_server.backends.real.endpoint import Endpoint
-from llmserve_server.backends.real.orders import Order
+from llmserve_server.backends.real.sampling import SampledRequest
 
-ORDER = Order(id=0, due_s=0.0, prompt_tokens=8, completion_tokens=6, priority=1, tenant=0)
+REQUEST = SampledRequest(id=0, due_s=0.0, prompt_tokens=8, completion_tokens=6, priority=1, tenant=0)
 
 
 def ask(config: RealConfig) -> Answer:
     async def once() -> Answer:
         endpoint, answer = Endpoint(config), Answer()
         try:
-            await endpoint.send(1, ORDER, answer)
+            await endpoint.send(1, REQUEST, answer)
         finally:
             await endpoint.close()
         return answer

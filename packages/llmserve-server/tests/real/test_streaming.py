@@ -12,21 +12,21 @@ import pytest
 from llmserve_server.backends.real.answers import Answer, Failure
 from llmserve_server.backends.real.config import RealConfig
 from llmserve_server.backends.real.endpoint import Endpoint
-from llmserve_server.backends.real.orders import Order
+from llmserve_server.backends.real.sampling import SampledRequest
 
 Run = Callable[..., Any]
-ORDER = Order(id=3, due_s=0.0, prompt_tokens=8, completion_tokens=6, priority=1, tenant=0)
+REQUEST = SampledRequest(id=3, due_s=0.0, prompt_tokens=8, completion_tokens=6, priority=1, tenant=0)
 
 
-async def ask(config: RealConfig, transport: Any, *orders: Order) -> list[Answer]:
+async def ask(config: RealConfig, transport: Any, *requests: SampledRequest) -> list[Answer]:
     endpoint = Endpoint(config, http_client=httpx2.AsyncClient(transport=transport))
     endpoint._client._platform = (
         "Linux"  # the client looks this up in a thread, for which a leaping clock does not wait
     )
-    answers = [Answer() for _ in orders]
+    answers = [Answer() for _ in requests]
     try:
-        for order, answer in zip(orders, answers, strict=True):
-            await endpoint.send(5, order, answer)
+        for request, answer in zip(requests, answers, strict=True):
+            await endpoint.send(5, request, answer)
     finally:
         await endpoint.close()
     return answers
@@ -34,11 +34,11 @@ async def ask(config: RealConfig, transport: Any, *orders: Order) -> list[Answer
 
 @pytest.fixture
 def sent(leap: Run, config: Callable[..., RealConfig], say: Any) -> Run:
-    """Send orders to a scripted transport; return the answers, and the transport."""
+    """Send requests to a scripted transport; return the answers, and the transport."""
 
-    def run(script: Any, *orders: Order, **values: Any) -> tuple[list[Answer], Any]:
+    def run(script: Any, *requests: SampledRequest, **values: Any) -> tuple[list[Answer], Any]:
         transport = say.Transport(script)
-        return leap(ask(config(**values), transport, *(orders or (ORDER,)))), transport
+        return leap(ask(config(**values), transport, *(requests or (REQUEST,)))), transport
 
     return run
 
@@ -108,7 +108,7 @@ def test_an_endpoint_that_does_not_know_stream_options_is_asked_without(sent: Ru
     def script(body: dict[str, Any], _: int) -> Any:
         return say.refusal(422, "unknown field: stream_options") if "stream_options" in body else say.tokens(2)
 
-    answers, transport = sent(script, ORDER, ORDER)
+    answers, transport = sent(script, REQUEST, REQUEST)
     assert [answer.failure for answer in answers] == [None, None]
     assert [answer.estimated for answer in answers] == [True, True]
     assert ["stream_options" in body for body in transport.requests] == [True, False, False]
@@ -158,7 +158,7 @@ def test_cancelling_goes_through(leap: Run, config: Callable[..., RealConfig], s
 
     async def interrupted() -> None:
         transport = say.Transport(say.tokens(5, first_s=100.0))
-        task = asyncio.create_task(ask(config(request_timeout_s=500.0), transport, ORDER))
+        task = asyncio.create_task(ask(config(request_timeout_s=500.0), transport, REQUEST))
         await asyncio.sleep(1.0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

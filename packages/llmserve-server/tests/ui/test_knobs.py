@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmserve_server.ui.knobs import consequences, explain, read_knobs
-from llmserve_server.ui.visit import Visit
+from llmserve_server.ui.knobs import change_cost, explain, read_knobs
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import get_deployment
 from llmserve_sim.performance.quantization import swap_s
@@ -53,7 +52,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(index: int, value: object, fie
 def test_a_swap_is_announced_with_its_stall() -> None:
     deployment = get_deployment(TASK.deployment)
     stall_s = swap_s(deployment.gpu, deployment.model, "INT4", deployment.tensor_parallel)
-    text = consequences(TASK, ServeAction(), ServeAction(quantization_tier="INT4", kv_budget_fraction=0.5))
+    text = change_cost(TASK, ServeAction(), ServeAction(quantization_tier="INT4", kv_budget_fraction=0.5))
     assert text == f"Loading INT4 stalls {stall_s:.1f} s and preempts everything (a window lasts 5 s)."
 
 
@@ -70,27 +69,4 @@ def test_a_swap_is_announced_with_its_stall() -> None:
     ],
 )
 def test_a_change_is_announced_with_its_cost(before: ServeAction | None, after: ServeAction, words: str) -> None:
-    assert words.lower() in consequences(TASK, before, after).lower()
-
-
-def test_a_visit_survives_the_way_through_the_browser() -> None:
-    visit = Visit(
-        main="a",
-        rival="b",
-        rival_name="static",
-        branch="c",
-        branch_name="branch at 3",
-        branch_window=3,
-        driver="heuristic",
-        pace="watch",
-    )
-    assert Visit.of(visit.as_json()) == visit
-    assert visit.sessions == ("a", "b", "c")
-
-
-@pytest.mark.parametrize(
-    "kept",
-    [None, [], "x", {"main": 7}, {"main": "x" * 201}, {"main": ["a"]}, {"branch_window": True}, {"driver": 1}],
-)
-def test_what_a_browser_garbled_is_an_empty_visit(kept: object) -> None:
-    assert Visit.of(kept) == Visit()
+    assert words.lower() in change_cost(TASK, before, after).lower()

@@ -8,9 +8,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from llmserve_server.ui import cards
-from llmserve_server.ui.desk import HOLD, Desk
+from llmserve_server.ui.controller import HOLD, PageController
 from llmserve_server.ui.panels import Run, charts, draw_panels
-from llmserve_server.ui.visit import Visit
+from llmserve_server.ui.session_state import SessionState
 from llmserve_sim.schema import ACTION_FIELDS, EpisodeLog, ServeAction
 from llmserve_sim.tasks import list_tasks, load_task
 
@@ -18,12 +18,12 @@ TASK = load_task("bursty_workload")
 
 
 @pytest.fixture
-def runs(desk: Desk) -> list[Run]:
+def runs(controller: PageController) -> list[Run]:
     """An own episode of six windows, a second agent's and a branch."""
-    visit = desk.start(Visit(), TASK.id, "5")
-    desk.step(visit, ServeAction(batch_cap=64), 3)
-    desk.step(visit, ServeAction(batch_cap=8, quantization_tier="INT4", priority_routing=True), 3)
-    return desk.runs(desk.branch(desk.compare(visit, "static"), 2, ServeAction(), HOLD))
+    state = controller.start(SessionState(), TASK.id, "5")
+    controller.step(state, ServeAction(batch_cap=64), 3)
+    controller.step(state, ServeAction(batch_cap=8, quantization_tier="INT4", priority_routing=True), 3)
+    return controller.runs(controller.branch(controller.compare(state, "static"), 2, ServeAction(), HOLD))
 
 
 def bare(log: EpisodeLog) -> EpisodeLog:
@@ -81,10 +81,12 @@ def test_every_task_has_empty_charts_and_a_card_before_anything_runs(task: objec
     ET.fromstring(f"<div>{html}</div>")  # noqa: S314 - this project's own text
 
 
-def test_a_picture_of_three_whole_runs_is_small(desk: Desk) -> None:
-    visit = desk.start(Visit(), TASK.id, "5")
-    desk.step(visit, ServeAction(), 120)
-    html = draw_panels(TASK, desk.runs(desk.branch(desk.compare(visit, "static"), 0, ServeAction(batch_cap=9), HOLD)))
+def test_a_picture_of_three_whole_runs_is_small(controller: PageController) -> None:
+    state = controller.start(SessionState(), TASK.id, "5")
+    controller.step(state, ServeAction(), 120)
+    html = draw_panels(
+        TASK, controller.runs(controller.branch(controller.compare(state, "static"), 0, ServeAction(batch_cap=9), HOLD))
+    )
     assert len(html) < 150_000
 
 
@@ -111,11 +113,11 @@ def test_a_branch_is_judged_by_what_it_earned_more_or_less(runs: list[Run]) -> N
     )
 
 
-def test_a_grade_shows_score_components_references_and_whether_it_was_verified(desk: Desk) -> None:
-    visit = desk.start(Visit(), TASK.id, "5")
-    desk.step(visit, ServeAction(), 4)
-    html = cards.grades(desk.grade(visit))
-    report = desk.grade(visit)[0].report
+def test_a_grade_shows_score_components_references_and_whether_it_was_verified(controller: PageController) -> None:
+    state = controller.start(SessionState(), TASK.id, "5")
+    controller.step(state, ServeAction(), 4)
+    html = cards.grades(controller.grade(state))
+    report = controller.grade(state)[0].report
     assert f"<b>{report.score:.3f}</b>" in html
     assert "verified: the replay agrees" in html
     assert "unfinished: 4 of 120 windows" in html

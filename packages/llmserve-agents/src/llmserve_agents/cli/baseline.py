@@ -18,7 +18,7 @@ from llmserve_agents.evaluation.baseline import Progress as Position
 from llmserve_agents.evaluation.baseline_report import Mode, Runtime
 from llmserve_agents.llm.agent import DEFAULT_MODEL
 from llmserve_agents.llm.endpoint import Patience
-from llmserve_agents.llm.prices import PRICES, PRICES_AS_OF, PRICES_SOURCE, read_prices
+from llmserve_agents.llm.prices import PRICES, read_prices
 from llmserve_agents.policy import AGENTS
 
 __all__ = ["baseline"]
@@ -117,7 +117,7 @@ def baseline(
             max_completion_tokens=max_completion_tokens,
             patience=Patience(timeout_s=timeout_s, max_requests=max_requests),
             prices=PRICES if prices is None else read_prices(prices),
-            priced_by=f"{PRICES_SOURCE}, as of {PRICES_AS_OF}" + ("" if prices is None else f", and {prices.name}"),
+            priced_by=_DEFAULTS.priced_by + ("" if prices is None else f", and {prices.name}"),
             transcript=transcript,
         )
         with _progress() as advance:

@@ -22,7 +22,7 @@ from llmserve_agents.errors import RequestCapError
 from llmserve_agents.evaluation.baseline_report import AgentSummary, BaselineReport, EpisodeResult, Mode, Runtime
 from llmserve_agents.llm.agent import DEFAULT_MODEL, OpenAIAgent
 from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
-from llmserve_agents.llm.prices import PRICES, PRICES_AS_OF, PRICES_SOURCE, Price
+from llmserve_agents.llm.prices import PRICES, PRICES_SOURCE, PRICES_URL, Price, price_of
 from llmserve_agents.policy import make_agent
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.policies import Policy
@@ -53,8 +53,8 @@ class LLMOptions:
     """Longest answer, tokens."""
     patience: Patience = field(default_factory=Patience)
     prices: Mapping[str, Price] = field(default_factory=lambda: PRICES)
-    priced_by: str = f"{PRICES_SOURCE}, as of {PRICES_AS_OF}"
-    """Where the prices come from, for the report."""
+    priced_by: str = f"{PRICES_SOURCE} ({PRICES_URL})"
+    """Where the prices come from, for the report, which adds the day of the model's price."""
     transcript: Path | None = None
     """JSONL file for every question and answer."""
 
@@ -279,7 +279,7 @@ def _report(
         verified=False if False in verdicts else None if None in verdicts else True,
         provisional_references=any(item.provisional for item in references) if references else None,
         versions=versions,
-        prices=options.priced_by if mode == _OPENAI else None,
+        prices=_price_source(options, model) if mode == _OPENAI else None,
         command=_command(mode, runtime, plan, model, url, seeds, agents),
     )
 
@@ -309,6 +309,11 @@ def _summary(name: str, episodes: Sequence[EpisodeResult]) -> AgentSummary:
 def _mean_score(episodes: Sequence[EpisodeResult]) -> float | None:
     scores = [episode.score for episode in episodes if episode.score is not None]
     return fmean(scores) if len(scores) == len(episodes) else None
+
+
+def _price_source(options: LLMOptions, model: str) -> str:
+    price = price_of(model, options.prices)
+    return options.priced_by + ("" if price is None or price.as_of is None else f", as of {price.as_of}")
 
 
 def _command(

@@ -1,6 +1,7 @@
-"""What an answer costs: list prices per million tokens, with their date and source; any of them can be overridden.
+"""What tokens cost: the project's only table of OpenAI's list prices, each with the day on which it was read.
 
-A model that is not in the table has no price, and its cost is null: never an estimate.
+The baseline suites and the server's real mode use it. A model that is not in the table has no price, and its cost is
+null: nothing is estimated. A file of the user's own goes over the table (`read_prices`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from llmserve_sim.errors import InvalidInputError
 
-__all__ = ["PRICES", "PRICES_AS_OF", "PRICES_SOURCE", "Price", "cost_usd", "price_of", "read_prices"]
+__all__ = ["PRICES", "PRICES_SOURCE", "PRICES_URL", "Price", "cost_usd", "price_of", "read_prices"]
 
 
 class Price(BaseModel):
@@ -26,25 +27,28 @@ class Price(BaseModel):
     prompt_usd_per_million: float = Field(ge=0.0, description="Prompt tokens that were not cached.")
     cached_prompt_usd_per_million: float = Field(ge=0.0, description="Prompt tokens that the endpoint had cached.")
     completion_usd_per_million: float = Field(ge=0.0, description="Completion tokens.")
+    as_of: str | None = Field(default=None, description="Day (ISO 8601) on which this was the price; null: not said.")
 
 
-def _price(prompt: float, cached: float, completion: float) -> Price:
+def _price(prompt: float, cached: float, completion: float, as_of: str) -> Price:
     return Price(
         prompt_usd_per_million=prompt,
         cached_prompt_usd_per_million=cached,
         completion_usd_per_million=completion,
+        as_of=as_of,
     )
 
 
-PRICES_AS_OF: Final = "2026-11"
-"""Month of the price list below."""
-PRICES_SOURCE: Final = "OpenAI's list prices, standard tier (https://platform.openai.com/docs/pricing)"
+PRICES_SOURCE: Final = "OpenAI's list prices, standard tier"
+PRICES_URL: Final = "https://developers.openai.com/api/docs/pricing"
+"""Where they are published. `as_of` is the day on which published copies of that page agreed on the price."""
 PRICES: Final[Mapping[str, Price]] = {
-    "gpt-4.1": _price(2.00, 0.50, 8.00),
-    "gpt-4.1-mini": _price(0.40, 0.10, 1.60),
-    "gpt-4.1-nano": _price(0.10, 0.025, 0.40),
-    "gpt-4o": _price(2.50, 1.25, 10.00),
-    "gpt-4o-mini": _price(0.15, 0.075, 0.60),
+    "gpt-4.1": _price(2.00, 0.50, 8.00, "2026-06-21"),
+    "gpt-4.1-mini": _price(0.40, 0.10, 1.60, "2026-06-21"),
+    "gpt-4.1-nano": _price(0.10, 0.025, 0.40, "2026-03-31"),
+    "gpt-4o": _price(2.50, 1.25, 10.00, "2026-03-31"),
+    "gpt-4o-mini": _price(0.15, 0.075, 0.60, "2026-03-31"),
+    "gpt-5-mini": _price(0.25, 0.025, 2.00, "2026-03-31"),
 }
 """Prices by model. A dated snapshot (``gpt-4.1-mini-2025-04-14``) costs what its model does."""
 

@@ -1,7 +1,7 @@
 """The page at /web: OpenEnv's Gradio interface with our tab first, one episode per visitor.
 
-Start reading in `desk.py` (what a visitor can do) and `layout.py` (what is on the page). Gradio takes seconds to import, so
-nothing here is imported before `mount` is called.
+Start reading in `controller.py` (what a visitor can do), `layout.py` (what is on the page) and `handlers.py` (which component
+does what). Gradio takes seconds to import, so nothing here is imported before `mount` is called.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["mount"]
 def mount(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
     """Serve the page on `app` unless the settings turn it off: ``/web``, and the redirects ``/`` and ``/demo`` to it.
 
-    To be called when the app's other routes and its lifespan are in place: Gradio joins its own to that lifespan.
+    Call it after the app has its other routes and its lifespan: Gradio adds its own to that lifespan.
     """
     if not settings.web:
         return
-    # Gradio asks its makers' servers for the newest version and tells them what is built, unless this says no.
+    # Without this Gradio sends usage data to its makers' servers.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from llmserve_server.ui.page import serve
 
@@ -36,7 +36,7 @@ def mount(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # Outside a running loop Gradio makes one for each of its locks, and closes none of them.
+        # Outside a running event loop Gradio makes one for each of its locks and closes none of them.
         loop = asyncio.new_event_loop()
         loop.run_until_complete(build())
         loop.close()

@@ -10,21 +10,21 @@ from html import escape
 from typing import Final
 
 from llmserve_server.ui.chart import compact
-from llmserve_server.ui.desk import Graded
+from llmserve_server.ui.controller import Graded
 from llmserve_server.ui.panels import Run
 from llmserve_sim.hardware import get_deployment
 from llmserve_sim.schema import GradeReport, ReferenceScores
 from llmserve_sim.tasks import Task
 
 __all__ = [
-    "difference",
-    "driving",
+    "autopilot_progress",
+    "autopilot_stopped",
+    "branch_gain",
     "grades",
     "header",
-    "let_go",
     "notice",
     "progress",
-    "quiet",
+    "remark",
     "scoreboard",
     "status",
     "task_card",
@@ -52,28 +52,28 @@ def notice(text: str) -> str:
     return f'<p class="ls-notice" role="alert">{escape(text)}</p>' if text else ""
 
 
-def quiet(text: str) -> str:
+def remark(text: str) -> str:
     """A remark."""
     return f'<p class="ls-quiet" aria-live="polite">{escape(text)}</p>' if text else ""
 
 
-def driving(agent: str, done: int, of: int) -> str:
+def autopilot_progress(agent: str, done: int, of: int) -> str:
     """How far an agent has driven."""
     text = f"{agent} has driven to the end." if done >= of else f"{agent} drives: window {done} of {of}."
-    return quiet(text)
+    return remark(text)
 
 
-def let_go(agent: str, done: int, of: int) -> str:
+def autopilot_stopped(agent: str, done: int, of: int) -> str:
     """What became of an agent whose page was loaded again."""
     if done >= of:
-        return driving(agent, done, of)
-    return quiet(
+        return autopilot_progress(agent, done, of)
+    return remark(
         f"{agent} was let go after window {done} of {of}, when this page was loaded again: "
         "Start autopilot hands it the wheel back."
     )
 
 
-def difference(own: Run, branch: Run) -> str:
+def branch_gain(own: Run, branch: Run) -> str:
     """What a branch earned compared with what was done, over the windows that differ."""
     reached = min(len(own.log.steps), len(branch.log.steps))
     gain = _reward(branch, reached) - _reward(own, reached)
@@ -179,7 +179,7 @@ def grades(graded: Sequence[Graded]) -> str:
         for other in others
     )
     return (
-        f'<div class="ls-grade"><p class="ls-score"><b>{_score(own)}</b><span>{_standing(own)}</span></p>'
+        f'<div class="ls-grade"><p class="ls-score"><b>{_score(own)}</b><span>{_verdict(own)}</span></p>'
         f"{_ruler(graded) if own.references else ''}{f'<ul class=ls-names>{beside}</ul>' if beside else ''}"
         f"{_components(own)}{_references(own.references) if own.references else ''}</div>"
     )
@@ -189,7 +189,7 @@ def _score(report: GradeReport) -> str:
     return "no score" if report.score is None else f"{report.score:.3f}"
 
 
-def _standing(report: GradeReport) -> str:
+def _verdict(report: GradeReport) -> str:
     verified = {True: "verified: the replay agrees", False: "not verified", None: "cannot be replayed"}[report.verified]
     length = "complete" if report.complete else f"unfinished: {report.steps} of {report.episode_length} windows"
     reason = f"; {report.reason}" if report.reason else ""

@@ -17,7 +17,7 @@ from llmserve_sim.performance.tables import RESIZE_STALL_S
 from llmserve_sim.schema import ACTION_FIELDS, ActionField, ServeAction, parse_action
 from llmserve_sim.tasks import Task
 
-__all__ = ["consequences", "explain", "grain", "read_knobs"]
+__all__ = ["change_cost", "explain", "read_knobs", "slider_step"]
 
 _TRADE: Final[Mapping[str, str]] = {
     "batch_cap": "More at once raises throughput and slows every token. Changing it is free.",
@@ -39,7 +39,7 @@ def explain(field: ActionField) -> str:
     return f"{unit}{field.meaning} {_TRADE[field.name]}"
 
 
-def grain(field: ActionField) -> float:
+def slider_step(field: ActionField) -> float:
     """Step of the knob's slider."""
     return 1 if field.kind == "int" else 0.025
 
@@ -63,7 +63,7 @@ def read_knobs(values: tuple[Any, ...]) -> ServeAction:
     return parse_action(given)
 
 
-def consequences(task: Task, before: ServeAction | None, after: ServeAction) -> str:
+def change_cost(task: Task, before: ServeAction | None, after: ServeAction) -> str:
     """What the change from the configuration in force to `after` costs in the next window, as a sentence."""
     if before is None:
         return "The first window starts with what you set here, at no cost."

@@ -1,287 +1,146 @@
-"""What the tab's controls do. All decisions are the desk's; a handler reads the controls, asks the desk, and shows the answer.
+"""`Layout`: the tab's cards and components. What they do is in `handlers.py`.
 
-A handler returns only the components that it changes. Refusals become a sentence in the card where the person acted.
+The knobs are made from `ACTION_FIELDS`, so their bounds, units and meanings are those that the server enforces.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import gradio as gr
-from anyio import sleep, to_thread
 
-from llmserve_server.errors import ServiceError
 from llmserve_server.ui import cards
-from llmserve_server.ui.controls import PACES, Controls
-from llmserve_server.ui.desk import Desk, sentence
-from llmserve_server.ui.knobs import consequences, read_knobs
-from llmserve_server.ui.panels import Run, draw_panels
-from llmserve_server.ui.visit import Visit
-from llmserve_sim.errors import LLMServeError
-from llmserve_sim.schema import ACTION_FIELDS
-from llmserve_sim.tasks.registry import catalogue_task
+from llmserve_server.ui.controller import HOLD, REPEAT
+from llmserve_server.ui.knobs import explain, slider_step
+from llmserve_server.ui.panels import draw_panels
+from llmserve_sim.schema import ACTION_FIELDS, ActionField
+from llmserve_sim.tasks import Task
 
-__all__ = ["build"]
+__all__ = ["PACES", "Layout"]
 
-Update = dict[Any, Any]
-"""New values of the components that change."""
-
-_DOWNLOAD: Final = """(text) => {
-  if (!text) return;
-  const log = JSON.parse(text);
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  link.download = `llmserve-${log.task_id}-${log.seed}-${log.steps.length}.json`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}"""
-_STOPPED: Final = "Stopped: the wheel is yours."
-_FREE: Final[Mapping[str, Any]] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-"""Events: no overlay over what is read, no visitor waits for another, and no second way in beside the HTTP routes."""
+PACES: Final[Mapping[str, tuple[int, float]]] = {"watch": (1, 0.25), "brisk": (4, 0.25), "at once": (40, 0.0)}
+"""Of the autopilot, by name: windows between two redraws, and the shortest time between them in seconds."""
+_STORAGE: Final = "llmserve-visit"
+"""Key and secret of the browser's storage. Visitors have episodes under this name: a new name would lose them."""
 
 
-def build(desk: Desk) -> gr.Blocks:
-    """The tab, ready to be put beside OpenEnv's own."""
-    blocks = gr.Blocks(title="LLMServeEnv", analytics_enabled=False)
-    with blocks:
-        _Events(desk, Controls(desk.tasks, desk.agents, desk.able)).wire(blocks)
-    return blocks
+class Layout:
+    """The components. Construct it inside a `gr.Blocks`.
+
+    Args:
+        tasks: the tasks that can be started; the first is selected.
+        agents: the agents that can drive.
+        usable_agents: those whose weights are there; the last is selected, and the one before it as the second agent.
+    """
+
+    def __init__(self, tasks: Sequence[Task], agents: Sequence[str], usable_agents: Sequence[str]) -> None:
+        self._tasks = tasks
+        self._agents = [*agents]
+        self._first_agent, self._second_agent = usable_agents[-1], usable_agents[-2]
+        self.state = gr.State({})
+        self.stored = gr.BrowserState({}, storage_key=_STORAGE, secret=_STORAGE)
+        gr.HTML(cards.header())
+        with gr.Column(elem_classes="ls-page"), gr.Row(elem_classes="ls-main"):
+            with gr.Column(elem_classes="ls-side"):
+                self._build_start()
+                self._build_knobs()
+            with gr.Column(elem_classes="ls-view"):
+                self._build_controls()
+                self.plots = gr.HTML(draw_panels(tasks[0], []), elem_id="ls-plots")
+                with gr.Row(elem_classes="ls-more"):
+                    self._build_compare()
+                    self._build_branch()
+                    self._build_grade()
+
+    def _build_start(self) -> None:
+        with gr.Column(elem_classes="ls-card"):
+            gr.HTML("<h2>Episode</h2><p>A task is traffic, a fleet and targets. The seed is the day.</p>")
+            choices = [(f"{task.name} ({task.difficulty})", task.id) for task in self._tasks]
+            self.task = gr.Dropdown(choices, value=self._tasks[0].id, label="Task", elem_id="ls-task", filterable=False)
+            self.seed = gr.Textbox(
+                label="Seed", placeholder="empty: one is drawn", max_lines=1, max_length=20, elem_id="ls-seed"
+            )
+            self.start = gr.Button("Start an episode", variant="primary", elem_id="ls-start")
+            self.start_notice = gr.HTML()
+            self.about = gr.HTML(cards.task_card(self._tasks[0]))
+
+    def _build_knobs(self) -> None:
+        with gr.Column(elem_classes="ls-card"):
+            gr.HTML("<h2>Knobs</h2><p>The configuration of the next window.</p>")
+            self.knobs = [_control(field) for field in ACTION_FIELDS.values()]
+            self.change_cost = gr.HTML()
+            self.back = gr.Button("Set the knobs to what is in force", size="sm", elem_id="ls-in-force")
+            self.knob_notice = gr.HTML()
+
+    def _build_controls(self) -> None:
+        with gr.Column(elem_classes="ls-card ls-wheel"):
+            self.status = gr.HTML(cards.status(self._tasks[0], []), elem_id="ls-status")
+            with gr.Row(elem_classes="ls-controls"):
+                self.one = gr.Button("Step", variant="primary", elem_id="ls-step", min_width=84)
+                self.several = gr.Button("Step several", elem_id="ls-step-several", min_width=120)
+                self.count = gr.Number(10, label="Windows", precision=0, elem_id="ls-count", min_width=76)
+                self.agent = gr.Dropdown(
+                    self._agents,
+                    value=self._first_agent,
+                    label="Agent",
+                    elem_id="ls-agent",
+                    filterable=False,
+                    min_width=120,
+                )
+                self.pace = gr.Dropdown(
+                    list(PACES), value="watch", label="Pace", elem_id="ls-pace", filterable=False, min_width=100
+                )
+                self.go = gr.Button("Start autopilot", variant="primary", elem_id="ls-go", min_width=132)
+                self.stop = gr.Button("Stop", interactive=False, elem_id="ls-stop", min_width=72)
+            self.step_notice = gr.HTML(elem_id="ls-step-notice")
+
+    def _build_compare(self) -> None:
+        with gr.Column(elem_classes="ls-card"):
+            gr.HTML("<h2>Compare</h2><p>A second agent meets the same requests, a whole episode long.</p>")
+            self.rival = gr.Dropdown(
+                self._agents, value=self._second_agent, label="Second agent", elem_id="ls-rival", filterable=False
+            )
+            self.compare = gr.Button("Compare on the same traffic", elem_id="ls-compare")
+            self.compare_notice = gr.HTML()
+            self.scoreboard = gr.HTML(elem_id="ls-board")
+
+    def _build_branch(self) -> None:
+        with gr.Column(elem_classes="ls-card"):
+            gr.HTML("<h2>What if I had…</h2><p>…set the knobs as they stand now, after some window?</p>")
+            self.since = gr.Slider(
+                0, 1, value=0, step=1, label="Branch after window", buttons=[], elem_id="ls-since", interactive=True
+            )
+            then = [("hold these knobs", HOLD), ("then do as I did", REPEAT)]
+            then += [(f"then {agent} drives", agent) for agent in self._agents]
+            self.then = gr.Dropdown(then, value=HOLD, label="Afterwards", elem_id="ls-then", filterable=False)
+            with gr.Row(elem_classes="ls-buttons"):
+                self.fork = gr.Button("Branch", elem_id="ls-fork")
+                self.adopt = gr.Button("Go on in the branch", interactive=False, elem_id="ls-adopt")
+            self.branch_notice = gr.HTML(elem_id="ls-branch")
+
+    def _build_grade(self) -> None:
+        with gr.Column(elem_classes="ls-card"):
+            gr.HTML("<h2>Grade and log</h2><p>The grader replays the log and compares every observation.</p>")
+            with gr.Row(elem_classes="ls-buttons"):
+                self.judge = gr.Button("Grade", elem_id="ls-judge")
+                self.save = gr.Button("Download the log", elem_id="ls-save")
+            self.grade_notice = gr.HTML()
+            self.report = gr.HTML(elem_id="ls-report")
+            self.text = gr.Textbox(visible="hidden", label="log")
 
 
-class _Events:
-    """The handlers, and which control calls which."""
-
-    def __init__(self, desk: Desk, page: Controls) -> None:
-        self._desk = desk
-        self._page = page
-
-    def wire(self, blocks: gr.Blocks) -> None:
-        """Connect everything; `blocks` is the tab, whose loading brings a visitor back."""
-        page = self._page
-        who = [page.visit, page.kept]
-        scene = [page.visit, page.kept, page.status, page.plots, page.board, page.since, page.adopt, page.price]
-        driving = [page.go, page.stop, page.one, page.several, page.compare, page.fork, page.adopt]
-        notices = [page.start_notice, page.knob_notice, page.step_notice, page.compare_notice, page.branch_notice]
-        results = [*scene, page.report]
-
-        def on_click(
-            button: gr.Button, handler: Callable[..., Update], notice: gr.HTML, given: Any, changed: Any
-        ) -> Any:
-            return button.click(self._telling(notice, handler), [*who, *given], [*changed, notice], **_FREE)
-
-        left = [page.step_notice, page.agent, page.pace]
-        blocks.load(self._return, who, [*scene, page.about, page.task, *left], **_FREE)
-        page.task.input(self._describe, [page.task], [page.about], **_FREE)
-        wheel = [*driving, page.step_notice]
-        page.go.click(self._drive, [*who, page.agent, page.pace], [*results, *wheel], **_FREE)
-        page.stop.click(self._halt, who, [*who, *wheel], queue=False, **_FREE)
-        # In two steps, so that the last picture of an agent at the wheel is not drawn over the new episode.
-        cleared = gr.on([page.start.click, page.seed.submit], self._clear, who, [*who, *wheel], **_FREE)
-        cleared.then(
-            self._telling(page.start_notice, self._start),
-            [*who, page.task, page.seed],
-            [*results, *driving, *notices, page.grade_notice],
-            **_FREE,
-        )
-        on_click(page.one, self._step_once, page.step_notice, page.knobs, results)
-        on_click(page.several, self._step_several, page.step_notice, [page.count, *page.knobs], results)
-        on_click(page.back, self._in_force, page.knob_notice, [], [*page.knobs, page.price])
-        on_click(page.compare, self._compare, page.compare_notice, [page.rival], results)
-        on_click(page.fork, self._branch, page.branch_notice, [page.since, page.then, *page.knobs], results)
-        on_click(page.adopt, self._adopt, page.branch_notice, [], results)
-        on_click(page.judge, self._grade, page.grade_notice, [], [page.report])
-        saved = on_click(page.save, self._log, page.grade_notice, [], [page.text])
-        saved.then(None, [page.text], js=_DOWNLOAD)
-        gr.on(
-            [knob.release if isinstance(knob, gr.Slider) else knob.input for knob in page.knobs],
-            self._price,
-            [*who, *page.knobs],
-            [page.price],
-            queue=False,
-            preprocess=False,  # a number half typed is no error yet; the ids then come from the browser alone
-            **_FREE,
-        )
-
-    def _telling(self, where: gr.HTML, handler: Callable[..., Update]) -> Callable[..., Update]:
-        """The handler, with its refusals shown `where`; a visit is made of its first two arguments."""
-
-        def told(visit: object, kept: object, *values: Any) -> Update:
-            try:
-                return {where: ""} | handler(_who(visit, kept), *values)
-            except (ServiceError, LLMServeError) as error:
-                return {where: cards.notice(sentence(error))}
-
-        return told
-
-    # -- handlers
-
-    def _describe(self, task_id: str) -> Update:
-        return {self._page.about: cards.task_card(catalogue_task(task_id))}
-
-    def _clear(self, visit: object, kept: object) -> Update:
-        """Let the agent go that drives what is about to be left."""
-        who = _alone(_who(visit, kept))
-        self._desk.let_go(who, quietly=True)
-        return self._remember(who) | self._driving(who, on=False) | {self._page.step_notice: ""}
-
-    def _start(self, visit: Visit, task_id: str, seed: str) -> Update:
-        visit = self._desk.start(visit, task_id, seed)
-        page = self._page
-        told = (
-            page.knob_notice,
-            page.step_notice,
-            page.compare_notice,
-            page.branch_notice,
-            page.grade_notice,
-            page.report,
-        )
-        fresh = dict.fromkeys(told, "") | self._remember(visit) | self._scene(visit) | self._driving(visit, on=False)
-        return fresh | {page.since: gr.update(value=0, maximum=1)}
-
-    def _return(self, visit: object, kept: object) -> Update:
-        """A visitor comes (back): the episode that the browser remembers goes on, if the store still has it."""
-        known = _who(visit, kept)
-        if known.main is None:
-            return {self._page.price: ""}
-        remembered = self._desk.surviving(known)
-        if remembered.main is None:
-            return self._remember(remembered)
-        self._desk.let_go(remembered)  # the page that it drove for is gone, or is about to be a second one
-        runs = self._desk.runs(remembered)
-        task_id = runs[0].log.task_id
-        about = {self._page.task: task_id, self._page.about: cards.task_card(catalogue_task(task_id))}
-        told = self._left(remembered, len(runs[0].log.steps))
-        return self._remember(_alone(remembered)) | self._scene(remembered, runs) | about | told
-
-    def _left(self, visit: Visit, done: int) -> Update:
-        """Tell a visitor whose page went away under an agent, and choose that agent for another start."""
-        page = self._page
-        if visit.driver not in self._desk.agents or visit.pace not in PACES:
-            return {}
-        text = cards.let_go(visit.driver, done, self._desk.length(visit))
-        return {page.step_notice: text, page.agent: visit.driver, page.pace: visit.pace}
-
-    def _step_once(self, visit: Visit, *knobs: Any) -> Update:
-        return self._step(visit, 1, knobs)
-
-    def _step_several(self, visit: Visit, count: float | None, *knobs: Any) -> Update:
-        return self._step(visit, int(count or 0), knobs)
-
-    def _step(self, visit: Visit, windows: int, knobs: tuple[Any, ...]) -> Update:
-        self._desk.step(visit, read_knobs(knobs), windows)
-        return self._scene(visit) | {self._page.report: ""}
-
-    def _in_force(self, visit: Visit) -> Update:
-        action = self._desk.in_force(visit)
-        values = {knob: getattr(action, name) for knob, name in zip(self._page.knobs, ACTION_FIELDS, strict=True)}
-        return values | {self._page.price: ""}
-
-    def _price(self, visit: object, kept: object, *knobs: Any) -> Update:
-        """What the change that the knobs stand for would cost; silent while there is no episode or no valid action."""
-        try:
-            task, before = self._desk.setting(_who(visit, kept))
-            text = consequences(task, before, read_knobs(knobs))
-        except (ServiceError, LLMServeError):
-            text = ""
-        return {self._page.price: cards.quiet(text)}
-
-    async def _drive(self, visit: object, kept: object, agent: str, pace: str) -> AsyncIterator[Update]:
-        """Step by step under an agent, a picture every few windows, until the end or until the agent is let go."""
-        who = _alone(_who(visit, kept))
-        driver = None
-        try:
-            windows, rest_s = PACES[pace]
-            driver = await to_thread.run_sync(self._desk.drive, who, agent)
-            driven = replace(who, driver=agent, pace=pace)
-            yield self._remember(driven) | self._driving(who, on=True) | {self._page.report: ""}
-            ended = False
-            while not ended:
-                began = time.monotonic()
-                ended = await to_thread.run_sync(driver.advance, windows)
-                scene = await to_thread.run_sync(self._scene, who)
-                done, of = driver.observation.step_index, self._desk.length(who)
-                if driver.quietly:
-                    return
-                yield scene | {self._page.step_notice: cards.driving(agent, done, of)}
-                await sleep(max(rest_s - (time.monotonic() - began), 0.0))
-            if driver.stopped:  # whoever did that has remembered it
-                yield self._driving(who, on=False) | {self._page.step_notice: cards.quiet(_STOPPED)}
-            else:
-                yield self._remember(who) | self._driving(who, on=False)
-        except (ServiceError, LLMServeError) as error:
-            told = {self._page.step_notice: cards.notice(sentence(error))}
-            yield self._remember(who) | self._driving(who, on=False) | told
-        finally:
-            if driver is not None:
-                self._desk.leave(driver)
-
-    def _halt(self, visit: object, kept: object) -> Update:
-        """Let the agent go; the driving event then shows it, and this one does where there is none (the server restarted)."""
-        who = _alone(_who(visit, kept))
-        if self._desk.let_go(who):
-            return self._remember(who)
-        return self._remember(who) | self._driving(who, on=False) | {self._page.step_notice: cards.quiet(_STOPPED)}
-
-    def _compare(self, visit: Visit, agent: str) -> Update:
-        visit = self._desk.compare(visit, agent)
-        return self._remember(visit) | self._scene(visit) | {self._page.report: ""}
-
-    def _branch(self, visit: Visit, window: float, then: str, *knobs: Any) -> Update:
-        visit = self._desk.branch(visit, int(window), read_knobs(knobs), then)
-        runs = self._desk.runs(visit)
-        text = cards.quiet(cards.difference(runs[0], runs[-1]))
-        return (
-            self._remember(visit) | self._scene(visit, runs) | {self._page.branch_notice: text, self._page.report: ""}
-        )
-
-    def _adopt(self, visit: Visit) -> Update:
-        visit = self._desk.adopt(visit)
-        return self._remember(visit) | self._scene(visit) | {self._page.report: ""}
-
-    def _grade(self, visit: Visit) -> Update:
-        return {self._page.report: cards.grades(self._desk.grade(visit))}
-
-    def _log(self, visit: Visit) -> Update:
-        return {self._page.text: self._desk.log(visit)}
-
-    # -- what is shown
-
-    def _remember(self, visit: Visit) -> Update:
-        return {self._page.visit: visit.as_json(), self._page.kept: visit.as_json()}
-
-    def _scene(self, visit: Visit, runs: list[Run] | None = None) -> Update:
-        """Everything that shows the runs."""
-        runs = self._desk.runs(visit) if runs is None else runs
-        task = catalogue_task(runs[0].log.task_id)
-        reached = len(runs[0].log.steps)
-        return {
-            self._page.status: cards.status(task, runs),
-            self._page.plots: draw_panels(task, runs),
-            self._page.board: cards.scoreboard(runs, task),
-            self._page.since: gr.update(maximum=max(reached - 1, 1)),
-            self._page.adopt: gr.update(interactive=visit.branch is not None),
-            self._page.price: "",
-        }
-
-    def _driving(self, visit: Visit, *, on: bool) -> Update:
-        """Who may press what while an agent drives: nothing but stop, and what only reads."""
-        page = self._page
-        idle = gr.update(interactive=not on)
-        return dict.fromkeys((page.go, page.one, page.several, page.compare, page.fork), idle) | {
-            page.stop: gr.update(interactive=on),
-            page.adopt: gr.update(interactive=not on and visit.branch is not None),
-        }
-
-
-def _who(visit: object, kept: object) -> Visit:
-    """The visitor's ids: the page's own, else (the server was restarted) those that the browser kept."""
-    here = Visit.of(visit)
-    return here if here.main else Visit.of(kept)
-
-
-def _alone(visit: Visit) -> Visit:
-    """The visit with nobody but the visitor at the wheel."""
-    return replace(visit, driver="", pace="")
+def _control(field: ActionField) -> gr.Slider | gr.Radio | gr.Checkbox:
+    """Return the component of one knob."""
+    common: dict[str, Any] = {
+        "label": field.name,
+        "info": explain(field),
+        "elem_classes": "ls-knob",
+        "elem_id": f"ls-{field.name}",
+    }
+    if field.kind == "bool":
+        return gr.Checkbox(bool(field.default), **common)
+    if field.kind == "enum":
+        return gr.Radio(list(field.choices), value=str(field.default), **common)
+    bounds: dict[str, Any] = {"minimum": field.low, "maximum": field.high, "value": field.default}
+    return gr.Slider(**bounds, step=slider_step(field), buttons=[], **common)

@@ -1,7 +1,7 @@
-"""Puts the page on the app: OpenEnv's Gradio interface at /web with our tab first, and the redirects to it.
+"""Mounts the page on the app: OpenEnv's Gradio interface at /web with our tab first, and the redirects to it.
 
-OpenEnv's own tab comes from OpenEnv's own functions and keeps one environment for all visitors, as it does everywhere; ours
-keeps one episode per visitor. Everything is served from this machine.
+Our tab keeps one episode per visitor. OpenEnv's tab is built by OpenEnv's own functions and keeps one environment for all
+visitors. Everything is served from this machine.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from fastapi.responses import RedirectResponse, Response
 from openenv.core.env_server.gradio_theme import OPENENV_GRADIO_CSS
 
 from llmserve_agents.policy import AGENTS
-from llmserve_server.ui import look
-from llmserve_server.ui.desk import Desk
-from llmserve_server.ui.layout import build
+from llmserve_server.ui import theme
+from llmserve_server.ui.controller import PageController
+from llmserve_server.ui.handlers import Handlers
+from llmserve_server.ui.layout import Layout
 from llmserve_server.ui.playground import playground
 
 if TYPE_CHECKING:
@@ -31,11 +32,18 @@ _TAB: Final = "Serve"
 
 
 def blocks(registry: SessionRegistry, settings: Settings) -> gr.Blocks:
-    """The page: our tab, and OpenEnv's."""
-    desk = Desk(registry, AGENTS, replayable=settings.mode == "sim")
-    page = gr.TabbedInterface([build(desk), playground(registry)], tab_names=[_TAB, "Playground"])
+    """Return the page: our tab, and OpenEnv's."""
+    controller = PageController(registry, AGENTS, replayable=settings.mode == "sim")
+    page = gr.TabbedInterface([_serve_tab(controller), playground(registry)], tab_names=[_TAB, "Playground"])
     page.title = _TITLE
     return page
+
+
+def _serve_tab(controller: PageController) -> gr.Blocks:
+    tab = gr.Blocks(title=_TITLE, analytics_enabled=False)
+    with tab:
+        Handlers(controller, Layout(controller.tasks, controller.agents, controller.usable_agents)).connect(tab)
+    return tab
 
 
 def serve(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
@@ -47,9 +55,9 @@ def serve(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
         app,
         blocks(registry, settings),
         path=PATH,
-        theme=look.theme(),
-        css=OPENENV_GRADIO_CSS + look.style_sheet(),
-        head=look.head(),
+        theme=theme.gradio_theme(),
+        css=OPENENV_GRADIO_CSS + theme.style_sheet(),
+        head=theme.head(),
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -62,10 +70,10 @@ def serve(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
 
 
 async def _to_page(request: Request) -> RedirectResponse:
-    """To the page with its slash; under a proxy's prefix too."""
+    """Redirect to the page with its trailing slash, below a proxy's prefix if there is one."""
     return RedirectResponse(f"{request.scope.get('root_path', '')}{PATH}/")
 
 
 async def _icon() -> Response:
-    """What every browser asks for, whatever the page says."""
-    return Response(look.icon(), media_type="image/svg+xml")
+    """Return the icon that every browser asks for."""
+    return Response(theme.icon(), media_type="image/svg+xml")

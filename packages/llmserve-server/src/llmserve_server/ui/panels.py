@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final, Literal
 
+from llmserve_server.ui.action_timeline import draw_action_timeline
 from llmserve_server.ui.chart import Chart, Line, Target, Value, draw
-from llmserve_server.ui.lanes import draw_lanes
 from llmserve_sim.hardware import get_deployment
 from llmserve_sim.memory import MemoryModel
 from llmserve_sim.schema import EpisodeLog, ServeObservation
@@ -53,7 +53,7 @@ class Run:
 def draw_panels(task: Task, runs: Sequence[Run]) -> str:
     """All charts and the action lanes as HTML; `runs` has the visitor's own first, or is empty before any episode."""
     figures = "".join(draw(chart, task.windows) for chart in charts(task, runs))
-    lanes = draw_lanes(
+    lanes = draw_action_timeline(
         [(run.name, run.style, run.since, [step.action for step in run.log.steps]) for run in runs], task
     )
     return f'{_names(runs)}<div class="ls-grid">{figures}</div>{lanes}'

@@ -1,5 +1,6 @@
-"""The parts of real mode: which requests are sent, how they are sent, what was measured, what it cost.
+"""Real mode: an episode on an OpenAI-compatible endpoint. `backend.py` is the entry point.
 
-`dispatch.py` is the heart: it replays a window's requests against an endpoint. Nothing here knows of sessions, HTTP
-routes or stores.
+In the order of a window: `sampling.py` chooses the requests, `load_generator.py` sends them through `endpoint.py` and waits
+for them, `measure.py` turns the results into an observation, `pricing.py` adds the cost. Nothing here knows of sessions,
+HTTP routes or stores.
 """

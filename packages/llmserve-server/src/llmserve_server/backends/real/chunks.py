@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from llmserve_server.backends.real.answers import Answer
 
-__all__ = ["EventError", "Events", "MalformedError", "take"]
+__all__ = ["EventDecoder", "EventError", "MalformedError", "read_chunk"]
 
 _TEXT: Final = ("content", "reasoning_content", "reasoning", "refusal")
 """Where a delta may carry text: visible output, and the reasoning of models that show it (vLLM's names)."""
@@ -32,7 +32,7 @@ class EventError(Exception):
     """The stream reported an error."""
 
 
-class Events:
+class EventDecoder:
     """Puts events together from pieces that are cut anywhere."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Events:
             self._size = len(self._line)
 
 
-def take(data: str, answer: Answer) -> bool:
+def read_chunk(data: str, answer: Answer) -> bool:
     """Read one event into `answer`; return whether it carries text. Raises `MalformedError` or `EventError`."""
     try:
         chunk = json.loads(data)

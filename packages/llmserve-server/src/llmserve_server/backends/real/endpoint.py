@@ -23,7 +23,7 @@ from openai import (
 )
 
 from llmserve_server.backends.real.answers import Failure
-from llmserve_server.backends.real.chunks import EventError, Events, MalformedError, take
+from llmserve_server.backends.real.chunks import EventDecoder, EventError, MalformedError, read_chunk
 from llmserve_server.backends.real.prompts import prompt_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from llmserve_server.backends.real.answers import Answer
     from llmserve_server.backends.real.config import RealConfig
-    from llmserve_server.backends.real.orders import Order
+    from llmserve_server.backends.real.sampling import SampledRequest
 
 __all__ = ["Endpoint"]
 
@@ -49,7 +49,7 @@ class _OverlongError(Exception):
 
 
 class Endpoint:
-    """Sends orders. Make, use and close it on one event loop.
+    """Sends requests. Make, use and close it on one event loop.
 
     Args:
         config: where to, as whom, and within which limits.
@@ -70,11 +70,11 @@ class Endpoint:
         # The client imports its resources when they are first used, which would show in the first latency.
         _ = self._client.chat.completions.with_streaming_response
 
-    async def send(self, seed: int, order: Order, answer: Answer) -> None:
-        """Send one order of an episode and fill in `answer`, completely or up to its failure."""
+    async def send(self, seed: int, request: SampledRequest, answer: Answer) -> None:
+        """Send one request of an episode and fill in `answer`, completely or up to its failure."""
         try:
             async with asyncio.timeout(self._config.request_timeout_s):
-                await self._ask(prompt_of(seed, order.id, order.prompt_tokens), order, answer)
+                await self._ask(prompt_of(seed, request.id, request.prompt_tokens), request, answer)
         except Exception as error:  # noqa: BLE001 - whatever an endpoint sends must end in a named failure
             # An answer that had ended is complete, whatever happened to the connection after it.
             if not answer.complete:
@@ -90,19 +90,19 @@ class Endpoint:
         """Close the connections."""
         await self._client.close()
 
-    async def _ask(self, prompt: str, order: Order, answer: Answer) -> None:
+    async def _ask(self, prompt: str, request: SampledRequest, answer: Answer) -> None:
         usage = self.include_usage
         try:
-            await self._stream(prompt, order, answer, usage=usage)
+            await self._stream(prompt, request, answer, usage=usage)
         except APIStatusError as error:
             if not (usage and error.status_code in {400, 422} and "stream_options" in _body_of(error)):
                 raise
             self.include_usage = False
             _LOG.warning("the endpoint does not know stream_options: its tokens are counted here from now on")
-            await self._stream(prompt, order, answer, usage=False)
+            await self._stream(prompt, request, answer, usage=False)
 
-    async def _stream(self, prompt: str, order: Order, answer: Answer, *, usage: bool) -> None:
-        arguments: dict[str, Any] = {self._config.token_limit_field: order.completion_tokens}
+    async def _stream(self, prompt: str, request: SampledRequest, answer: Answer, *, usage: bool) -> None:
+        arguments: dict[str, Any] = {self._config.token_limit_field: request.completion_tokens}
         if usage:
             arguments["stream_options"] = {"include_usage": True}
         if self._config.extra_body:
@@ -113,7 +113,7 @@ class Endpoint:
             if "event-stream" not in response.headers.get("content-type", ""):
                 raise MalformedError
             pieces = response.iter_bytes()
-            await _listen(pieces, answer, limit=4 * order.completion_tokens + 64)
+            await _listen(pieces, answer, limit=4 * request.completion_tokens + 64)
             with suppress(TimeoutError, _BrokenError):
                 async with asyncio.timeout(_DRAIN_S):
                     async for _ in _unbroken(pieces):
@@ -123,13 +123,13 @@ class Endpoint:
 async def _listen(pieces: AsyncIterator[bytes], answer: Answer, *, limit: int) -> None:
     """Read a stream up to its last event; a piece of text is as old as the bytes that completed it."""
     clock = asyncio.get_running_loop().time
-    events = Events()
+    events = EventDecoder()
     async for piece in _unbroken(pieces):
         now = clock()
         for data in events.feed(piece):
             if data.startswith("[DONE]"):
                 return
-            if take(data, answer):
+            if read_chunk(data, answer):
                 answer.times.append(now)
                 if len(answer.times) > limit:  # pieces shorter than a token are odd, but allowed
                     raise _OverlongError

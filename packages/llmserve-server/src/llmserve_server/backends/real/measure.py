@@ -1,4 +1,4 @@
-"""From the fates of a window's requests to what is observed and what it is worth, in the simulator's own terms.
+"""From the results of a window's requests to what is observed and what it is worth, in the simulator's own terms.
 
 A `WindowReport` holds a window's counts; it travels in the observation's ``metadata.real``, so that an episode can be
 taken up again from its stored observations. Percentiles are nearest-rank. What nobody measured is 0 and named in
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmserve_server.backends.real.config import RealConfig
-    from llmserve_server.backends.real.dispatch import Fate, WindowRecord
-    from llmserve_server.backends.real.orders import Sample
-    from llmserve_server.backends.real.prices import Tariff
+    from llmserve_server.backends.real.load_generator import RequestResult, WindowRecord
+    from llmserve_server.backends.real.pricing import Pricing
+    from llmserve_server.backends.real.sampling import WindowSample
     from llmserve_server.backends.real.vllm_metrics import Usage
     from llmserve_sim.engine.interface import Slo
     from llmserve_sim.schema import ServeAction
@@ -89,35 +89,37 @@ class WindowReport(BaseModel):
 
 
 def report_of(
-    sample: Sample, record: WindowRecord, slo: Slo, tariff: Tariff | None, config: RealConfig
+    sample: WindowSample, record: WindowRecord, slo: Slo, pricing: Pricing | None, config: RealConfig
 ) -> WindowReport:
     """Return the counts of a window that has been served."""
-    fates = record.fates
-    met = [fate for fate in fates if _met(fate, slo)]
-    counted = [fate.answer.prompt_tokens for fate in fates if fate.answer.prompt_tokens is not None]
+    results = record.results
+    met = [result for result in results if _met(result, slo)]
+    counted = [result.answer.prompt_tokens for result in results if result.answer.prompt_tokens is not None]
     return WindowReport(
         arrivals=sample.arrivals,
-        taken=len(sample.orders),
+        taken=len(sample.requests),
         share=sample.share,
         capped=sample.capped,
         clipped_prompts=sample.clipped_prompts,
         clipped_completions=sample.clipped_completions,
         time_scale=config.time_scale,
         elapsed_s=record.elapsed_s,
-        finished=sum(fate.status == "finished" for fate in fates),
-        abandoned=sum(fate.status == "abandoned" for fate in fates),
-        failed=sum(fate.status == "failed" for fate in fates),
-        failures=dict(sorted(Counter(fate.answer.failure.value for fate in fates if fate.answer.failure).items())),
-        due=_by_class(fates),
+        finished=sum(result.status == "finished" for result in results),
+        abandoned=sum(result.status == "abandoned" for result in results),
+        failed=sum(result.status == "failed" for result in results),
+        failures=dict(
+            sorted(Counter(result.answer.failure.value for result in results if result.answer.failure).items())
+        ),
+        due=_by_class(results),
         met=_by_class(met),
-        prompt_tokens_asked=sum(order.prompt_tokens for order in sample.orders),
+        prompt_tokens_asked=sum(request.prompt_tokens for request in sample.requests),
         prompt_tokens_counted=sum(counted) if counted else None,
-        offered_tokens=sum(_offered(fate) for fate in fates),
-        delivered_tokens=sum(fate.answer.tokens for fate in fates),
-        good_tokens=sum(fate.answer.tokens for fate in met),
-        estimated_requests=sum(fate.answer.estimated for fate in fates),
-        cost_usd=None if tariff is None else tariff.cost_usd(fates, record.elapsed_s),
-        price_source=None if tariff is None else tariff.source,
+        offered_tokens=sum(_offered(result) for result in results),
+        delivered_tokens=sum(result.answer.tokens for result in results),
+        good_tokens=sum(result.answer.tokens for result in met),
+        estimated_requests=sum(result.answer.estimated for result in results),
+        cost_usd=None if pricing is None else pricing.cost_usd(results, record.elapsed_s),
+        price_source=None if pricing is None else pricing.source,
     )
 
 
@@ -132,7 +134,7 @@ def terms_of(reports: Sequence[WindowReport], task: Task) -> RewardTerms:
 
 
 def measurement_of(
-    sample: Sample,
+    sample: WindowSample,
     record: WindowRecord,
     report: WindowReport,
     usage: Usage,
@@ -142,10 +144,10 @@ def measurement_of(
 ) -> Measurement:
     """Return the window as numbers; a percentile or ratio over nothing repeats `last`'s."""
     window_s = task.window_s * report.time_scale
-    arrivals = len(sample.orders)
-    ttfts = [(fate.ttft_s, 1.0) for fate in record.fates if fate.ttft_s is not None]
-    itls = [gap for fate in record.fates for gap in fate.answer.itl_s()]
-    priority = sum(order.priority == PRIORITY for order in sample.orders)
+    arrivals = len(sample.requests)
+    ttfts = [(result.ttft_s, 1.0) for result in record.results if result.ttft_s is not None]
+    itls = [gap for result in record.results for gap in result.answer.itl_s()]
+    priority = sum(request.priority == PRIORITY for request in sample.requests)
     delivered, step = report.delivered_tokens, last.step_index + 1
     cost, drafted = report.cost_usd, usage.drafted
     return Measurement(
@@ -202,24 +204,27 @@ def unmeasured(usage: Usage, *, priced: bool) -> list[str]:
     return sorted(names)
 
 
-def _met(fate: Fate, slo: Slo) -> bool:
+def _met(result: RequestResult, slo: Slo) -> bool:
     """Whether a request met its targets: those of the simulator, on what was asked for and what was measured."""
-    if fate.status != "finished" or fate.ttft_s is None:
+    if result.status != "finished" or result.ttft_s is None:
         return False
-    answer, order = fate.answer, fate.order
-    if round(fate.ttft_s * PS_PER_S) > slo.ttft_ps[order.priority] + order.prompt_tokens * slo.ttft_ps_per_prompt_token:
+    answer, request = result.answer, result.request
+    if (
+        round(result.ttft_s * PS_PER_S)
+        > slo.ttft_ps[request.priority] + request.prompt_tokens * slo.ttft_ps_per_prompt_token
+    ):
         return False
-    return round(answer.tpot_s * PS_PER_S) <= slo.tpot_ps[order.priority]
+    return round(answer.tpot_s * PS_PER_S) <= slo.tpot_ps[request.priority]
 
 
-def _offered(fate: Fate) -> int:
+def _offered(result: RequestResult) -> int:
     """Output tokens that a request wanted: what it got if it was answered to its end, else what it asked for."""
-    return fate.answer.tokens if fate.status == "finished" else fate.order.completion_tokens
+    return result.answer.tokens if result.status == "finished" else result.request.completion_tokens
 
 
-def _by_class(fates: Sequence[Fate]) -> tuple[int, int]:
-    priority = sum(fate.order.priority == PRIORITY for fate in fates)
-    return priority, len(fates) - priority
+def _by_class(results: Sequence[RequestResult]) -> tuple[int, int]:
+    priority = sum(result.request.priority == PRIORITY for result in results)
+    return priority, len(results) - priority
 
 
 def _stats(report: WindowReport) -> WindowStats:

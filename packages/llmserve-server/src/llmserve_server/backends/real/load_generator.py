@@ -20,19 +20,19 @@ from llmserve_server.backends.real.answers import Answer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmserve_server.backends.real.orders import Order
+    from llmserve_server.backends.real.sampling import SampledRequest
 
-__all__ = ["Fate", "Pause", "Rules", "Send", "WindowRecord", "run_window"]
+__all__ = ["Backoff", "RequestResult", "Rules", "Send", "WindowRecord", "run_window"]
 
 _EARLY_S: Final = 1e-6
 """An event this close is due: clocks and sums of floats are no finer, and a wait that short would not end."""
 
 
 class Send(Protocol):
-    """Sends one order and fills in its answer; raises nothing but `asyncio.CancelledError`."""
+    """Sends one request and fills in its answer; raises nothing but `asyncio.CancelledError`."""
 
-    async def __call__(self, order: Order, answer: Answer, /) -> None:
-        """Return when the order is done, one way or another."""
+    async def __call__(self, request: SampledRequest, answer: Answer, /) -> None:
+        """Return when the request is done, one way or another."""
         ...
 
 
@@ -46,22 +46,22 @@ class Rules:
     """0: nobody gives up."""
     window_s: float
     """Wall seconds."""
-    max_pause_s: float
+    max_backoff_s: float
     """A Retry-After beyond this is cut to it, so that a window always ends."""
 
 
 @dataclass(slots=True)
-class Pause:
+class Backoff:
     """Until when the endpoint wants nothing sent, on the loop's clock. It is the key's, and so every session's."""
 
     until: float = 0.0
 
 
 @dataclass(slots=True)
-class Fate:
-    """What became of one order. Times are seconds after the window's start."""
+class RequestResult:
+    """What became of one request. Times are seconds after the window's start."""
 
-    order: Order
+    request: SampledRequest
     answer: Answer = field(default_factory=Answer)
     sent_s: float | None = None
     ended_s: float = 0.0
@@ -78,9 +78,9 @@ class Fate:
 
 @dataclass(slots=True)
 class WindowRecord:
-    """One window as it was served: every order's fate, and the levels at the window's end."""
+    """One window as it was served: every request's result, and the levels at the window's end."""
 
-    fates: list[Fate]
+    results: list[RequestResult]
     started: float
     """On the loop's clock."""
     elapsed_s: float = 0.0
@@ -93,12 +93,14 @@ class WindowRecord:
     oldest_wait_s: float = 0.0
 
 
-async def run_window(orders: Sequence[Order], send: Send, rules: Rules, pause: Pause | None = None) -> WindowRecord:
-    """Serve `orders` (sorted by due time) and return when all are done and the window is over.
+async def run_window(
+    requests: Sequence[SampledRequest], send: Send, rules: Rules, backoff: Backoff | None = None
+) -> WindowRecord:
+    """Serve `requests` (sorted by due time) and return when all are done and the window is over.
 
-    `pause` is shared by the windows that must respect it. Cancelling cancels every request under way.
+    `backoff` is shared by the windows that must respect it. Cancelling cancels every request under way.
     """
-    window = _Window(orders, send, rules, Pause() if pause is None else pause)
+    window = _Window(requests, send, rules, Backoff() if backoff is None else backoff)
     try:
         await window.run()
     finally:
@@ -107,15 +109,15 @@ async def run_window(orders: Sequence[Order], send: Send, rules: Rules, pause: P
 
 
 class _Window:
-    def __init__(self, orders: Sequence[Order], send: Send, rules: Rules, pause: Pause) -> None:
+    def __init__(self, requests: Sequence[SampledRequest], send: Send, rules: Rules, backoff: Backoff) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pause = pause
+        self._backoff = backoff
         self._send = send
         self._rules = rules
-        self.record = WindowRecord([Fate(order) for order in orders], self._loop.time())
-        self._coming = deque(self.record.fates)
-        self._waiting: tuple[deque[Fate], deque[Fate]] = (deque(), deque())
-        self._running: dict[asyncio.Task[None], Fate] = {}
+        self.record = WindowRecord([RequestResult(request) for request in requests], self._loop.time())
+        self._coming = deque(self.record.results)
+        self._waiting: tuple[deque[RequestResult], deque[RequestResult]] = (deque(), deque())
+        self._running: dict[asyncio.Task[None], RequestResult] = {}
         self._closed = False
 
     async def run(self) -> None:
@@ -142,17 +144,17 @@ class _Window:
         return self._loop.time() - self.record.started
 
     def _arrive(self, now: float) -> None:
-        while self._coming and self._coming[0].order.due_s <= now:
-            fate = self._coming.popleft()
-            self._waiting[fate.order.priority].append(fate)
+        while self._coming and self._coming[0].request.due_s <= now:
+            result = self._coming.popleft()
+            self._waiting[result.request.priority].append(result)
 
     def _give_up(self, now: float) -> None:
         if self._rules.patience_s <= 0.0:
             return
-        for line in self._waiting:
-            while line and line[0].order.due_s + self._rules.patience_s <= now:
-                line[0].ended_s = line[0].order.due_s + self._rules.patience_s
-                line.popleft()
+        for queue in self._waiting:
+            while queue and queue[0].request.due_s + self._rules.patience_s <= now:
+                queue[0].ended_s = queue[0].request.due_s + self._rules.patience_s
+                queue.popleft()
 
     def _close(self, now: float) -> None:
         """Take the levels at the window's end."""
@@ -160,49 +162,49 @@ class _Window:
         record = self.record
         record.queue = (len(self._waiting[0]), len(self._waiting[1]))
         record.running = len(self._running)
-        record.prefilling = sum(not fate.answer.times for fate in self._running.values())
-        record.oldest_wait_s = max((now - line[0].order.due_s for line in self._waiting if line), default=0.0)
+        record.prefilling = sum(not result.answer.times for result in self._running.values())
+        record.oldest_wait_s = max((now - queue[0].request.due_s for queue in self._waiting if queue), default=0.0)
 
     def _start(self, now: float) -> None:
         while now >= self._resume_s() and len(self._running) < self._rules.batch_cap:
-            line = self._next_line()
-            if line is None:
+            queue = self._next_queue()
+            if queue is None:
                 return
-            fate = line.popleft()
-            fate.sent_s = now
-            task = self._loop.create_task(self._serve(fate))
-            self._running[task] = fate
+            result = queue.popleft()
+            result.sent_s = now
+            task = self._loop.create_task(self._serve(result))
+            self._running[task] = result
 
-    def _next_line(self) -> deque[Fate] | None:
+    def _next_queue(self) -> deque[RequestResult] | None:
         first, second = self._waiting
         if first and second and not self._rules.priority:
-            return first if first[0].order.id < second[0].order.id else second
+            return first if first[0].request.id < second[0].request.id else second
         return first or second or None
 
-    async def _serve(self, fate: Fate) -> None:
-        await self._send(fate.order, fate.answer)
-        fate.ended_s = self._now()
-        if fate.answer.times:
-            fate.ttft_s = fate.answer.times[0] - self.record.started - fate.order.due_s
-        wanted_s = fate.answer.retry_after_s
+    async def _serve(self, result: RequestResult) -> None:
+        await self._send(result.request, result.answer)
+        result.ended_s = self._now()
+        if result.answer.times:
+            result.ttft_s = result.answer.times[0] - self.record.started - result.request.due_s
+        wanted_s = result.answer.retry_after_s
         if wanted_s is not None:
-            until = self._loop.time() + min(wanted_s, self._rules.max_pause_s)
-            self._pause.until = max(self._pause.until, until)
+            until = self._loop.time() + min(wanted_s, self._rules.max_backoff_s)
+            self._backoff.until = max(self._backoff.until, until)
 
     def _resume_s(self) -> float:
-        return self._pause.until - self.record.started
+        return self._backoff.until - self.record.started
 
     def _next_event(self) -> float | None:
         """When something happens that no request brings about, seconds; None: nothing will."""
         events = []
         if self._coming:
-            events.append(self._coming[0].order.due_s)
+            events.append(self._coming[0].request.due_s)
         if not self._closed:
             events.append(self._rules.window_s)
-        lines = [line for line in self._waiting if line]
-        if lines and self._rules.patience_s > 0.0:
-            events.append(min(line[0].order.due_s for line in lines) + self._rules.patience_s)
-        if lines and self._resume_s() > self._now():
+        queues = [queue for queue in self._waiting if queue]
+        if queues and self._rules.patience_s > 0.0:
+            events.append(min(queue[0].request.due_s for queue in queues) + self._rules.patience_s)
+        if queues and self._resume_s() > self._now():
             events.append(self._resume_s())
         return min(events, default=None)
 

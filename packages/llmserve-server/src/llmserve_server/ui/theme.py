@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import gradio as gr
 
-__all__ = ["head", "icon", "style_sheet", "theme"]
+__all__ = ["gradio_theme", "head", "icon", "style_sheet"]
 
 _BLUE = gr.themes.Color(
     name="llmserve",
@@ -27,7 +27,7 @@ _BLUE = gr.themes.Color(
 )
 
 
-def theme() -> gr.themes.Base:
+def gradio_theme() -> gr.themes.Base:
     """OpenEnv's white page with hairlines, in this project's blue and with local fonts."""
     # Weights 400 and 700: the semi-bold files that Gradio 6.31 ships hold Cyrillic letters only.
     fonts = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"

@@ -10,12 +10,12 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Head"]
+__all__ = ["HeadMiddleware"]
 
 _PAGE: Final = "/web/"
 
 
-class Head:
+class HeadMiddleware:
     """A plain ASGI layer; what is beneath it sees GET."""
 
     def __init__(self, app: ASGIApp) -> None:

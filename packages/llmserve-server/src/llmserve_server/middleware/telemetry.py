@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-import sys
 import time
 from typing import Any, Final
 
@@ -17,9 +16,8 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmserve_server.metrics import Metrics
-from llmserve_server.settings import Settings
 
-__all__ = ["Observed", "configure_logging"]
+__all__ = ["TelemetryMiddleware"]
 
 _ERROR_FRAME: Final = ('{"type":"error"', '{"type": "error"')
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -29,44 +27,7 @@ _stdlib_log = logging.getLogger("llmserve_server")
 """Asked before a line is put together: a step should not pay for one that nobody reads."""
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send the process's log lines to standard error in one format; uvicorn's access lines give way to ours."""
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    renderer: Any = structlog.processors.JSONRenderer()
-    if settings.log_format == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(max(level, logging.INFO) if level == logging.DEBUG else level)
-    logging.getLogger("llmserve_server").setLevel(level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-        logger = logging.getLogger(name)
-        logger.handlers[:], logger.propagate = [], True
-    logging.getLogger("uvicorn.access").disabled = True  # it would print query strings; ours has the pattern
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-
-
-class Observed:
+class TelemetryMiddleware:
     """Gives each request an id, counts and times it, and logs it: steps and checks at debug, the rest at info."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

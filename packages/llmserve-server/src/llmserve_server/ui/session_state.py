@@ -1,7 +1,7 @@
-"""`Visit`: what the page keeps about one visitor, which is session ids, and who drives.
+"""`SessionState`: what the page keeps about one visitor: session ids, and which agent drives.
 
-It goes through the browser (its storage, so that a reload or a restart of the server loses nothing), so what comes back is
-checked and not trusted: ids are unguessable, and a foreign or garbled visit is an empty one.
+The browser stores it, so that a reload of the page or a restart of the server loses nothing. What the browser sends back is
+checked: session ids cannot be guessed, and anything malformed reads as an empty state.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
-__all__ = ["Visit"]
+__all__ = ["SessionState"]
 
 _ID_LENGTH: Final = 200
 _NAME_LENGTH: Final = 100
@@ -17,8 +17,11 @@ _MAX_WINDOW: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """The sessions that a visitor holds: the own episode, a second agent's on the same traffic, a branch."""
+class SessionState:
+    """The visitor's sessions: their own episode, a second agent's on the same traffic, and a branch.
+
+    The field names are the keys that browsers have stored: renaming one loses it for visitors who come back.
+    """
 
     main: str | None = None
     rival: str | None = None
@@ -26,23 +29,24 @@ class Visit:
     branch: str | None = None
     branch_name: str = ""
     branch_window: int = 0
-    """Windows that the branch shares with the own episode."""
+    """Windows that the branch shares with the visitor's own episode."""
     driver: str = ""
-    """The agent at the wheel of the own episode, and its pace: what a page that is loaded again has lost."""
+    """The agent that drives the visitor's own episode, for a page that is loaded again."""
     pace: str = ""
+    """That agent's pace."""
 
     @property
     def sessions(self) -> tuple[str, ...]:
-        """The ids that are held, own episode first."""
+        """The session ids, the visitor's own episode first."""
         return tuple(session for session in (self.main, self.rival, self.branch) if session)
 
-    def as_json(self) -> dict[str, str | int | None]:
-        """A plain mapping, for a browser to keep."""
+    def to_json(self) -> dict[str, str | int | None]:
+        """Return a plain mapping for the browser to store."""
         return asdict(self)
 
     @classmethod
-    def of(cls, value: object) -> Self:
-        """The visit in what a browser kept; an empty one where it is none."""
+    def from_json(cls, value: object) -> Self:
+        """Return the state that a browser stored; an empty one for anything malformed."""
         if not isinstance(value, dict):
             return cls()
         window = value.get("branch_window")

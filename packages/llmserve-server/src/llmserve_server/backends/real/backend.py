@@ -3,7 +3,7 @@
 The task lends its traffic, targets and reward; the endpoint does the serving. A window lasts its simulated time, scaled,
 and then until the last of its requests is done: nothing is in flight between steps, so the stored observations are the
 whole state of an episode, and one that is taken up again goes on exactly where it stood. A measured episode cannot be
-replayed, forked or verified. `RealBackends` holds what all sessions share: the connections and the loop they live on.
+replayed, forked or verified. `RealBackendFactory` holds what all sessions share: the connections and the loop they live on.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pydantic import ValidationError
 
 from llmserve_server.backends.backend import Backend, StoredStep
 from llmserve_server.backends.real.config import RealConfig
-from llmserve_server.backends.real.dispatch import Pause, Rules, WindowRecord, run_window
 from llmserve_server.backends.real.endpoint import Endpoint
 from llmserve_server.backends.real.grading import digest_of, grade_measured, is_measured
+from llmserve_server.backends.real.load_generator import Backoff, Rules, WindowRecord, run_window
 from llmserve_server.backends.real.measure import (
     UNAPPLIED,
     WindowReport,
@@ -30,8 +30,8 @@ from llmserve_server.backends.real.measure import (
     terms_of,
     unmeasured,
 )
-from llmserve_server.backends.real.orders import Order, Sample, Sampler
-from llmserve_server.backends.real.prices import tariff_of
+from llmserve_server.backends.real.pricing import pricing_of
+from llmserve_server.backends.real.sampling import RequestSampler, SampledRequest, WindowSample
 from llmserve_server.backends.real.vllm_metrics import MetricsPage, Reading, Usage, usage_between
 from llmserve_server.backends.real.worker import Worker
 from llmserve_server.errors import NotForkable, VersionChanged
@@ -59,10 +59,10 @@ if TYPE_CHECKING:
     from llmserve_sim.reward import RewardTerms
     from llmserve_sim.tasks import Task
 
-__all__ = ["RealBackend", "RealBackends"]
+__all__ = ["RealBackend", "RealBackendFactory"]
 
 
-class RealBackends:
+class RealBackendFactory:
     """Makes the backends of a process; they share one endpoint's connections.
 
     Args:
@@ -84,7 +84,7 @@ class RealBackends:
         self._http_client = http_client
         self._endpoint: Endpoint | None = None
         self._page: MetricsPage | None = None
-        self._pause = Pause()
+        self._backoff = Backoff()
 
     def __call__(self) -> Backend:
         """Return a backend for one session."""
@@ -94,13 +94,13 @@ class RealBackends:
         """Cancel every request under way and close the connections; a step that waits raises `ShuttingDown`."""
         self.worker.close(self._close)
 
-    async def serve(self, seed: int, orders: Sequence[Order], rules: Rules) -> tuple[WindowRecord, Usage]:
+    async def serve(self, seed: int, requests: Sequence[SampledRequest], rules: Rules) -> tuple[WindowRecord, Usage]:
         """Serve one window on the worker's loop; what the endpoint says of itself comes with it."""
         endpoint, page = self._connected()
         before = await _read(page)
         at_end = asyncio.ensure_future(_read(page, after_s=rules.window_s))
         try:
-            record = await run_window(orders, partial(endpoint.send, seed), rules, self._pause)
+            record = await run_window(requests, partial(endpoint.send, seed), rules, self._backoff)
             return record, usage_between(before, await at_end, await _read(page))
         finally:
             at_end.cancel()
@@ -130,7 +130,7 @@ class _Episode:
         self.seed = (
             self.task.seeds.train.start + secrets.randbelow(len(self.task.seeds.train)) if seed is None else seed
         )
-        self.sampler = Sampler(self.task, self.seed, generate(self.task, self.seed), config)
+        self.sampler = RequestSampler(self.task, self.seed, generate(self.task, self.seed), config)
         self.slo = Configurator.build(self.task, None).slo
         self.steps: list[StepRecord] = []
         self.reports: list[WindowReport] = []
@@ -145,10 +145,10 @@ class RealBackend:
 
     replayable = False
 
-    def __init__(self, shared: RealBackends) -> None:
+    def __init__(self, shared: RealBackendFactory) -> None:
         self._shared = shared
         self._config = shared.config
-        self._tariff = tariff_of(shared.config)
+        self._pricing = pricing_of(shared.config)
         self._episode: _Episode | None = None
 
     def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
@@ -184,7 +184,7 @@ class RealBackend:
         if episode.done:
             raise EpisodeStateError(f"the episode ended after {len(episode.steps)} windows: reset first")
         sample = episode.sampler.window(len(episode.steps))
-        record, usage = self._shared.worker.run(self._shared.serve(episode.seed, sample.orders, self._rules(action)))
+        record, usage = self._shared.worker.run(self._shared.serve(episode.seed, sample.requests, self._rules(action)))
         observation, report = self._read(episode, action, sample, record, usage)
         episode.steps.append(StepRecord.model_construct(action=action, observation=observation))
         episode.reports.append(report)
@@ -269,16 +269,16 @@ class RealBackend:
             priority=action.priority_routing,
             patience_s=task.patience_s,
             window_s=task.window_s * self._config.time_scale,
-            max_pause_s=self._config.request_timeout_s,
+            max_backoff_s=self._config.request_timeout_s,
         )
 
     def _initial(self, episode: _Episode) -> ServeObservation:
         return self._observe(episode, Measurement(), None, Usage(), done=False)
 
     def _read(
-        self, episode: _Episode, action: ServeAction, sample: Sample, record: WindowRecord, usage: Usage
+        self, episode: _Episode, action: ServeAction, sample: WindowSample, record: WindowRecord, usage: Usage
     ) -> tuple[ServeObservation, WindowReport]:
-        report = report_of(sample, record, episode.slo, self._tariff, self._config)
+        report = report_of(sample, record, episode.slo, self._pricing, self._config)
         last = to_measurement(self.observation())
         now = measurement_of(sample, record, report, usage, last, episode.task, action)
         terms = terms_of([*episode.reports, report], episode.task)
@@ -291,7 +291,7 @@ class RealBackend:
         self, episode: _Episode, now: Measurement, terms: RewardTerms | None, usage: Usage, *, done: bool
     ) -> ServeObservation:
         observation = to_observation(now, terms, task_id=episode.task.id, done=done)
-        missing = unmeasured(usage, priced=self._tariff is not None)
+        missing = unmeasured(usage, priced=self._pricing is not None)
         for group in ("reward_terms", "reward_shares"):
             if group in observation.metadata:
                 shares = observation.metadata[group]

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from llmserve_server.backends.real.config import RealConfig
-from llmserve_server.backends.real.orders import Sampler
 from llmserve_server.backends.real.prompts import WORDS, prompt_of
+from llmserve_server.backends.real.sampling import RequestSampler
 from llmserve_sim.tasks import load_task
 from llmserve_sim.workload.scenario import generate
 
 
-def sampler(config: RealConfig, task_id: str = "static_workload", seed: int = 7) -> Sampler:
+def sampler(config: RealConfig, task_id: str = "static_workload", seed: int = 7) -> RequestSampler:
     task = load_task(task_id)
-    return Sampler(task, seed, generate(task, seed), config)
+    return RequestSampler(task, seed, generate(task, seed), config)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_window_never_sends_more_than_the_limit(plain: RealConfig) -> None:
     """In any window of a task whose load swings, at any limit."""
     for limit in (1, 3, 8, 1024):
         drawn = sampler(replace(plain, max_requests_per_step=limit), "bursty_workload")
-        assert all(len(drawn.window(i).orders) <= limit for i in range(120))
+        assert all(len(drawn.window(i).requests) <= limit for i in range(120))
 
 
 def test_everything_is_sent_where_the_limit_admits_it(plain: RealConfig) -> None:
@@ -38,7 +38,7 @@ def test_everything_is_sent_where_the_limit_admits_it(plain: RealConfig) -> None
     drawn = sampler(replace(plain, max_requests_per_step=1024))
     for i in (0, 17, 119):
         sample = drawn.window(i)
-        assert (sample.share, sample.capped, len(sample.orders)) == (1.0, False, sample.arrivals)
+        assert (sample.share, sample.capped, len(sample.requests)) == (1.0, False, sample.arrivals)
 
 
 def test_busy_windows_stay_busier_than_calm_ones(plain: RealConfig) -> None:
@@ -49,7 +49,7 @@ def test_busy_windows_stay_busier_than_calm_ones(plain: RealConfig) -> None:
     busy = [s for s in samples if s.arrivals > 60]
     assert calm
     assert busy
-    assert sum(len(s.orders) for s in busy) / len(busy) > 1.5 * sum(len(s.orders) for s in calm) / len(calm)
+    assert sum(len(s.requests) for s in busy) / len(busy) > 1.5 * sum(len(s.requests) for s in calm) / len(calm)
 
 
 def test_every_request_has_the_same_chance(plain: RealConfig) -> None:
@@ -63,8 +63,8 @@ def test_every_request_has_the_same_chance(plain: RealConfig) -> None:
         for window in range(0, 120, 10):
             sample = drawn.window(window)
             if not sample.capped:
-                taken, arrivals = taken + len(sample.orders), arrivals + sample.arrivals
-            halves.update(order.due_s > 1.25 for order in sample.orders)
+                taken, arrivals = taken + len(sample.requests), arrivals + sample.arrivals
+            halves.update(request.due_s > 1.25 for request in sample.requests)
     assert taken / arrivals == pytest.approx(drawn.share, rel=0.05)
     assert halves[True] == pytest.approx(halves[False], rel=0.1)
 
@@ -80,11 +80,13 @@ def test_orders_are_in_order_scaled_and_clipped(plain: RealConfig) -> None:
     drawn = sampler(plain)
     for window in range(120):
         sample = drawn.window(window)
-        dues = [order.due_s for order in sample.orders]
+        dues = [request.due_s for request in sample.requests]
         assert dues == sorted(dues)
         assert all(0.0 <= due < 2.5 for due in dues)
-        assert all(1 <= order.prompt_tokens <= 100 and 1 <= order.completion_tokens <= 50 for order in sample.orders)
-        assert sum(order.prompt_tokens == 100 for order in sample.orders) >= sample.clipped_prompts
+        assert all(
+            1 <= request.prompt_tokens <= 100 and 1 <= request.completion_tokens <= 50 for request in sample.requests
+        )
+        assert sum(request.prompt_tokens == 100 for request in sample.requests) >= sample.clipped_prompts
     assert any(drawn.window(window).clipped_completions for window in range(120))
 
 

@@ -17,7 +17,7 @@ from llmserve_server.errors import ServiceError
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.schema import ServeAction, ServeObservation, parse_action
 
-__all__ = ["ExpressLane", "Stepper", "current_lane"]
+__all__ = ["FastPath", "Stepper", "current_fast_path"]
 
 _STEPS: Final = ('{"type":"step"', '{"type": "step"')
 """How a step's frame begins, as clients write it; any other spelling takes the long way."""
@@ -37,7 +37,7 @@ class Stepper(Protocol):
         ...
 
 
-class ExpressLane:
+class FastPath:
     """One socket's lane, and whose it is. Its environment registers itself when it is reset."""
 
     def __init__(self, address: str | None = None) -> None:
@@ -69,7 +69,7 @@ class ExpressLane:
         return None if observation is None else _frame(observation)
 
 
-current_lane: Final[ContextVar[ExpressLane | None]] = ContextVar("current_lane", default=None)
+current_fast_path: Final[ContextVar[FastPath | None]] = ContextVar("current_fast_path", default=None)
 """The lane of the socket whose message is being handled."""
 
 

@@ -1,7 +1,7 @@
-"""`Driver`: an agent at the wheel of one session.
+"""`Autopilot`: an agent that steps one session.
 
-It goes through the session registry like everybody, so what it does is stored, graded and resumed like a person's steps. It
-knows nothing about pages.
+It uses the session registry like any other caller, so its steps are stored, graded and resumed like a visitor's. It knows
+nothing about the page.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from llmserve_sim.policies import Policy
     from llmserve_sim.schema import ServeObservation
 
-__all__ = ["Driver"]
+__all__ = ["Autopilot"]
 
 
-class Driver:
-    """Steps a session with what a policy answers. It does not lock the session: a step in between is a conflict."""
+class Autopilot:
+    """Steps a session with a policy's actions. It does not lock the session: a step by somebody else raises `StepConflict`."""
 
     def __init__(
         self, registry: SessionRegistry, session_id: str, policy: Policy, observation: ServeObservation
@@ -29,16 +29,16 @@ class Driver:
         self.observation = observation
         """The last observation."""
         self.stopped = False
-        """Whether the agent was let go."""
-        self.quietly = False
-        """Whether there is nobody left to tell about it."""
-        self.left = Event()
-        """Set once its page has shown the last of it."""
-        self._wheel = Lock()
+        """Whether `stop` was called."""
+        self.silent = False
+        """Whether the page is to show nothing more of this autopilot."""
+        self.page_done = Event()
+        """Set once the page has shown the last of this autopilot."""
+        self._lock = Lock()
 
     @classmethod
-    def enter(cls, registry: SessionRegistry, session_id: str, policy: Policy) -> Self:
-        """Take the wheel of a session at any window; the policy first reads the episode up to here."""
+    def take_over(cls, registry: SessionRegistry, session_id: str, policy: Policy) -> Self:
+        """Continue a session with `policy` from any window; the policy first sees the episode up to there."""
         log = registry.log(session_id)
         seen = [log.initial_observation, *(step.observation for step in log.steps)]
         policy.reset(log.task_id, log.seed)
@@ -47,12 +47,12 @@ class Driver:
         return cls(registry, session_id, policy, seen[-1])
 
     def advance(self, windows: int) -> bool:
-        """Step at most so many windows; whether it goes no further: the episode has ended, or the agent was let go.
+        """Step at most `windows` windows. Return True if there is nothing more to do: the episode ended, or `stop` was called.
 
-        Raises what the registry's step raises.
+        Raises what the registry's `step` raises.
         """
         for _ in range(windows):
-            with self._wheel:
+            with self._lock:
                 if self.stopped or self.observation.done:
                     break
                 action = self._policy.act(self.observation)
@@ -60,7 +60,7 @@ class Driver:
                 self.observation = reply.observation
         return self.stopped or self.observation.done
 
-    def let_go(self, *, quietly: bool) -> None:
-        """Step no further. The window that is under way is finished first, so that nothing moves afterwards."""
-        with self._wheel:
-            self.stopped, self.quietly = True, quietly
+    def stop(self, *, silent: bool) -> None:
+        """Step no further. A window under way is finished first: after this call nothing steps any more."""
+        with self._lock:
+            self.stopped, self.silent = True, silent

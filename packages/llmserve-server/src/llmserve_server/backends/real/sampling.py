@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from llmserve_sim.tasks import Task
     from llmserve_sim.workload.scenario import Scenario
 
-__all__ = ["Order", "Sample", "Sampler"]
+__all__ = ["RequestSampler", "SampledRequest", "WindowSample"]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SampledRequest:
     """One request to be sent."""
 
     id: int
@@ -40,10 +40,10 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """The orders of one window, by arrival, and how they stand for what the task has there."""
+class WindowSample:
+    """The requests of one window, by arrival, and how they stand for what the task has there."""
 
-    orders: tuple[Order, ...]
+    requests: tuple[SampledRequest, ...]
     arrivals: int
     """Requests that the task has in this window."""
     share: float
@@ -55,8 +55,8 @@ class Sample:
     """Orders whose prompt (answer) is shorter than the task's because of the limits."""
 
 
-class Sampler:
-    """Draws the orders of each window of an episode; the same for the same task, seed and limits."""
+class RequestSampler:
+    """Draws the requests of each window of an episode; the same for the same task, seed and limits."""
 
     def __init__(self, task: Task, seed: int, scenario: Scenario, config: RealConfig) -> None:
         self._scenario = scenario
@@ -65,7 +65,7 @@ class Sampler:
         self._start = int(uniform_u32(seed, "real sample", [0])[0]) / U32
         self._starts = uniform_u32(seed, "real cap", range(scenario.windows))
 
-    def window(self, index: int) -> Sample:
+    def window(self, index: int) -> WindowSample:
         """Return the sample of window `index` (0 first)."""
         scenario, config = self._scenario, self._config
         traffic = scenario.traffic
@@ -77,8 +77,8 @@ class Sampler:
             picks = _systematic(range(len(taken)), share, int(self._starts[index]) / U32)
             taken = [taken[i] for i in picks[: config.max_requests_per_step]]
         begin_ps = index * scenario.window_ps
-        orders = tuple(
-            Order(
+        requests = tuple(
+            SampledRequest(
                 id=i,
                 due_s=(int(traffic.arrival_ps[i]) - begin_ps) / PS_PER_S * config.time_scale,
                 prompt_tokens=min(int(traffic.prompt[i]), config.max_prompt_tokens),
@@ -88,8 +88,8 @@ class Sampler:
             )
             for i in taken
         )
-        return Sample(
-            orders=orders,
+        return WindowSample(
+            requests=requests,
             arrivals=last - first,
             share=self.share,
             capped=capped,

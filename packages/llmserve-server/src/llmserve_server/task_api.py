@@ -15,13 +15,12 @@ from llmserve_sim.tasks.description import describe
 from llmserve_sim.tasks.model import SeedRange
 from llmserve_sim.tasks.registry import list_tasks
 
-__all__ = ["DEFAULT_TASK", "SPLITS", "choose", "entries", "listing", "size", "tasks_reply"]
+__all__ = ["SPLITS", "num_tasks", "task_and_seed", "task_range", "task_spec", "tasks_reply"]
 
-DEFAULT_TASK: Final = "static_workload"
 SPLITS: Final = ("train", "validation", "test")
 """What tasks are for; the seeds behind the score's references are nobody's to train on or to claim with."""
 _MOST_LISTED: Final = 1000
-"""Most entries in one answer: the training split has a million seeds per task."""
+"""Most task_range in one answer: the training split has a million seeds per task."""
 
 
 @cache
@@ -32,42 +31,42 @@ def tasks_reply() -> TasksReply:
     )
 
 
-def size(split: object) -> int:
+def num_tasks(split: object) -> int:
     """Return how many (task, seed) pairs `split` has."""
     return sum(len(seeds) for _, seeds in _ranges(split))
 
 
-def choose(split: object, index: object) -> tuple[str, int]:
+def task_and_seed(split: object, index: object) -> tuple[str, int]:
     """Return the task id and the seed at `index` of `split`: all seeds of the first task, then of the next.
 
     Raises `InvalidInputError` for a split that does not exist and `IndexError` for an index beyond its end.
     """
     ranges = _ranges(split)
     if type(index) is not int or index < 0:
-        raise IndexError(f"index: must be an integer in 0..{size(split) - 1}")
+        raise IndexError(f"index: must be an integer in 0..{num_tasks(split) - 1}")
     for task_id, seeds in ranges:
         if index < len(seeds):
             return task_id, seeds.start + index
         index -= len(seeds)
-    raise IndexError(f"index: must be an integer in 0..{size(split) - 1}")
+    raise IndexError(f"index: must be an integer in 0..{num_tasks(split) - 1}")
 
 
-def entries(split: object, start: int | None = None, stop: int | None = None) -> list[dict[str, Any]]:
+def task_range(split: object, start: int | None = None, stop: int | None = None) -> list[dict[str, Any]]:
     """Return the specs of ``[start, stop)``, as Python slices count, at most a thousand of them.
 
     Raises `InvalidInputError` where more is asked for by number; without bounds it is a preview.
     """
-    chosen = range(size(split))[slice(start, stop)]
+    chosen = range(num_tasks(split))[slice(start, stop)]
     if len(chosen) > _MOST_LISTED:
         if start is not None or stop is not None:
             raise InvalidInputError("stop", f"must be at most {_MOST_LISTED} tasks after start, is {len(chosen)}")
         chosen = chosen[:_MOST_LISTED]
-    return [listing(split, index) for index in chosen]
+    return [task_spec(split, index) for index in chosen]
 
 
-def listing(split: object, index: int) -> dict[str, Any]:
+def task_spec(split: object, index: int) -> dict[str, Any]:
     """Return one spec: what `reset` takes to run it."""
-    task_id, seed = choose(split, index)
+    task_id, seed = task_and_seed(split, index)
     return {"id": f"{task_id}-{seed}", "split": split, "index": index, "task_id": task_id, "seed": seed}
 
 

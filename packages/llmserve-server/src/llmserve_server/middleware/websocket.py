@@ -7,24 +7,20 @@ refusal behind them. Nothing here knows what the routes do.
 
 from __future__ import annotations
 
-import hmac
 import json
-from collections.abc import Iterable
 from typing import Any, Final
 
 import structlog
 from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmserve_server.errors import AtCapacity, InvalidField, ServiceError, TooLarge, Unauthorized
-from llmserve_server.express import ExpressLane, current_lane
+from llmserve_server.errors import AtCapacity, InvalidField, ServiceError, TooLarge
+from llmserve_server.fast_path import FastPath, current_fast_path
 from llmserve_server.settings import Settings
 from llmserve_server.wire import last_refusal
 
-__all__ = ["Guard", "SocketGuard", "frame_problem", "is_open", "refuse"]
+__all__ = ["WebSocketMiddleware", "frame_problem"]
 
-_OPEN: Final = ("/health", "/web", "/", "/demo", "/favicon.ico")
-"""Paths that no token guards: the health check, the page with its icon, and the redirects to the page."""
 _SOCKETS: Final = ("/ws", "/mcp")
 _MOST_BRACKETS: Final = 64
 """A frame with more opening brackets, or with anything else that is rare in a message, is looked at closely."""
@@ -34,108 +30,7 @@ _RETRY_S: Final = 5
 _log = structlog.get_logger(__name__)
 
 
-def is_open(path: str) -> bool:
-    """Whether `path` needs no token."""
-    return path in _OPEN or path.startswith("/web/")
-
-
-class Guard:
-    """Refuses HTTP requests and socket handshakes without the token, and bodies that are too large.
-
-    A body is read whole before the route runs, so that the bound holds for a body without a length as well.
-    """
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        token = settings.api_token
-        self._token = None if token is None else token.get_secret_value().encode()
-        self._bounds = {"/grader": settings.max_log_bytes}
-        self._bound = settings.max_body_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request or socket."""
-        if scope["type"] not in {"http", "websocket"}:
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        if self._token is not None and not is_open(scope["path"]) and not self._known(headers):
-            error = Unauthorized("send the server's token: Authorization: Bearer <token>")
-            await refuse(error, scope, send)
-            return
-        if scope["type"] == "http" and scope["method"] in {"POST", "PUT", "PATCH", "DELETE"}:
-            bound = self._bounds.get(scope["path"], self._bound)
-            try:
-                if not scope["path"].startswith("/web"):
-                    receive = await _whole_body(receive, headers, bound)
-                elif _declared(headers) > bound:
-                    raise _too_large("body", bound)
-            except ServiceError as error:
-                await refuse(error, scope, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _known(self, headers: dict[bytes, bytes]) -> bool:
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token or b"")
-
-
-def _declared(headers: dict[bytes, bytes]) -> int:
-    length = headers.get(b"content-length", b"0")
-    return int(length) if length.isdigit() else 0
-
-
-def _too_large(field: str, bound: int) -> TooLarge:
-    return TooLarge(f"{field}: must be at most {bound} bytes", field=field, bound=f"at most {bound} bytes")
-
-
-async def _whole_body(receive: Receive, headers: dict[bytes, bytes], bound: int) -> Receive:
-    """Read the body, and return a `receive` that gives it back in one message."""
-    if _declared(headers) > bound:
-        raise _too_large("body", bound)
-    message = await receive()
-    if message.get("more_body"):
-        parts, length = [message.get("body", b"")], len(message.get("body", b""))
-        while message.get("more_body"):
-            message = await receive()
-            if message["type"] != "http.request":
-                break
-            parts.append(message.get("body", b""))
-            length += len(parts[-1])
-            if length > bound:
-                raise _too_large("body", bound)
-        if message["type"] == "http.request":
-            message = {"type": "http.request", "body": b"".join(parts), "more_body": False}
-    elif len(message.get("body", b"")) > bound:
-        raise _too_large("body", bound)
-    first: list[Message] = [message]
-
-    async def again() -> Message:
-        return first.pop() if first else await receive()
-
-    return again
-
-
-async def refuse(error: ServiceError, scope: Scope, send: Send, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Answer a request, or a socket's handshake, with `error`."""
-    body = json.dumps(error.body()).encode()
-    prefix = "http"
-    if scope["type"] == "websocket":
-        if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": 1008, "reason": error.code})
-            return
-        prefix = "websocket.http"
-    sent = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
-    if error.status == Unauthorized.status:
-        sent.append((b"www-authenticate", b"Bearer"))
-    if error.retry_after_s is not None:
-        sent.append((b"retry-after", str(error.retry_after_s).encode()))
-    if error.status == TooLarge.status and prefix == "http":
-        sent.append((b"connection", b"close"))  # the rest of the body is not read
-    await send({"type": f"{prefix}.response.start", "status": error.status, "headers": sent})
-    await send({"type": f"{prefix}.response.body", "body": body})
-
-
-class SocketGuard:
+class WebSocketMiddleware:
     """Keeps OpenEnv's sockets alive and talkative.
 
     OpenEnv's handler ends the socket over a binary frame, JSON that is no object, nesting or integers that Python's
@@ -153,8 +48,8 @@ class SocketGuard:
             return
         refused: list[ServiceError] = []
         last_refusal.set(refused)  # this task is the socket's own
-        lane = ExpressLane(scope["client"][0] if scope.get("client") else None)
-        current_lane.set(lane)
+        fast_path = FastPath(scope["client"][0] if scope.get("client") else None)
+        current_fast_path.set(fast_path)
         answer = _rpc_frame if scope["path"] == "/mcp" else _error_frame
 
         async def guarded_receive() -> Message:
@@ -169,7 +64,7 @@ class SocketGuard:
                     await send({"type": "websocket.send", "text": answer(*problem)})
                     continue
                 try:
-                    step = await lane.answer(str(text))
+                    step = await fast_path.answer(str(text))
                 except Exception as error:  # noqa: BLE001 - told as OpenEnv's handler would tell it
                     _log.error("request_failed", exc_info=error)
                     step = _error_frame("EXECUTION_ERROR", _defect())
@@ -192,7 +87,7 @@ class SocketGuard:
         finally:
             # OpenEnv closes the environment in a thread, and not at all where the socket's task is cancelled before that
             # thread is free; the place would then be taken until it is idle.
-            lane.close()
+            fast_path.close()
 
 
 def frame_problem(text: str | None, bound: int) -> tuple[str, ServiceError] | None:
@@ -200,7 +95,7 @@ def frame_problem(text: str | None, bound: int) -> tuple[str, ServiceError] | No
     if text is None:
         return "VALIDATION_ERROR", InvalidField("message: must be a text frame", field="message", bound="a text frame")
     if len(text) > bound or (len(text) * 4 > bound and len(text.encode()) > bound):
-        return "VALIDATION_ERROR", _too_large("message", bound)
+        return "VALIDATION_ERROR", TooLarge.of_bytes("message", bound)
     is_plain = text[:1] == "{" and len(text) <= _LONG_FRAME and "\\u" not in text and "NaN" not in text
     if is_plain and text.count("{") + text.count("[") <= _MOST_BRACKETS and "Infinity" not in text:
         return None  # what is wrong with it, OpenEnv says

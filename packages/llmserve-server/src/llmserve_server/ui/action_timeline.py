@@ -15,7 +15,7 @@ from llmserve_server.ui.chart import compact
 from llmserve_sim.schema import ACTION_FIELDS, ActionField, ServeAction
 from llmserve_sim.tasks import Task
 
-__all__ = ["draw_lanes", "setting"]
+__all__ = ["draw_action_timeline", "format_value"]
 
 _WIDTH: Final = 360.0
 _ALONE: Final = 22.0
@@ -23,18 +23,18 @@ _TOGETHER: Final = 14.0
 """Height of a run's band, px: alone in its lane, and beside others."""
 _PAD: Final = 3.0
 
-Lane = tuple[str, str, int, Sequence[ServeAction]]
+ActionRun = tuple[str, str, int, Sequence[ServeAction]]
 """A run's name, its style, its first window to draw, and its actions."""
 
 
-def setting(value: object) -> str:
+def format_value(value: object) -> str:
     """A knob's value as a person writes it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def draw_lanes(runs: Sequence[Lane], task: Task) -> str:
+def draw_action_timeline(runs: Sequence[ActionRun], task: Task) -> str:
     """The lanes as HTML; without a run, empty lanes."""
     rows = "".join(_row(field, runs, task.windows) for field in ACTION_FIELDS.values())
     return (
@@ -43,8 +43,8 @@ def draw_lanes(runs: Sequence[Lane], task: Task) -> str:
     )
 
 
-def _row(field: ActionField, runs: Sequence[Lane], windows: int) -> str:
-    last = setting(getattr(runs[0][3][-1], field.name)) if runs and runs[0][3] else "–"
+def _row(field: ActionField, runs: Sequence[ActionRun], windows: int) -> str:
+    last = format_value(getattr(runs[0][3][-1], field.name)) if runs and runs[0][3] else "–"
     band = _TOGETHER if len(runs) > 1 else _ALONE
     height = band * max(len(runs), 1)
     bands = "".join(_band(field, run, i * band, band, windows) for i, run in enumerate(runs))
@@ -56,7 +56,7 @@ def _row(field: ActionField, runs: Sequence[Lane], windows: int) -> str:
     )
 
 
-def _band(field: ActionField, run: Lane, top: float, height: float, windows: int) -> str:
+def _band(field: ActionField, run: ActionRun, top: float, height: float, windows: int) -> str:
     _, style, since, actions = run
     values = [getattr(action, field.name) for action in actions[since:]]
     frame = f'<rect class="ls-band" x="0" y="{top + 1}" width="{_WIDTH}" height="{height - 2}"/>'
@@ -74,7 +74,7 @@ def _blocks(field: ActionField, values: Sequence[object], since: int, top: float
             x, width = _WIDTH * at / windows, _WIDTH * length / windows
             parts.append(
                 f'<rect class="ls-block {kind}" x="{x:.1f}" y="{top + 1}" width="{width:.1f}" height="{height - 2}">'
-                f"<title>{escape(setting(value))}, windows {at + 1} to {at + length}</title></rect>"
+                f"<title>{escape(format_value(value))}, windows {at + 1} to {at + length}</title></rect>"
             )
         at += length
     return "".join(parts)

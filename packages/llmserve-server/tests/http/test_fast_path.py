@@ -11,9 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 
-from llmserve_server import express
+from llmserve_server import fast_path
 from llmserve_server.errors import EpisodeState
-from llmserve_server.express import ExpressLane
+from llmserve_server.fast_path import FastPath
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.schema import ServeAction, ServeObservation
 
@@ -55,7 +55,7 @@ def _warm(serve: Callable[..., TestClient]) -> TestClient:
     client = serve(engine="numba")
     app: Any = client.app
     for _ in range(3000):
-        if app.state.dispatcher.short_steps:
+        if app.state.dispatcher.inline_steps:
             return client
         time.sleep(0.1)
     raise AssertionError("the simulator was not compiled in five minutes")
@@ -80,8 +80,8 @@ def test_the_usual_spellings_take_the_short_way(
     serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, taken = _warm(serve), []
-    frame = express._frame
-    monkeypatch.setattr(express, "_frame", lambda observation: taken.append(1) or frame(observation))
+    frame = fast_path._frame
+    monkeypatch.setattr(fast_path, "_frame", lambda observation: taken.append(1) or frame(observation))
     with client.websocket_connect("/ws") as socket:
         socket.send_json({"type": "reset", "data": {"seed": 3}})
         socket.receive_json()
@@ -93,9 +93,9 @@ def test_the_usual_spellings_take_the_short_way(
 
 @pytest.mark.anyio
 async def test_what_is_unusual_or_refused_is_left_to_openenvs_handler(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane, walker = ExpressLane(), Walker()
-    assert await lane.answer(SHORT % "{}") is None, "no episode yet"
-    lane.environment = walker
+    path, walker = FastPath(), Walker()
+    assert await path.answer(SHORT % "{}") is None, "no episode yet"
+    path.environment = walker
     for text in (
         LONG % "{}",
         SHORT % "[]",
@@ -109,27 +109,27 @@ async def test_what_is_unusual_or_refused_is_left_to_openenvs_handler(monkeypatc
         '{"type": "step", "data": {}',
         '{"type": "state"}',
     ):
-        assert await lane.answer(text) is None, text
+        assert await path.answer(text) is None, text
     assert walker.steps == []
 
     async def refuse(*_: Any) -> None:
         raise EpisodeState("the episode ended")
 
     monkeypatch.setattr(walker, "step_now", refuse)
-    assert await lane.answer(SHORT % "{}") is None
+    assert await path.answer(SHORT % "{}") is None
 
 
 @pytest.mark.anyio
 async def test_now_and_then_openenvs_handler_hears_of_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would take the socket for idle otherwise."""
     now = 1000.0
-    monkeypatch.setattr(express, "monotonic", lambda: now)
-    lane = ExpressLane()
-    lane.environment = Walker()
-    assert await lane.answer(SHORT % "{}") is not None
+    monkeypatch.setattr(fast_path, "monotonic", lambda: now)
+    path = FastPath()
+    path.environment = Walker()
+    assert await path.answer(SHORT % "{}") is not None
     now += 25.0
-    assert await lane.answer(SHORT % "{}") is None
-    assert await lane.answer(SHORT % "{}") is not None
+    assert await path.answer(SHORT % "{}") is None
+    assert await path.answer(SHORT % "{}") is not None
 
 
 @pytest.fixture
