@@ -66,14 +66,14 @@ def test_a_session_goes_on_over_the_other_transport(env: LLMServeEnv, server: An
 def test_a_fork_faces_the_same_future_and_leaves_the_first_alone(env: LLMServeEnv) -> None:
     env.reset("adversarial_multitenant", 7)
     env.step(ACTION)
-    with env.fork() as twin:
-        assert twin.session_id != env.session_id
-        assert twin.state().episode_id != env.state().episode_id
-        assert twin.transport == env.transport
-        assert [twin.step(ACTION), twin.step({})] == [env.step(ACTION), env.step({})]
-        twin.step({})
+    with env.fork() as fork:
+        assert fork.session_id != env.session_id
+        assert fork.state().episode_id != env.state().episode_id
+        assert fork.transport == env.transport
+        assert [fork.step(ACTION), fork.step({})] == [env.step(ACTION), env.step({})]
+        fork.step({})
         assert env.state().step_count == 3
-        assert twin.grade().verified
+        assert fork.grade().verified
 
 
 def test_the_log_is_evidence_that_anyone_can_replay(env: LLMServeEnv) -> None:

@@ -165,10 +165,10 @@ def test_a_server_that_was_met_is_waited_for(env: Any, server: LocalServer, verb
 def test_a_fork_has_met_its_server(server: LocalServer) -> None:
     with server.client() as env:
         env.reset("static_workload", 7)
-        with env.fork() as twin:
+        with env.fork() as fork:
             server.restart()
             server.refuse_connections(Retries().attempts - 1)
-            assert twin.step(ACTION).observation.step_index == 1
+            assert fork.step(ACTION).observation.step_index == 1
 
 
 def test_no_retries_means_none(clients: Any, server: LocalServer) -> None:

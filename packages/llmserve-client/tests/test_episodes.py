@@ -105,13 +105,13 @@ def test_a_client_keeps_its_session_over_resets(env: Any) -> None:
 def test_a_fork_goes_on_alone_from_the_same_state(env: Any) -> None:
     env.reset("static_workload", 7)
     env.step(ACTION)
-    twin = env.fork()
-    assert twin.session_id != env.session_id
-    assert twin.observation == env.observation
-    assert twin.step(ACTION) == env.step(ACTION)
-    twin.step({})
-    assert (twin.state().step_count, env.state().step_count) == (3, 2)
-    twin.close()
+    fork = env.fork()
+    assert fork.session_id != env.session_id
+    assert fork.observation == env.observation
+    assert fork.step(ACTION) == env.step(ACTION)
+    fork.step({})
+    assert (fork.state().step_count, env.state().step_count) == (3, 2)
+    fork.close()
     assert env.step({}).observation.step_index == 3
 
 

@@ -26,7 +26,7 @@ from llmserve_client import (
     space_url,
 )
 from llmserve_client import _exceptions as exceptions
-from llmserve_client._effects import Answer
+from llmserve_client._operations import HttpResponse
 from llmserve_client._wire import read_http, read_observation, read_socket
 from llmserve_sim.env import ServingEnv
 
@@ -148,7 +148,7 @@ def test_patience_outlasts_a_restart_several_times_and_ends_within_a_minute() ->
 )
 def test_a_status_without_a_typed_body_still_finds_its_leaf(status: int, kind: type[RefusedError]) -> None:
     with pytest.raises(RefusedError) as refused:
-        read_http(Answer(status, b"<html>teapot</html>", {"retry-after": "7"}))
+        read_http(HttpResponse(status, b"<html>teapot</html>", {"retry-after": "7"}))
     assert type(refused.value) is kind
     assert (refused.value.status, refused.value.code, refused.value.retry_after_s) == (status, f"http_{status}", 7.0)
     assert "teapot" in str(refused.value)
@@ -159,7 +159,7 @@ def test_every_code_means_the_same_over_both_transports() -> None:
         error = {"code": code, "message": "no", "field": "f", "bound": "b"}
         raised = []
         for read in (
-            lambda error=error, status=status: read_http(Answer(status, exceptions_body(error))),
+            lambda error=error, status=status: read_http(HttpResponse(status, exceptions_body(error))),
             lambda error=error: read_socket(socket_error(error), "observation"),
         ):
             with pytest.raises(RefusedError) as refused:
@@ -207,7 +207,7 @@ def test_a_socket_that_talks_nonsense_is_told_apart(text: str) -> None:
 @given(st.binary(max_size=60))
 def test_a_body_that_is_nonsense_is_told_apart(body: bytes) -> None:
     try:
-        content = read_http(Answer(200, body))
+        content = read_http(HttpResponse(200, body))
     except AnswerError:
         return
     with pytest.raises(AnswerError):

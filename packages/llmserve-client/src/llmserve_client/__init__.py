@@ -12,7 +12,7 @@
 
 Beside it: `llmserve_client.gym` (extra ``gym``), `llmserve_client.openenv` (extra ``openenv``) and
 `llmserve_client.testing`, which serves the same contract in your tests' own process. The error tree is drawn in
-`llmserve_client._exceptions`. Start reading at `_core.py`: what a client does, without the I/O.
+`llmserve_client._exceptions`. Start reading at `_protocol.py`: what a client does, without the I/O.
 
 This module only names things and loads them when they are first used.
 """
@@ -27,7 +27,6 @@ from llmserve_client.__about__ import __version__
 if TYPE_CHECKING:
     from llmserve_client._async_client import AsyncLLMServeEnv
     from llmserve_client._client import LLMServeEnv
-    from llmserve_client._core import StepResult
     from llmserve_client._endpoint import Endpoint, space_url
     from llmserve_client._exceptions import (
         AmbiguousError,
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     )
     from llmserve_client._network import AsyncDialer, AsyncSocket, SyncDialer, SyncSocket
     from llmserve_client._options import Retries, Timeouts
+    from llmserve_client._protocol import StepResult
     from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
 __all__ = [
@@ -128,7 +128,7 @@ _HOME = {
     "ServeState": "llmserve_sim.schema",
     "ServerFailureError": "llmserve_client._exceptions",
     "StepConflictError": "llmserve_client._exceptions",
-    "StepResult": "llmserve_client._core",
+    "StepResult": "llmserve_client._protocol",
     "SyncDialer": "llmserve_client._network",
     "SyncSocket": "llmserve_client._network",
     "Timeouts": "llmserve_client._options",

@@ -1,4 +1,7 @@
-"""`AsyncLLMServeEnv`, the asynchronous client, for asyncio. It performs the effects of `_core.py` and decides nothing."""
+"""`AsyncLLMServeEnv`, the asynchronous client, for asyncio.
+
+`_protocol.py` decides what to send; `_Transport` here performs the I/O. `_client.py` mirrors this module.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 import httpx
 
 from llmserve_client._base import BaseClient, Options
-from llmserve_client._effects import Dial, Effect, Exchange, Flow, HangUp, HttpCall, Pause
 from llmserve_client._endpoint import Endpoint, space_url
 from llmserve_client._exceptions import ClientClosedError, ConnectionLostError
 from llmserve_client._network import AsyncDialer, AsyncSocket, http_errors, http_options, to_answer, to_request
+from llmserve_client._operations import CloseSocket, Flow, HttpRequest, OpenSocket, Operation, SendAndReceive, Sleep
 from llmserve_client._options import Retries, Timeouts, TransportChoice
 
 if TYPE_CHECKING:
-    from llmserve_client._core import Core, StepResult
+    from llmserve_client._protocol import ClientProtocol, StepResult
     from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
 __all__ = ["AsyncLLMServeEnv", "AsyncOptions"]
@@ -28,7 +31,7 @@ _Result = TypeVar("_Result")
 
 
 class AsyncOptions(Options, total=False):
-    """What `AsyncLLMServeEnv` is made with besides the address."""
+    """Keyword arguments of `AsyncLLMServeEnv`."""
 
     http_transport: httpx.AsyncBaseTransport | None
     dial: AsyncDialer | None
@@ -36,7 +39,7 @@ class AsyncOptions(Options, total=False):
 
 
 class AsyncLLMServeEnv(BaseClient):
-    """A running LLMServeEnv server's environment: one session, one connection.
+    """Asynchronous client of a running LLMServeEnv server. One client holds one session and one connection.
 
     ::
 
@@ -46,9 +49,9 @@ class AsyncLLMServeEnv(BaseClient):
                 observation, reward, done, info = await env.step({"batch_cap": 32})
             print(await env.grade())
 
-    Arguments, verbs and errors are those of `LLMServeEnv`, awaited. One client belongs to one event loop and does one call
-    at a time; run many clients to step many sessions at once. A call that is cancelled drops the connection, and the next
-    one re-attaches: a step that was cancelled may be repeated.
+    It has the arguments, methods and errors of `LLMServeEnv`; its methods are awaited. A client belongs to one event
+    loop and runs one call at a time. Use one client per session to step many sessions at once. If a call is cancelled,
+    the client drops the connection and the next call attaches again, so a cancelled step may be repeated.
     """
 
     def __init__(
@@ -66,24 +69,24 @@ class AsyncLLMServeEnv(BaseClient):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         super().__init__(url, transport=transport, token=token, headers=headers, timeouts=timeouts, retries=retries)
-        self._hands = _Hands(
-            self._endpoint, self._headers, self._core.timeouts, ssl_context, http_transport, dial, sleep
+        self._transport = _Transport(
+            self._endpoint, self._headers, self._protocol.timeouts, ssl_context, http_transport, dial, sleep
         )
         self._lock = asyncio.Lock()
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[AsyncOptions]) -> Self:
-        """Return a client of the server at `url`; options as in the constructor. Asks no network yet."""
+        """Return a client of the server at `url`, with the constructor's options. Does not connect yet."""
         return cls(url, **options)
 
     @classmethod
     def from_hub(
         cls, repo_id: str, *, resolve: Callable[[str], str] = space_url, **options: Unpack[AsyncOptions]
     ) -> Self:
-        """Return a client of the Hugging Face Space ``user/space``, at the host that the Space itself has.
+        """Return a client of the Hugging Face Space ``user/space``.
 
-        `resolve` turns the name into an address; by default by the Hub's naming rule, which asks no network. For a private
-        Space, pass your Hub token as `token`.
+        `resolve` turns the name into an address. The default applies the Hub's naming rule and needs no network. For a
+        private Space, pass your Hub token as `token`.
         """
         return cls(resolve(repo_id), **options)
 
@@ -92,36 +95,39 @@ class AsyncLLMServeEnv(BaseClient):
     ) -> ServeObservation:
         """Start an episode and return its first observation: the queue before any action.
 
-        Without a task it is ``static_workload``; without a seed the server draws a training seed, which `state()` shows.
-        A client has one session: an episode that was running in it ends here, and can still be graded by its id.
+        The default task is ``static_workload``. Without a seed the server draws a training seed; `state()` returns it.
+        A client has one session, so a reset ends the running episode. It can still be graded by its id.
         """
-        return await self._run(self._core.reset(task_id, seed, episode_id))
+        return await self._run(self._protocol.reset(task_id, seed, episode_id))
 
     async def resume(self, session_id: str | None = None) -> ServeObservation:
-        """Re-attach to a session (this client's own, or a named one) and return its last observation; changes nothing."""
-        return await self._run(self._core.resume(session_id))
+        """Attach to a session (this client's, or the one named) and return its last observation. Changes nothing."""
+        return await self._run(self._protocol.resume(session_id))
 
     async def step(self, action: ServeAction | Mapping[str, object]) -> StepResult:
-        """Apply an action for one window; returns ``(observation, reward, done, info)``.
+        """Apply an action for one window and return ``(observation, reward, done, info)``.
 
-        Omitted fields take their documented defaults. Raises `InvalidFieldError` naming a wrong field and its bound. A step
-        whose answer was lost is sent again and applied once; after a `DeadlineError` the same call may be repeated.
+        Omitted fields take their documented defaults. If the answer is lost, the client sends the step again and the
+        server applies it once. After a `DeadlineError` the same call may be repeated.
+
+        Raises:
+            InvalidFieldError: a field is wrong; the error names the field and its bound.
         """
-        return await self._run(self._core.step(action))
+        return await self._run(self._protocol.step(action))
 
     async def state(self) -> ServeState:
-        """Return where the episode stands."""
-        return await self._run(self._core.state())
+        """Return the episode's state: seed, episode id, step count and request counts."""
+        return await self._run(self._protocol.state())
 
     async def tasks(self) -> list[dict[str, Any]]:
-        """Return the server's catalogue: for each task its id, name, difficulty, episode length, targets, seeds."""
-        return await self._run(self._core.tasks())
+        """Return the server's tasks: for each its id, name, difficulty, episode length, targets and seeds."""
+        return await self._run(self._protocol.tasks())
 
     async def grade(
         self, log: EpisodeLog | Mapping[str, Any] | str | bytes | None = None, *, episode_id: str | None = None
     ) -> GradeReport:
-        """Return the grade of this session's episode, of the server's episode of that id, or of a given log."""
-        return await self._run(self._core.grade(log, episode_id))
+        """Grade this session's episode, the episode with id `episode_id`, or the given log."""
+        return await self._run(self._protocol.grade(log, episode_id))
 
     async def baseline(
         self,
@@ -131,25 +137,25 @@ class AsyncLLMServeEnv(BaseClient):
         use_openai: bool = False,
         model: str | None = None,
     ) -> dict[str, Any]:
-        """Return the report of the server's baseline suite; with `use_openai` it spends the server owner's key."""
-        return await self._run(self._core.baseline(task_id, seed, model, use_openai=use_openai))
+        """Run the server's baseline suite and return its report. `use_openai` spends the server owner's OpenAI key."""
+        return await self._run(self._protocol.baseline(task_id, seed, model, use_openai=use_openai))
 
     async def episode_log(self) -> EpisodeLog:
-        """Return the episode so far as evidence: anyone with the simulator can replay and grade it."""
-        return await self._run(self._core.episode_log())
+        """Return the log of the episode so far. Anyone with the simulator can replay and grade it."""
+        return await self._run(self._protocol.episode_log())
 
     async def fork(self) -> Self:
-        """Return another client, in a session of its own, that goes on from this very state: "what if I had…"."""
-        return self._like(await self._run(self._core.fork()))
+        """Return a new client with its own session, which continues from the current state of this one."""
+        return self._clone(await self._run(self._protocol.fork()))
 
     async def close(self) -> None:
-        """Close the connection; the session stays at the server and can be resumed. Closing twice is allowed."""
+        """Close the connection. The session stays on the server and can be resumed. Closing twice is allowed."""
         if not self._closed:
             try:
-                await self._run(self._core.close())
+                await self._run(self._protocol.close())
             finally:
                 self._closed = True
-                await self._hands.close()
+                await self._transport.close()
 
     async def __aenter__(self) -> Self:
         if self._closed:
@@ -161,32 +167,32 @@ class AsyncLLMServeEnv(BaseClient):
     ) -> None:
         await self.close()
 
-    def _like(self, core: Core) -> Self:
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._core, twin._hands, twin._lock = core, self._hands.twin(), asyncio.Lock()
-        return twin
+    def _clone(self, protocol: ClientProtocol) -> Self:
+        clone = object.__new__(type(self))
+        clone.__dict__.update(self.__dict__)
+        clone._protocol, clone._transport, clone._lock = protocol, self._transport.clone(), asyncio.Lock()
+        return clone
 
     async def _run(self, flow: Flow[_Result]) -> _Result:
         async with self._lock:
             if self._closed:
                 raise ClientClosedError("this client was closed: make another one")
             try:
-                effect = next(flow)
+                operation = next(flow)
                 while True:
                     try:
-                        answer = await self._hands.perform(effect)
-                    except BaseException as error:  # noqa: BLE001 - the flow decides, and raises what it cannot mend
-                        effect = flow.throw(error)
+                        answer = await self._transport.perform(operation)
+                    except BaseException as error:  # noqa: BLE001 - the flow handles the error or raises it again
+                        operation = flow.throw(error)
                     else:
-                        effect = flow.send(answer)
+                        operation = flow.send(answer)
             except StopIteration as result:
                 value: _Result = result.value
                 return value
 
 
-class _Hands:
-    """Does what flows ask for; holds the connection."""
+class _Transport:
+    """Performs I/O operations and holds the connection."""
 
     def __init__(
         self,
@@ -198,69 +204,69 @@ class _Hands:
         dial: AsyncDialer | None,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        self._made_with = (endpoint, headers, timeouts, tls, transport, dial, sleep)
+        self._arguments = (endpoint, headers, timeouts, tls, transport, dial, sleep)
         self._endpoint, self._headers, self._connect_s = endpoint, headers, timeouts.connect_s
         self._tls = tls
-        self._transport, self._dial, self._sleep = transport, dial, sleep
+        self._http_transport, self._dial, self._sleep = transport, dial, sleep
         self._http: httpx.AsyncClient | None = None
         self._socket: AsyncSocket | None = None
 
-    def twin(self) -> _Hands:
-        return _Hands(*self._made_with)
+    def clone(self) -> _Transport:
+        return _Transport(*self._arguments)
 
-    async def perform(self, effect: Effect) -> object:
-        match effect:
-            case Exchange():
-                return await self._exchange(effect)
-            case HttpCall():
-                return await self._call(effect)
-            case Dial():
-                await self._hang_up()
+    async def perform(self, operation: Operation) -> object:
+        match operation:
+            case SendAndReceive():
+                return await self._send_and_receive(operation)
+            case HttpRequest():
+                return await self._send_request(operation)
+            case OpenSocket():
+                await self._close_socket()
                 dial = self._dial or _real_dial(self._tls)
-                self._socket = await dial(self._endpoint, self._headers, effect.timeout_s)
-            case HangUp():
-                await self._hang_up()
-            case Pause():
-                await self._sleep(effect.seconds)
+                self._socket = await dial(self._endpoint, self._headers, operation.timeout_s)
+            case CloseSocket():
+                await self._close_socket()
+            case Sleep():
+                await self._sleep(operation.seconds)
         return None
 
     async def close(self) -> None:
-        await self._hang_up()
+        await self._close_socket()
         if self._http is not None:
             await self._http.aclose()
             self._http = None
 
-    async def _call(self, call: HttpCall) -> object:
+    async def _send_request(self, request: HttpRequest) -> object:
         if self._http is None:
-            borrowed = None if self._transport is None else _Borrowed(self._transport)
+            unclosed = None if self._http_transport is None else _UnclosedTransport(self._http_transport)
             self._http = httpx.AsyncClient(
-                transport=borrowed, **http_options(self._endpoint, self._headers, self._connect_s, self._tls)
+                transport=unclosed, **http_options(self._endpoint, self._headers, self._connect_s, self._tls)
             )
         with http_errors(self._endpoint):
-            return to_answer(await self._http.send(to_request(self._http, call, self._connect_s)))
+            return to_answer(await self._http.send(to_request(self._http, request, self._connect_s)))
 
-    async def _exchange(self, exchange: Exchange) -> str:
+    async def _send_and_receive(self, message: SendAndReceive) -> str:
         socket = self._socket
         if socket is None:
             raise ConnectionLostError("there is no WebSocket", unsent=True)
         try:
             try:
-                await socket.send(exchange.text)
+                await socket.send(message.text)
             except ConnectionLostError as lost:
-                return await _last_words(socket, lost)
-            return await socket.receive(exchange.timeout_s)
+                return await _receive_refusal(socket, lost)
+            return await socket.receive(message.timeout_s)
         except BaseException:
-            await self._hang_up()
+            await self._close_socket()
             raise
 
-    async def _hang_up(self) -> None:
+    async def _close_socket(self) -> None:
         socket, self._socket = self._socket, None
         if socket is not None:
             await socket.close()
 
 
-async def _last_words(socket: AsyncSocket, lost: ConnectionLostError) -> str:
-    """Return what the server said before it hung up: one without room says so at once."""
+async def _receive_refusal(socket: AsyncSocket, lost: ConnectionLostError) -> str:
+    """Return the message that the server sent before it closed the socket: a full server refuses at once."""
     try:
         return await socket.receive(0.1)
     except ConnectionError:
@@ -268,16 +274,16 @@ async def _last_words(socket: AsyncSocket, lost: ConnectionLostError) -> str:
 
 
 def _real_dial(tls: ssl.SSLContext | None) -> AsyncDialer:
-    from llmserve_client._sockets import dial_async  # here, since a client over HTTP never needs it
+    from llmserve_client._sockets import dial_async  # imported here: a client over HTTP does not need websockets
 
     return partial(dial_async, tls=tls)
 
 
-class _Borrowed(httpx.AsyncBaseTransport):
-    """A caller's transport, which httpx must not close with its client."""
+class _UnclosedTransport(httpx.AsyncBaseTransport):
+    """The caller's transport. httpx closes a client's transport, but this one stays open."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
-        self._transport = transport
+        self._http_transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport.handle_async_request(request)
+        return await self._http_transport.handle_async_request(request)

@@ -1,4 +1,4 @@
-"""What the synchronous and the asynchronous client have in common: how they are made and what can be seen of them."""
+"""`BaseClient`: constructor and read-only properties shared by the synchronous and the asynchronous client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHOICES: Final = get_args(TransportChoice)
 
 
 class Options(TypedDict, total=False):
-    """What both clients are made with besides the address; described at `LLMServeEnv`."""
+    """Keyword arguments of both clients; `LLMServeEnv` describes them."""
 
     transport: TransportChoice
     token: str | None
@@ -31,7 +31,7 @@ class Options(TypedDict, total=False):
 
 
 class BaseClient:
-    """An address, the headers that go with every request, and a `Core`."""
+    """Holds the server's address, the headers of every request, and a `ClientProtocol`."""
 
     def __init__(
         self,
@@ -48,11 +48,13 @@ class BaseClient:
             raise InvalidFieldError(
                 f"transport: {bound}, got {transport!r}", code="invalid_field", field="transport", bound=bound
             )
-        from llmserve_client._core import Core  # here, since it loads pydantic, which takes longer than httpx
+        from llmserve_client._protocol import (
+            ClientProtocol,  # imported here: it loads pydantic, which takes longer than httpx
+        )
 
         self._endpoint = Endpoint.parse(url)
         self._headers = {"User-Agent": f"llmserve-client/{__version__}", **_checked(headers), **_bearer(token)}
-        self._core = Core(transport, timeouts or Timeouts(), retries or Retries())
+        self._protocol = ClientProtocol(transport, timeouts or Timeouts(), retries or Retries())
         self._closed = False
 
     @property
@@ -62,18 +64,18 @@ class BaseClient:
 
     @property
     def transport(self) -> TransportKind | None:
-        """What episodes travel over, "websocket" or "http"; None until the first call has chosen."""
-        return self._core.transport
+        """The transport in use, "websocket" or "http". None before the first call."""
+        return self._protocol.transport
 
     @property
     def session_id(self) -> str | None:
-        """The key to the session, which `resume` takes, in another process too; None before the first reset."""
-        return self._core.session_id
+        """Id of the session. Pass it to `resume`, in this or another process. None before the first reset."""
+        return self._protocol.session_id
 
     @property
     def observation(self) -> ServeObservation | None:
-        """The last observation; None before the first reset."""
-        return self._core.observation
+        """The last observation. None before the first reset."""
+        return self._protocol.observation
 
     @property
     def closed(self) -> bool:
@@ -81,7 +83,7 @@ class BaseClient:
         return self._closed
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self.url} over {self.transport or self._core.choice}>"
+        return f"<{type(self).__name__} of {self.url} over {self.transport or self._protocol.choice}>"
 
 
 def _checked(headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -98,7 +100,7 @@ def _bearer(token: str | None) -> dict[str, str]:
 
 
 def _check_header(field: str, value: Any) -> None:
-    """Refuse what no header can carry, without showing it: it may be a secret."""
+    """Raise for a value that no header can carry. The message does not show the value, which may be a secret."""
     if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
         bound = "must be a text of printable ASCII characters"
         raise InvalidFieldError(f"{field}: {bound}", code="invalid_field", field=field, bound=bound)

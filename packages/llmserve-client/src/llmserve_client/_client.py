@@ -1,4 +1,7 @@
-"""`LLMServeEnv`, the synchronous client. It performs the effects of `_core.py` and decides nothing."""
+"""`LLMServeEnv`, the synchronous client.
+
+`_protocol.py` decides what to send; `_Transport` here performs the I/O. `_async_client.py` mirrors this module.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 import httpx
 
 from llmserve_client._base import BaseClient, Options
-from llmserve_client._effects import Dial, Effect, Exchange, Flow, HangUp, HttpCall, Pause
 from llmserve_client._endpoint import Endpoint, space_url
 from llmserve_client._exceptions import ClientClosedError, ConnectionLostError
 from llmserve_client._network import SyncDialer, SyncSocket, http_errors, http_options, to_answer, to_request
+from llmserve_client._operations import CloseSocket, Flow, HttpRequest, OpenSocket, Operation, SendAndReceive, Sleep
 from llmserve_client._options import Retries, Timeouts, TransportChoice
 
 if TYPE_CHECKING:
-    from llmserve_client._core import Core, StepResult
+    from llmserve_client._protocol import ClientProtocol, StepResult
     from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
 __all__ = ["LLMServeEnv", "SyncOptions"]
@@ -30,7 +33,7 @@ _Result = TypeVar("_Result")
 
 
 class SyncOptions(Options, total=False):
-    """What `LLMServeEnv` is made with besides the address."""
+    """Keyword arguments of `LLMServeEnv`."""
 
     http_transport: httpx.BaseTransport | None
     dial: SyncDialer | None
@@ -38,7 +41,7 @@ class SyncOptions(Options, total=False):
 
 
 class LLMServeEnv(BaseClient):
-    """A running LLMServeEnv server's environment: one session, one connection.
+    """Client of a running LLMServeEnv server. One client holds one session and one connection.
 
     ::
 
@@ -49,19 +52,20 @@ class LLMServeEnv(BaseClient):
             print(env.grade())
 
     Args:
-        url: the server's base address; a path prefix and a trailing slash are understood.
-        transport: "websocket", "http", or "auto": WebSocket where the server offers it. Nothing is asked before the first
-            call; `transport` then says what was chosen.
-        token: the server's API token, sent as a bearer token.
+        url: base address of the server. It may have a path prefix and a trailing slash.
+        transport: "websocket", "http" or "auto". "auto" uses a WebSocket if the server offers one. The first call
+            connects and sets the property `transport`.
+        token: API token of the server, sent as a bearer token.
         headers: sent with every request.
-        timeouts, retries: how long to wait, and how often to try again what may be tried again.
-        ssl_context: whom to trust over https; by default what httpx trusts (certifi, or $SSL_CERT_FILE).
-        http_transport: an httpx transport in place of the network; it stays the caller's to close.
-        dial: what opens a WebSocket, in place of the network.
-        sleep: what waits between tries.
+        timeouts: how long to wait for a connection and for an answer.
+        retries: how often to repeat a call that is safe to repeat.
+        ssl_context: trusted certificates for https. Default: those of httpx (certifi, or $SSL_CERT_FILE).
+        http_transport: an httpx transport to use instead of the network. The client does not close it.
+        dial: a function that opens a WebSocket, instead of the network.
+        sleep: a function that waits between retries.
 
-    Every verb raises a leaf of the tree in `llmserve_client._exceptions`; after a refusal the session is as it was. A client
-    may be used from several threads, one call at a time.
+    Every method raises errors of the tree in `llmserve_client._exceptions`. A refused call leaves the session
+    unchanged. Several threads may share a client; it runs one call at a time.
     """
 
     def __init__(
@@ -79,26 +83,26 @@ class LLMServeEnv(BaseClient):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(url, transport=transport, token=token, headers=headers, timeouts=timeouts, retries=retries)
-        self._hands = _Hands(
-            self._endpoint, self._headers, self._core.timeouts, ssl_context, http_transport, dial, sleep
+        self._transport = _Transport(
+            self._endpoint, self._headers, self._protocol.timeouts, ssl_context, http_transport, dial, sleep
         )
         self._lock = threading.Lock()
-        # The documented example never closes its environment: leaving the program does.
-        self._finalizer = weakref.finalize(self, self._hands.close)
+        # The documented example never closes its environment, so the connection is closed when the program ends.
+        self._finalizer = weakref.finalize(self, self._transport.close)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[SyncOptions]) -> Self:
-        """Return a client of the server at `url`; options as in the constructor. Asks no network yet."""
+        """Return a client of the server at `url`, with the constructor's options. Does not connect yet."""
         return cls(url, **options)
 
     @classmethod
     def from_hub(
         cls, repo_id: str, *, resolve: Callable[[str], str] = space_url, **options: Unpack[SyncOptions]
     ) -> Self:
-        """Return a client of the Hugging Face Space ``user/space``, at the host that the Space itself has.
+        """Return a client of the Hugging Face Space ``user/space``.
 
-        `resolve` turns the name into an address; by default by the Hub's naming rule, which asks no network. For a private
-        Space, pass your Hub token as `token`.
+        `resolve` turns the name into an address. The default applies the Hub's naming rule and needs no network. For a
+        private Space, pass your Hub token as `token`.
         """
         return cls(resolve(repo_id), **options)
 
@@ -107,36 +111,39 @@ class LLMServeEnv(BaseClient):
     ) -> ServeObservation:
         """Start an episode and return its first observation: the queue before any action.
 
-        Without a task it is ``static_workload``; without a seed the server draws a training seed, which `state()` shows.
-        A client has one session: an episode that was running in it ends here, and can still be graded by its id.
+        The default task is ``static_workload``. Without a seed the server draws a training seed; `state()` returns it.
+        A client has one session, so a reset ends the running episode. It can still be graded by its id.
         """
-        return self._run(self._core.reset(task_id, seed, episode_id))
+        return self._run(self._protocol.reset(task_id, seed, episode_id))
 
     def resume(self, session_id: str | None = None) -> ServeObservation:
-        """Re-attach to a session (this client's own, or a named one) and return its last observation; changes nothing."""
-        return self._run(self._core.resume(session_id))
+        """Attach to a session (this client's, or the one named) and return its last observation. Changes nothing."""
+        return self._run(self._protocol.resume(session_id))
 
     def step(self, action: ServeAction | Mapping[str, object]) -> StepResult:
-        """Apply an action for one window; returns ``(observation, reward, done, info)``.
+        """Apply an action for one window and return ``(observation, reward, done, info)``.
 
-        Omitted fields take their documented defaults. Raises `InvalidFieldError` naming a wrong field and its bound. A step
-        whose answer was lost is sent again and applied once; after a `DeadlineError` the same call may be repeated.
+        Omitted fields take their documented defaults. If the answer is lost, the client sends the step again and the
+        server applies it once. After a `DeadlineError` the same call may be repeated.
+
+        Raises:
+            InvalidFieldError: a field is wrong; the error names the field and its bound.
         """
-        return self._run(self._core.step(action))
+        return self._run(self._protocol.step(action))
 
     def state(self) -> ServeState:
-        """Return where the episode stands."""
-        return self._run(self._core.state())
+        """Return the episode's state: seed, episode id, step count and request counts."""
+        return self._run(self._protocol.state())
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Return the server's catalogue: for each task its id, name, difficulty, episode length, targets, seeds."""
-        return self._run(self._core.tasks())
+        """Return the server's tasks: for each its id, name, difficulty, episode length, targets and seeds."""
+        return self._run(self._protocol.tasks())
 
     def grade(
         self, log: EpisodeLog | Mapping[str, Any] | str | bytes | None = None, *, episode_id: str | None = None
     ) -> GradeReport:
-        """Return the grade of this session's episode, of the server's episode of that id, or of a given log."""
-        return self._run(self._core.grade(log, episode_id))
+        """Grade this session's episode, the episode with id `episode_id`, or the given log."""
+        return self._run(self._protocol.grade(log, episode_id))
 
     def baseline(
         self,
@@ -146,22 +153,22 @@ class LLMServeEnv(BaseClient):
         use_openai: bool = False,
         model: str | None = None,
     ) -> dict[str, Any]:
-        """Return the report of the server's baseline suite; with `use_openai` it spends the server owner's key."""
-        return self._run(self._core.baseline(task_id, seed, model, use_openai=use_openai))
+        """Run the server's baseline suite and return its report. `use_openai` spends the server owner's OpenAI key."""
+        return self._run(self._protocol.baseline(task_id, seed, model, use_openai=use_openai))
 
     def episode_log(self) -> EpisodeLog:
-        """Return the episode so far as evidence: anyone with the simulator can replay and grade it."""
-        return self._run(self._core.episode_log())
+        """Return the log of the episode so far. Anyone with the simulator can replay and grade it."""
+        return self._run(self._protocol.episode_log())
 
     def fork(self) -> Self:
-        """Return another client, in a session of its own, that goes on from this very state: "what if I had…"."""
-        return self._like(self._run(self._core.fork()))
+        """Return a new client with its own session, which continues from the current state of this one."""
+        return self._clone(self._run(self._protocol.fork()))
 
     def close(self) -> None:
-        """Close the connection; the session stays at the server and can be resumed. Closing twice is allowed."""
+        """Close the connection. The session stays on the server and can be resumed. Closing twice is allowed."""
         if not self._closed:
             try:
-                self._run(self._core.close())
+                self._run(self._protocol.close())
             finally:
                 self._closed = True
                 self._finalizer()
@@ -176,33 +183,36 @@ class LLMServeEnv(BaseClient):
     ) -> None:
         self.close()
 
-    def _like(self, core: Core) -> Self:
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._core, twin._hands, twin._lock = core, self._hands.twin(), threading.Lock()
-        twin._finalizer = weakref.finalize(twin, twin._hands.close)
-        return twin
+    def _clone(self, protocol: ClientProtocol) -> Self:
+        clone = object.__new__(type(self))
+        clone.__dict__.update(self.__dict__)
+        clone._protocol, clone._transport, clone._lock = protocol, self._transport.clone(), threading.Lock()
+        clone._finalizer = weakref.finalize(clone, clone._transport.close)
+        return clone
 
     def _run(self, flow: Flow[_Result]) -> _Result:
         with self._lock:
             if self._closed:
                 raise ClientClosedError("this client was closed: make another one")
             try:
-                effect = next(flow)
+                operation = next(flow)
                 while True:
                     try:
-                        answer = self._hands.perform(effect)
-                    except BaseException as error:  # noqa: BLE001 - the flow decides, and raises what it cannot mend
-                        effect = flow.throw(error)
+                        answer = self._transport.perform(operation)
+                    except BaseException as error:  # noqa: BLE001 - the flow handles the error or raises it again
+                        operation = flow.throw(error)
                     else:
-                        effect = flow.send(answer)
+                        operation = flow.send(answer)
             except StopIteration as result:
                 value: _Result = result.value
                 return value
 
 
-class _Hands:
-    """Does what flows ask for; holds the connection. Knows no client, so that a forgotten client can be finalized."""
+class _Transport:
+    """Performs I/O operations and holds the connection.
+
+    It has no reference to the client, so an unreachable client is finalized and its connection is closed.
+    """
 
     def __init__(
         self,
@@ -214,69 +224,69 @@ class _Hands:
         dial: SyncDialer | None,
         sleep: Callable[[float], None],
     ) -> None:
-        self._made_with = (endpoint, headers, timeouts, tls, transport, dial, sleep)
+        self._arguments = (endpoint, headers, timeouts, tls, transport, dial, sleep)
         self._endpoint, self._headers, self._connect_s = endpoint, headers, timeouts.connect_s
         self._tls = tls
-        self._transport, self._dial, self._sleep = transport, dial, sleep
+        self._http_transport, self._dial, self._sleep = transport, dial, sleep
         self._http: httpx.Client | None = None
         self._socket: SyncSocket | None = None
 
-    def twin(self) -> _Hands:
-        return _Hands(*self._made_with)
+    def clone(self) -> _Transport:
+        return _Transport(*self._arguments)
 
-    def perform(self, effect: Effect) -> object:
-        match effect:
-            case Exchange():
-                return self._exchange(effect)
-            case HttpCall():
-                return self._call(effect)
-            case Dial():
-                self._hang_up()
+    def perform(self, operation: Operation) -> object:
+        match operation:
+            case SendAndReceive():
+                return self._send_and_receive(operation)
+            case HttpRequest():
+                return self._send_request(operation)
+            case OpenSocket():
+                self._close_socket()
                 dial = self._dial or _real_dial(self._tls)
-                self._socket = dial(self._endpoint, self._headers, effect.timeout_s)
-            case HangUp():
-                self._hang_up()
-            case Pause():
-                self._sleep(effect.seconds)
+                self._socket = dial(self._endpoint, self._headers, operation.timeout_s)
+            case CloseSocket():
+                self._close_socket()
+            case Sleep():
+                self._sleep(operation.seconds)
         return None
 
     def close(self) -> None:
-        self._hang_up()
+        self._close_socket()
         if self._http is not None:
             self._http.close()
             self._http = None
 
-    def _call(self, call: HttpCall) -> object:
+    def _send_request(self, request: HttpRequest) -> object:
         if self._http is None:
-            borrowed = None if self._transport is None else _Borrowed(self._transport)
+            unclosed = None if self._http_transport is None else _UnclosedTransport(self._http_transport)
             self._http = httpx.Client(
-                transport=borrowed, **http_options(self._endpoint, self._headers, self._connect_s, self._tls)
+                transport=unclosed, **http_options(self._endpoint, self._headers, self._connect_s, self._tls)
             )
         with http_errors(self._endpoint):
-            return to_answer(self._http.send(to_request(self._http, call, self._connect_s)))
+            return to_answer(self._http.send(to_request(self._http, request, self._connect_s)))
 
-    def _exchange(self, exchange: Exchange) -> str:
+    def _send_and_receive(self, message: SendAndReceive) -> str:
         socket = self._socket
         if socket is None:
             raise ConnectionLostError("there is no WebSocket", unsent=True)
         try:
             try:
-                socket.send(exchange.text)
+                socket.send(message.text)
             except ConnectionLostError as lost:
-                return _last_words(socket, lost)
-            return socket.receive(exchange.timeout_s)
+                return _receive_refusal(socket, lost)
+            return socket.receive(message.timeout_s)
         except BaseException:
-            self._hang_up()
+            self._close_socket()
             raise
 
-    def _hang_up(self) -> None:
+    def _close_socket(self) -> None:
         socket, self._socket = self._socket, None
         if socket is not None:
             socket.close()
 
 
-def _last_words(socket: SyncSocket, lost: ConnectionLostError) -> str:
-    """Return what the server said before it hung up: one without room says so at once."""
+def _receive_refusal(socket: SyncSocket, lost: ConnectionLostError) -> str:
+    """Return the message that the server sent before it closed the socket: a full server refuses at once."""
     try:
         return socket.receive(0.1)
     except ConnectionError:
@@ -284,16 +294,16 @@ def _last_words(socket: SyncSocket, lost: ConnectionLostError) -> str:
 
 
 def _real_dial(tls: ssl.SSLContext | None) -> SyncDialer:
-    from llmserve_client._sockets import dial  # here, since a client over HTTP never needs it
+    from llmserve_client._sockets import dial  # imported here: a client over HTTP does not need websockets
 
     return partial(dial, tls=tls)
 
 
-class _Borrowed(httpx.BaseTransport):
-    """A caller's transport, which httpx must not close with its client."""
+class _UnclosedTransport(httpx.BaseTransport):
+    """The caller's transport. httpx closes a client's transport, but this one stays open."""
 
     def __init__(self, transport: httpx.BaseTransport) -> None:
-        self._transport = transport
+        self._http_transport = transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._transport.handle_request(request)
+        return self._http_transport.handle_request(request)

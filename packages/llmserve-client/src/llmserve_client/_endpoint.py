@@ -1,6 +1,6 @@
-"""Where a server is: its base URL taken apart once, for HTTP and for WebSocket. Asks no network.
+"""`Endpoint`: parses a server's base URL into its HTTP and WebSocket addresses. Does no I/O.
 
-A base URL may end in a slash, have a path prefix (a server behind a proxy) and name any of http, https, ws and wss.
+A base URL may end in a slash, have a path prefix (a server behind a proxy), and use http, https, ws or wss.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Endpoint:
     socket: str
     """Address of the WebSocket."""
     host: str
-    """As it stands in an address: IPv6 in brackets."""
+    """Host as written in a URL: IPv6 in brackets."""
     secure: bool
-    """Whether TLS is spoken."""
+    """Whether TLS is used."""
     local: bool
-    """Whether it is on this machine, where no proxy is asked."""
+    """Whether the server is on this machine; then no proxy is used."""
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
-        """Take a base URL apart; raises `InvalidFieldError` (field ``url``)."""
+        """Parse a base URL; raises `InvalidFieldError` (field ``url``)."""
         if not isinstance(url, str):
             raise _wrong("url", "must be a text such as http://localhost:7860", url)
         try:
@@ -51,7 +51,7 @@ class Endpoint:
         if parts.scheme.lower() not in _SCHEMES or not parts.hostname:
             raise _wrong("url", "must begin with http://, https://, ws:// or wss:// and name a host", url)
         if parts.username is not None or parts.password is not None:
-            # Not shown back: what stands there is a secret.
+            # The message does not show the URL, since it holds a password.
             message = "url: must hold no user name or password: pass token= or headers="
             raise InvalidFieldError(message, code="invalid_field", field="url", bound="no user name or password")
         if parts.query or parts.fragment:
@@ -72,7 +72,7 @@ def _is_loopback(host: str) -> bool:
 def space_url(repo_id: str) -> str:
     """Return the address of a Hugging Face Space: ``user/my_space`` is served at ``https://user-my-space.hf.space``.
 
-    It is the Hub's naming rule; no network is asked. Raises `InvalidFieldError` (field ``repo_id``) for anything else.
+    This is the Hub's naming rule and needs no network. Raises `InvalidFieldError` (field ``repo_id``) for other names.
     """
     if not _SPACE.fullmatch(str(repo_id)):
         raise _wrong("repo_id", "must name a Space as user/space", repo_id)

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as a tree: one leaf per thing that a caller can do about it.
+"""The client's errors. Each leaf of the tree stands for something that a caller can do about the error.
 
 ::
 
@@ -9,12 +9,12 @@
         │   │   └── WebSocketUnavailableError         the server does not speak WebSocket here: use transport="http"
         │   ├── ConnectionLostError                   the connection broke before the answer came
         │   └── DeadlineError (also TimeoutError)     the answer did not come in time
-        ├── AnswerError                               an answer, but not this contract's: wrong URL, or another version
+        ├── AnswerError                               an answer of another service or another version
         ├── ClientClosedError (also RuntimeError)     the client was closed
-        └── RefusedError                              the server said no, and the session is as it was
+        └── RefusedError                              the server refused the call; the session is unchanged
             ├── InvalidFieldError                     a field is wrong (also llmserve_sim's InvalidInputError)
             │   └── UnknownTaskError                  no such task (also llmserve_sim's UnknownTaskError)
-            ├── EpisodeStateError                     reset first, or stop stepping (also llmserve_sim's EpisodeStateError)
+            ├── EpisodeStateError                     reset first, or the episode is over (also llmserve_sim's)
             ├── StepConflictError                     the session is at another step: resume() to see where
             ├── UnknownSessionError                   the session is gone: reset
             ├── UnknownEpisodeError                   no such episode to grade
@@ -27,8 +27,8 @@
             ├── MissingApiKeyError                    the server has no OPENAI_API_KEY for what was asked
             └── ServerFailureError                    the server, or a proxy before it, broke down
 
-What is refused here, before anything is sent, raises the same leaves with `status` 0. The leaves that the simulator has
-too can be caught by the simulator's names: an agent need not know whether its environment is remote.
+If the client itself refuses a call before it sends anything, it raises the same leaves with `status` 0. Some leaves are
+subclasses of the simulator's errors, so an agent can handle a local and a remote environment alike.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ __all__ = [
 
 
 class ClientError(errors.LLMServeError):
-    """Root of every error that this package raises on purpose."""
+    """Root of every error that this package raises."""
 
 
 class TransportError(ClientError, ConnectionError):
@@ -78,7 +78,7 @@ class ConnectError(TransportError):
 
 
 class WebSocketUnavailableError(ConnectError):
-    """The server answered the WebSocket handshake with plain HTTP; `status` says which."""
+    """The server answered the WebSocket handshake with plain HTTP; `status` is its HTTP status."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -86,9 +86,9 @@ class WebSocketUnavailableError(ConnectError):
 
 
 class ConnectionLostError(TransportError):
-    """The connection broke before the answer came; whether the server acted is unknown.
+    """The connection broke before the answer came; it is unknown whether the server acted.
 
-    A step may simply be sent again: the server applies it once. `unsent` is true where the server cannot have got it.
+    A step may be sent again: the server applies it once. `unsent` is true if the server cannot have received the call.
     """
 
     def __init__(self, message: str, *, unsent: bool = False) -> None:
@@ -97,11 +97,11 @@ class ConnectionLostError(TransportError):
 
 
 class DeadlineError(TransportError, TimeoutError):
-    """The answer did not come within the client's time limit; whether the server acted is unknown."""
+    """The answer did not come within the client's time limit; it is unknown whether the server acted."""
 
 
 class AnswerError(ClientError):
-    """An answer that this contract does not have: the URL is another service's, or the versions are far apart."""
+    """The client cannot read the answer: the URL belongs to another service, or the versions differ too much."""
 
 
 class ClientClosedError(ClientError, RuntimeError):
@@ -113,11 +113,11 @@ class RefusedError(ClientError):
 
     Attributes:
         code: the stable name of the reason, such as ``invalid_field``.
-        status: the HTTP status that stands for it; 0 where the client refused before sending anything.
+        status: the HTTP status; 0 if the client refused before it sent anything.
         message: what a person can do about it.
         field: the dotted name of the wrong field, or "".
         bound: what that field accepts, or "".
-        retry_after_s: seconds to wait before trying again, where the server says so.
+        retry_after_s: seconds to wait before the next try, if the server gives them.
     """
 
     got: object = None
@@ -141,7 +141,7 @@ class RefusedError(ClientError):
         self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive the way from a worker process to its parent."""
+        """Support pickling: worker processes send errors to their parent."""
         named = {name: getattr(self, name) for name in ("code", "status", "field", "bound", "retry_after_s")}
         return _rebuild, (type(self), self.message, named)
 
@@ -155,7 +155,7 @@ class InvalidFieldError(RefusedError, errors.InvalidInputError):
 
 
 class UnknownTaskError(InvalidFieldError, errors.UnknownTaskError):
-    """The server has no such task; `bound` lists those that it has."""
+    """The server has no such task; `bound` lists its tasks."""
 
 
 class EpisodeStateError(RefusedError, errors.EpisodeStateError):
@@ -163,47 +163,47 @@ class EpisodeStateError(RefusedError, errors.EpisodeStateError):
 
 
 class StepConflictError(RefusedError):
-    """The session is not at the step that this client answered: somebody else stepped it. `resume()` shows where it is."""
+    """Another client has stepped the session. `resume()` returns its current observation."""
 
 
 class UnknownSessionError(RefusedError):
-    """The server has no such session (any more)."""
+    """The server has no such session, or no longer has it."""
 
 
 class UnknownEpisodeError(RefusedError):
-    """The server has no such episode (any more)."""
+    """The server has no such episode, or no longer has it."""
 
 
 class AmbiguousError(RefusedError):
-    """Several sessions or episodes fit what was asked."""
+    """Several sessions or episodes match the request."""
 
 
 class VersionChangedError(RefusedError):
-    """The episode was made by another version of the simulator, or in another mode, and cannot go on here."""
+    """The episode was made by another simulator version or in another mode; it cannot continue here."""
 
 
 class NotForkableError(RefusedError):
-    """The episode runs on something real, of which there is no second copy."""
+    """The episode runs in real mode: a real endpoint cannot be copied."""
 
 
 class TooLargeError(RefusedError):
-    """The body, the message or the log is over the server's limit, which the message names."""
+    """The body, the message or the log exceeds the server's limit. The error message gives the limit."""
 
 
 class AtCapacityError(RefusedError):
-    """The server has no room for another session, or is busy with the same; `retry_after_s` says when to come back."""
+    """The server is full, or another call of this session is running. Try again after `retry_after_s`."""
 
 
 class UnauthorizedError(RefusedError):
-    """The server wants a bearer token, or another one: pass `token=`."""
+    """The bearer token is missing or wrong: pass `token=`."""
 
 
 class MissingApiKeyError(RefusedError):
-    """The server has no OPENAI_API_KEY, which this call would spend."""
+    """The server has no OPENAI_API_KEY, which this call needs."""
 
 
 class ServerFailureError(RefusedError):
-    """The server, or a proxy before it, answered with a failure of its own."""
+    """The server, or a proxy in front of it, failed."""
 
 
 _BY_CODE: Final[dict[str, tuple[int, type[RefusedError]]]] = {
@@ -227,7 +227,7 @@ _BY_CODE: Final[dict[str, tuple[int, type[RefusedError]]]] = {
     "unknown_task": (404, UnknownTaskError),
     "version_changed": (409, VersionChangedError),
 }
-"""A WebSocket's refusal carries the code alone; the status is what HTTP would have said."""
+"""A refusal over the WebSocket carries only the code; this gives the status that HTTP would use."""
 _BY_STATUS: Final[dict[int, type[RefusedError]]] = {
     401: UnauthorizedError,
     403: UnauthorizedError,
@@ -246,6 +246,6 @@ def refusal(
     bound: str = "",
     retry_after_s: float | None = None,
 ) -> RefusedError:
-    """Return the leaf that stands for a code or, where the code is new, for its HTTP status."""
+    """Return the error for a code or, if the code is unknown, for the HTTP status."""
     usual, kind = _BY_CODE.get(code, (0, _BY_STATUS.get(status, ServerFailureError if status >= 500 else RefusedError)))
     return kind(message, code=code, status=status or usual, field=field, bound=bound, retry_after_s=retry_after_s)

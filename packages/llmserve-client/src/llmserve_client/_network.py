@@ -1,7 +1,7 @@
-"""The seams to the outside: what a WebSocket must be able to do, and how httpx's errors read here.
+"""Interfaces to the network: the WebSocket protocol classes, httpx's settings, and httpx's errors as this package's.
 
-A `SyncDialer` (or `AsyncDialer`) opens a WebSocket; an httpx transport carries HTTP. Both can be passed in, which is how
-`llmserve_client.testing` serves clients in their own process.
+A `SyncDialer` (or `AsyncDialer`) opens a WebSocket; an httpx transport carries HTTP. A caller can pass in both:
+`llmserve_client.testing` uses this to serve clients within one process.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeAlias
 
 import httpx
 
-from llmserve_client._effects import Answer, HttpCall
 from llmserve_client._endpoint import Endpoint
 from llmserve_client._exceptions import ConnectError, ConnectionLostError, DeadlineError, TransportError
+from llmserve_client._operations import HttpRequest, HttpResponse
 
 __all__ = [
     "AsyncDialer",
@@ -31,10 +31,10 @@ __all__ = [
 
 
 class SyncSocket(Protocol):
-    """An open WebSocket that carries texts."""
+    """An open WebSocket that carries text messages."""
 
     def send(self, text: str) -> None:
-        """Send a text; raises `ConnectionLostError` with `unsent` where the server cannot have got it."""
+        """Send a text; raises `ConnectionLostError`, with `unsent` if the server cannot have received it."""
         ...
 
     def receive(self, timeout_s: float) -> str:
@@ -42,15 +42,15 @@ class SyncSocket(Protocol):
         ...
 
     def close(self) -> None:
-        """Close; closing twice is allowed and nothing is raised."""
+        """Close. Closing twice is allowed; raises nothing."""
         ...
 
 
 class AsyncSocket(Protocol):
-    """The same, awaited."""
+    """An open WebSocket whose methods are awaited."""
 
     async def send(self, text: str) -> None:
-        """Send a text; raises `ConnectionLostError` with `unsent` where the server cannot have got it."""
+        """Send a text; raises `ConnectionLostError`, with `unsent` if the server cannot have received it."""
         ...
 
     async def receive(self, timeout_s: float) -> str:
@@ -58,29 +58,29 @@ class AsyncSocket(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close; closing twice is allowed and nothing is raised."""
+        """Close. Closing twice is allowed; raises nothing."""
         ...
 
 
 SyncDialer: TypeAlias = Callable[[Endpoint, Mapping[str, str], float], SyncSocket]
 """Opens a socket: (endpoint, headers, timeout in s). Raises `ConnectError` or `WebSocketUnavailableError`."""
 AsyncDialer: TypeAlias = Callable[[Endpoint, Mapping[str, str], float], Awaitable[AsyncSocket]]
-"""The same, awaited."""
+"""Opens a socket, awaited; arguments and errors as for `SyncDialer`."""
 
 
 def tls_context(endpoint: Endpoint, given: ssl.SSLContext | None) -> ssl.SSLContext:
-    """Return whom to trust: httpx's choice (certifi, or $SSL_CERT_FILE) for both transports, unless the caller chose."""
+    """Return the caller's TLS context, else httpx's (certifi, or $SSL_CERT_FILE), for both transports."""
     if given is not None:
         return given
     if endpoint.secure:
         return httpx.create_ssl_context()
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and loads nothing: no TLS will be spoken
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loads no certificates: this connection does not use TLS
 
 
 def http_options(
     endpoint: Endpoint, headers: Mapping[str, str], connect_s: float, tls: ssl.SSLContext | None
 ) -> dict[str, Any]:
-    """Return what an httpx client of this server is made with: one connection, kept alive, no proxy to this machine."""
+    """Return the arguments of an httpx client: one connection, kept alive, no proxy for a local server."""
     return {
         "base_url": endpoint.http,
         "headers": headers,
@@ -91,8 +91,8 @@ def http_options(
     }
 
 
-def to_request(client: httpx.Client | httpx.AsyncClient, call: HttpCall, connect_s: float) -> httpx.Request:
-    """Return an effect as httpx's request."""
+def to_request(client: httpx.Client | httpx.AsyncClient, call: HttpRequest, connect_s: float) -> httpx.Request:
+    """Return the httpx request of an `HttpRequest`."""
     return client.build_request(
         call.method,
         call.path,
@@ -103,27 +103,27 @@ def to_request(client: httpx.Client | httpx.AsyncClient, call: HttpCall, connect
     )
 
 
-def to_answer(response: httpx.Response) -> Answer:
-    """Return httpx's response as an effect's answer."""
-    return Answer(
+def to_answer(response: httpx.Response) -> HttpResponse:
+    """Return an httpx response as an `HttpResponse`."""
+    return HttpResponse(
         response.status_code, response.content, {name.lower(): text for name, text in response.headers.items()}
     )
 
 
 @contextmanager
 def http_errors(endpoint: Endpoint) -> Iterator[None]:
-    """Say httpx's errors in this package's words."""
+    """Raise httpx's errors as this package's errors."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-        raise ConnectError(f"cannot connect to {endpoint.http}: {_words(error)}") from error
+        raise ConnectError(f"cannot connect to {endpoint.http}: {_reason(error)}") from error
     except httpx.TimeoutException as error:
         raise DeadlineError(f"no answer from {endpoint.http} in time") from error
     except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-        raise ConnectionLostError(f"lost the connection to {endpoint.http}: {_words(error)}") from error
+        raise ConnectionLostError(f"lost the connection to {endpoint.http}: {_reason(error)}") from error
     except httpx.TransportError as error:
-        raise TransportError(f"HTTP with {endpoint.http} failed: {_words(error)}") from error
+        raise TransportError(f"HTTP with {endpoint.http} failed: {_reason(error)}") from error
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a caller may set about patience: time limits and retries. Values only."""
+"""`Timeouts` and `Retries`: the caller's time limits and retry settings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from llmserve_client._exceptions import InvalidFieldError
 __all__ = ["Retries", "Timeouts", "TransportChoice", "TransportKind"]
 
 TransportKind = Literal["http", "websocket"]
-"""What a client's episodes travel over."""
+"""A client's transport."""
 TransportChoice = Literal["auto", "http", "websocket"]
-"""What a caller may ask for; "auto" is WebSocket where the server offers it."""
+"""A caller's choice; "auto" is WebSocket if the server offers one."""
 
 
 def _check(options: Timeouts | Retries) -> None:
@@ -38,14 +38,14 @@ def _check(options: Timeouts | Retries) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait, in seconds. Raises `InvalidFieldError` naming the limit that is no positive number."""
+    """Time limits in seconds. Raises `InvalidFieldError` for a limit that is not a positive number."""
 
     connect_s: float = 10.0
-    """For a connection, WebSocket handshake included."""
+    """For a connection, including the WebSocket handshake."""
     answer_s: float = 120.0
-    """For an answer. Generous: a server's first episode may compile its simulator."""
+    """For an answer. It is long because a server's first episode may compile its simulator."""
     baseline_s: float = 1800.0
-    """For `baseline()`, which runs whole episodes and, where asked to, a language model."""
+    """For `baseline()`, which runs whole episodes and can call a language model."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -53,24 +53,24 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often to try again where that is safe: connecting, reading, and steps (which carry their index).
+    """How often to repeat what is safe to repeat: connecting, reading, and steps (which carry their index).
 
-    The pause doubles from `pause_s` up to `pause_max_s`. The defaults wait 46 s in all, several times what a server's
-    restart takes (about 10 s), and 6 s at an address where nothing has answered yet, since that one may be mistyped.
+    The pause doubles from `pause_s` up to `pause_max_s`. With the defaults the pauses add up to 46 s; a server restarts
+    in about 10 s. They add up to 6 s while nothing has ever answered, since the address may be mistyped.
     """
 
     attempts: int = 14
-    """Tries after the first; 0 turns retrying off."""
+    """Tries after the first; 0 turns retries off."""
     pause_s: float = 0.1
     pause_max_s: float = 5.0
     first_attempts: int = 6
-    """Tries after the first while nothing has ever answered; `attempts` bounds them as well."""
+    """Tries after the first while nothing has ever answered; at most `attempts`."""
 
     def __post_init__(self) -> None:
         _check(self)
 
     def pauses(self) -> Iterator[float]:
-        """Yield the pause before each further try."""
+        """Yield the pause in s before each further try."""
         pause = self.pause_s
         for _ in range(self.attempts):
             yield min(pause, self.pause_max_s)

@@ -1,7 +1,7 @@
-"""Real WebSockets, by the `websockets` library: the default dialers, and the only module that imports it.
+"""The default dialers: real WebSockets by the `websockets` library. Only this module imports that library.
 
-No pings are sent from here: the server sends them, and a socket that dies all the same is dialled again by the core. No
-compression either: messages are small, and the processor has better things to do.
+The client sends no pings: the server sends them, and the protocol opens a broken socket again. Messages are not
+compressed: they are small, and compression costs processor time.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from llmserve_client._network import tls_context
 __all__ = ["dial", "dial_async"]
 
 _CLOSE_S: Final = 1.0
-"""How long a polite goodbye may take."""
+"""How long the closing handshake may take."""
 _MAX_MESSAGE_BYTES: Final = 16 * 2**20
 
 
 class _Connection(websockets.sync.client.ClientConnection):
-    """A connection that can be closed whatever its peer does.
+    """A connection that can always be closed, whatever the server does.
 
-    The library's thread waits until there is something to read and then reads; over TLS what there is may be no data (a
-    session ticket, half a record), and the read goes on waiting. Closing the socket does not end it, and the library
-    then joins the thread for ever, after an opening that timed out as after a goodbye. Shutting the socket down does.
+    The library's thread waits for the socket to become readable and then reads. Over TLS the bytes may be no data (a
+    session ticket, half a record), and then the read blocks. Closing the socket does not end that read, and the library
+    joins the thread for ever. Shutting the socket down ends it.
     """
 
     def close_socket(self) -> None:
-        with suppress(OSError):  # it is closed, or was never connected
+        with suppress(OSError):  # already closed, or never connected
             self.socket.shutdown(socket.SHUT_RDWR)
         super().close_socket()
 
 
 class _Socket:
     def __init__(self, opening: AbstractContextManager[Any]) -> None:
-        # As a context manager: the one way to connect that no release of the library warns of.
+        # Only as a context manager does `connect` warn in no release of the library.
         self._opening = opening
         self._connection = opening.__enter__()
 
@@ -57,7 +57,7 @@ class _Socket:
             return str(self._connection.recv(timeout=timeout_s))
 
     def close(self) -> None:
-        with _parting():
+        with _closing():
             self._opening.__exit__(None, None, None)
 
 
@@ -75,7 +75,7 @@ class _AsyncSocket:
                 return str(await self._connection.recv())
 
     async def close(self) -> None:
-        with _parting():
+        with _closing():
             await self._connection.close()
 
 
@@ -97,7 +97,7 @@ def _options(
 def dial(
     endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float, *, tls: ssl.SSLContext | None = None
 ) -> _Socket:
-    """Open a WebSocket; raises `ConnectError` where that takes longer than `timeout_s`, however far it has come."""
+    """Open a WebSocket; raises `ConnectError` if TCP, TLS and handshake together take longer than `timeout_s`."""
     with _opening(endpoint):
         options = _options(endpoint, headers, timeout_s, tls)
         return _Socket(websockets.sync.client.connect(endpoint.socket, create_connection=_Connection, **options))
@@ -106,7 +106,7 @@ def dial(
 async def dial_async(
     endpoint: Endpoint, headers: Mapping[str, str], timeout_s: float, *, tls: ssl.SSLContext | None = None
 ) -> _AsyncSocket:
-    """Open a WebSocket on the running event loop, within the same bound."""
+    """Open a WebSocket on the running event loop, with the time limit of `dial`."""
     with _opening(endpoint):
         opening = websockets.asyncio.client.connect(endpoint.socket, **_options(endpoint, headers, timeout_s, tls))
         return _AsyncSocket(await opening.__aenter__())
@@ -144,8 +144,8 @@ def _receiving(timeout_s: float) -> Iterator[None]:
 
 
 @contextmanager
-def _parting() -> Iterator[None]:
+def _closing() -> Iterator[None]:
     try:
         yield
     except (WebSocketException, OSError, EOFError):
-        return  # it is closed, which is what was wanted
+        return  # the socket is closed already

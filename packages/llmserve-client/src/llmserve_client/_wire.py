@@ -1,7 +1,7 @@
-"""The contract as text: what is sent and how answers are read. Does no I/O and holds no state.
+"""The wire format: builds requests and messages, parses answers. Does no I/O and holds no state.
 
-OpenEnv's socket takes `reward` and `done` out of the observation and puts them beside it; here they are put together
-again, so that every way of asking gives the same `ServeObservation`.
+OpenEnv's socket moves `reward` and `done` out of the observation. This module puts them back, so both transports give
+the same `ServeObservation`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from llmserve_client._effects import Answer
 from llmserve_client._exceptions import AnswerError, ClientError, InvalidFieldError, UnknownTaskError, refusal
+from llmserve_client._operations import HttpResponse
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.errors import UnknownTaskError as SimUnknownTaskError
 from llmserve_sim.schema import (
@@ -63,7 +63,7 @@ def _refused(error: InvalidInputError, prefix: str = "") -> InvalidFieldError:
 
 
 def check_action(action: object) -> ServeAction:
-    """Return what a caller gave as a `ServeAction`; raises `InvalidFieldError` as the server would."""
+    """Return the caller's action as a `ServeAction`; raises `InvalidFieldError` as the server would."""
     try:
         return parse_action(action)
     except InvalidInputError as error:
@@ -71,15 +71,15 @@ def check_action(action: object) -> ServeAction:
 
 
 def check_log(log: object) -> EpisodeLog:
-    """Return what a caller gave (JSON text, a mapping, an `EpisodeLog`) as a log; raises `InvalidFieldError`."""
+    """Return the caller's log (JSON text, a mapping or an `EpisodeLog`); raises `InvalidFieldError`."""
     try:
-        return parse_log(log)  # type: ignore[arg-type] # it refuses anything else by name
+        return parse_log(log)  # type: ignore[arg-type] # parse_log checks the type itself
     except InvalidInputError as error:
         raise _refused(error) from None
 
 
 def check_episode(task_id: object, seed: object, episode_id: object) -> dict[str, object]:
-    """Return the fields of a reset; raises `InvalidFieldError` for what no server accepts."""
+    """Return the fields of a reset; raises `InvalidFieldError` for values that no server accepts."""
     seed = plain_integer(seed)
     if seed is not None and (type(seed) is not int or not 0 <= seed <= _MAX_SEED):
         raise _refused(InvalidInputError("seed", f"must be an integer in 0..{_MAX_SEED}", got=seed))
@@ -90,18 +90,18 @@ def check_episode(task_id: object, seed: object, episode_id: object) -> dict[str
 
 
 def socket_reset(fields: Mapping[str, object]) -> str:
-    """Return the socket's message that starts, or re-attaches to, an episode."""
+    """Return the socket message that starts an episode or attaches to one."""
     data = {name: value for name, value in fields.items() if value is not None}
     return json.dumps({"type": "reset", "data": data})
 
 
 def socket_step(action: ServeAction, step_index: int) -> str:
-    """Return the socket's message of a step; the index travels in the action's OpenEnv metadata."""
+    """Return the socket message of a step; the index is sent in the action's OpenEnv metadata."""
     return json.dumps({"type": "step", "data": {**action.model_dump(), "metadata": {"step_index": step_index}}})
 
 
-def read_http(answer: Answer) -> Any:
-    """Return an answer's JSON; raises the `RefusedError` that it stands for, or `AnswerError`."""
+def read_http(answer: HttpResponse) -> Any:
+    """Return the JSON of a response; raises `RefusedError` for an error status, `AnswerError` for anything else."""
     if 300 <= answer.status < 400:
         where = answer.headers.get("location", "elsewhere")
         raise AnswerError(f"the server moved to {where}: use that address")
@@ -110,7 +110,7 @@ def read_http(answer: Answer) -> Any:
     return _json(answer.body)
 
 
-def _http_refusal(answer: Answer) -> ClientError:
+def _http_refusal(answer: HttpResponse) -> ClientError:
     try:
         content = from_json(answer.body)
     except ValueError:
@@ -140,7 +140,7 @@ def _typed(error: Mapping[str, Any], status: int, retry_after_s: float | None) -
 
 
 def read_socket(text: str, expected: str) -> dict[str, Any]:
-    """Return the data of a socket's message; raises the `RefusedError` that it stands for, or `AnswerError`."""
+    """Return the data of a socket message; raises `RefusedError` for an error message, else `AnswerError`."""
     message = _json(text)
     if not isinstance(message, dict) or not isinstance(message.get("data"), dict):
         raise AnswerError(f"no message of this contract: {_excerpt(text)}")
@@ -155,7 +155,7 @@ def read_socket(text: str, expected: str) -> dict[str, Any]:
 def _socket_refusal(data: Mapping[str, Any]) -> ClientError:
     if isinstance(data.get("error"), dict):
         return _typed(data["error"], 0, None)
-    # OpenEnv's own words, where it refused before the environment was asked.
+    # OpenEnv's own error format: it refused before it called the environment.
     code, problems = data.get("code"), data.get("errors")
     message = str(data.get("message", "refused"))
     if code == "CAPACITY_REACHED":
@@ -168,7 +168,7 @@ def _socket_refusal(data: Mapping[str, Any]) -> ClientError:
 
 
 def read_observation(content: Any) -> ServeObservation:
-    """Return the observation of a reset's or a step's answer, from either transport."""
+    """Return the observation in the answer to a reset or a step, from either transport."""
     if not isinstance(content, dict) or not isinstance(content.get("observation"), dict):
         raise AnswerError(f"no observation in the answer: {_excerpt(content)}")
     beside = {name: content[name] for name in ("reward", "done") if name in content}
@@ -176,27 +176,27 @@ def read_observation(content: Any) -> ServeObservation:
 
 
 def read_state(content: Any) -> ServeState:
-    """Return the state in an answer; what the server adds to it (the session's id) is left out."""
+    """Return the state in an answer, without the session id that the server adds."""
     if not isinstance(content, dict):
         raise AnswerError(f"no state in the answer: {_excerpt(content)}")
     return read_model(ServeState, {name: content[name] for name in ServeState.model_fields if name in content})
 
 
 def session_of(content: Any) -> str:
-    """Return the session's id that an answer names."""
+    """Return the session id in an answer."""
     found = content.get("session_id") if isinstance(content, dict) else None
     if not isinstance(found, str) or not found:
         raise AnswerError(f"no session_id in the answer: {_excerpt(content)}")
     return found
 
 
-def read_log(answer: Answer) -> EpisodeLog:
-    """Return the log that `GET /log` answered with."""
+def read_log(answer: HttpResponse) -> EpisodeLog:
+    """Return the log in the response to `GET /log`."""
     return read_model(EpisodeLog, read_http(answer))
 
 
 def read_model(model: type[_Model], content: Any) -> _Model:
-    """Return `content` as a model; raises `AnswerError` naming the first field that does not fit."""
+    """Return `content` as a model; raises `AnswerError` naming the first field that is wrong."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -205,8 +205,8 @@ def read_model(model: type[_Model], content: Any) -> _Model:
         raise AnswerError(f"{model.__name__}.{where}: {first['msg']}: is the server of another version?") from None
 
 
-def read_grade(answer: Answer) -> GradeReport:
-    """Return the report that `POST /grader` answered with."""
+def read_grade(answer: HttpResponse) -> GradeReport:
+    """Return the report in the response to `POST /grader`."""
     return read_model(GradeReport, read_http(answer))
 
 

@@ -4,7 +4,7 @@
 
     env = RemoteLLMServeEnv("http://localhost:7860", task="bursty_workload", observation="extended")
 
-Spaces, encodings and seeds are those of `llmserve_sim.gym`: a policy trained on the one runs on the other unchanged.
+Spaces, encodings and seeds are those of `llmserve_sim.gym`, so a policy trained there runs here unchanged.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class RemoteLLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
     """One session of a server, with the spaces, rewards and seeds of `llmserve_sim.gym.LLMServeEnv`.
 
     ## Arguments
-    - `server`: the server's address, or an `LLMServeEnv` client, which `close` then closes too.
-    - `task`: the id of a task that the server has.
+    - `server`: the server's address, or an `LLMServeEnv` client. `close` closes that client too.
+    - `task`: the id of a task on the server.
     - `observation`: "base" (default) or "extended".
     - `action`: "multi_discrete" (default) or "dict".
-    - `options`: those of `LLMServeEnv`, where an address is given.
+    - `options`: options of `LLMServeEnv`; allowed only with an address.
 
     `reset()` draws a seed from the server's training range of the task; `reset(seed=n)` runs the episode with seed n.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own declaration of it
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it this way
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RemoteLLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
         self.observation_space = observation_space(observation)
         self.action_space = action_space(action)
         self.client = LLMServeEnv.from_url(server, **options) if isinstance(server, str) else server
-        """The client behind: its `state()`, `episode_log()`, `grade()` and `fork()` work on the running episode."""
+        """The client. Its `state()`, `episode_log()`, `grade()` and `fork()` work on the running episode."""
         self._task = task
         self._kind: ObservationKind = observation
         self._seeds: range | None = None
@@ -72,7 +72,7 @@ class RemoteLLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode: that of `seed`, or one drawn from the task's training seeds."""
+        """Start an episode with `seed`, or with a seed drawn from the task's training seeds."""
         if options:
             raise InvalidInputError("options", "must be empty: none are defined", got=options)
         super().reset(seed=seed)
@@ -86,7 +86,7 @@ class RemoteLLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
         return self._encode(observation), reward, False, done, {"reward_terms": info.get("reward_terms", {})}
 
     def close(self) -> None:
-        """Close the connection; the session stays at the server."""
+        """Close the connection; the session stays on the server."""
         self.client.close()
 
     def _encode(self, observation: ServeObservation) -> NDArray[np.float32]:
@@ -98,7 +98,7 @@ class RemoteLLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
         return int(self.np_random.integers(self._seeds.start, self._seeds.stop))
 
     def _training_seeds(self) -> range:
-        """Read the range off the server's catalogue, which is what counts there."""
+        """Read the range of training seeds from the server's list of tasks."""
         rows = {row.get("id"): row for row in self.client.tasks()}
         if self._task not in rows:
             known = "must be one of " + ", ".join(map(str, rows))

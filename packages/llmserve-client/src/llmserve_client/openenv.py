@@ -7,8 +7,8 @@
         while not result.done:
             result = env.step(ServeAction(batch_cap=32))
 
-It brings OpenEnv's verbs, containers and Spaces (`from_docker_image`, `from_env`), and OpenEnv's weight; for everything
-else `llmserve_client.LLMServeEnv` starts in a tenth of the time and knows more (grading, forks, resuming).
+Use it for OpenEnv's own methods, containers and Spaces (`from_docker_image`, `from_env`). OpenEnv is a heavy
+dependency: `llmserve_client.LLMServeEnv` starts in a tenth of the time and can also grade, fork and resume.
 """
 
 from __future__ import annotations
@@ -31,14 +31,19 @@ __all__ = ["OpenEnvClient"]
 
 
 class OpenEnvClient(EnvClient[ServeAction, ServeObservation, ServeState]):  # type: ignore[misc] # OpenEnv is untyped
-    """An OpenEnv `EnvClient` of an LLMServeEnv server; an action may be a `ServeAction` or a mapping of its fields."""
+    """OpenEnv's `EnvClient` for an LLMServeEnv server. An action is a `ServeAction` or a mapping of its fields."""
 
     def _step_payload(self, action: ServeAction | Mapping[str, object]) -> dict[str, Any]:
         return check_action(action).model_dump()
 
     def _parse_result(self, payload: dict[str, Any]) -> StepResult[ServeObservation]:
-        seen = read_observation(payload)
-        return StepResult(observation=seen, reward=seen.reward, done=seen.done, metadata=dict(seen.metadata))
+        observation = read_observation(payload)
+        return StepResult(
+            observation=observation,
+            reward=observation.reward,
+            done=observation.done,
+            metadata=dict(observation.metadata),
+        )
 
     def _parse_state(self, payload: dict[str, Any]) -> ServeState:
         return read_state(payload)

@@ -1,4 +1,4 @@
-"""A server in your tests' own process: the real contract over a real `ServingEnv`, with no port, thread or mock.
+"""A server inside your tests' process: the real contract over a real `ServingEnv`, with no port, thread or mock.
 
 ::
 
@@ -9,9 +9,9 @@
             observation = env.reset("static_workload", seed=1)
             ...
 
-`LocalServer` answers over both transports, for the synchronous and the asynchronous client, refuses what the real server
-refuses in the same words, and can be told to misbehave (`lose_answer`, `refuse_connections`, …), so that what your code
-does on a bad day can be tested too. Its dynamics are the simulator's: scores agree with the real server's to the bit.
+`LocalServer` answers over both transports, for the synchronous and the asynchronous client. It refuses the same calls
+as the real server, with the same messages. It can also inject faults (`lose_answer`, `refuse_connections`, …), so that
+you can test how your code handles them. It runs the same simulator, so scores equal the real server's to the last bit.
 """
 
 from __future__ import annotations

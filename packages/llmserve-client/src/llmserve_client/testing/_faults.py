@@ -1,4 +1,4 @@
-"""What a local server does wrong on request, one thing at a time, in the order asked for. Knows no transport."""
+"""Queue of faults that a local server injects, one per call, in the order given. Independent of the transport."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ Fault = Literal["lose_answer", "lose_request", "stall"]
 
 
 class Faults:
-    """Planned misfortunes; each call takes at most one."""
+    """Planned faults; each call takes at most one."""
 
     def __init__(self) -> None:
         self._calls: deque[Fault | int] = deque()
         self._connections = 0
 
     def plan(self, fault: Fault | int, times: int) -> None:
-        """Let the next `times` calls meet a fault, or an HTTP status that some proxy answers with."""
+        """Inject a fault, or an HTTP status that a proxy would return, into the next `times` calls."""
         self._calls.extend([fault] * times)
 
     def refuse_connections(self, times: int) -> None:
-        """Let the next `times` connections fail."""
+        """Make the next `times` connections fail."""
         self._connections += times
 
     def connection_fails(self) -> bool:
-        """Whether the connection being made now fails."""
+        """Return whether the current connection attempt fails; counts it."""
         if not self._connections:
             return False
         self._connections -= 1
         return True
 
     def next(self) -> Fault | int | None:
-        """Return what the call being made now meets."""
+        """Remove and return the fault of the current call, if any."""
         return self._calls.popleft() if self._calls else None

@@ -14,11 +14,11 @@ from llmserve_client.testing._sessions import Sessions, refused
 from llmserve_sim.errors import InvalidInputError, LLMServeError
 from llmserve_sim.schema import ServeAction, ServeObservation
 
-__all__ = ["Backstage", "HttpTransport", "error_body"]
+__all__ = ["HttpTransport", "ServerState", "error_body"]
 
 
-class Backstage(Protocol):
-    """What the routes need of the server."""
+class ServerState(Protocol):
+    """The part of `LocalServer` that the routes and sockets use."""
 
     sessions: Sessions
     faults: Faults
@@ -27,7 +27,7 @@ class Backstage(Protocol):
     prefix: str
 
     def run_baseline(self, params: dict[str, str]) -> dict[str, Any]:
-        """Return the report of the suite that the test supplied."""
+        """Return the report of the baseline that the test supplied."""
         ...
 
 
@@ -45,22 +45,22 @@ def error_body(error: RefusedError) -> dict[str, Any]:
 
 
 class HttpTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """Answers httpx's requests from a server in this process."""
+    """Answers httpx requests from a server in this process."""
 
-    def __init__(self, server: Backstage) -> None:
+    def __init__(self, server: ServerState) -> None:
         self._server = server
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer, or fail as a network would."""
+        """Answer, or raise the planned network fault."""
         request.read()
-        return self._meet(request)
+        return self._respond(request)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer, or fail as a network would."""
+        """Answer, or raise the planned network fault."""
         await request.aread()
-        return self._meet(request)
+        return self._respond(request)
 
-    def _meet(self, request: httpx.Request) -> httpx.Response:
+    def _respond(self, request: httpx.Request) -> httpx.Response:
         faults = self._server.faults
         if faults.connection_fails():
             raise httpx.ConnectError("connection refused", request=request)
@@ -79,7 +79,7 @@ class HttpTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         try:
-            self._admit(request)
+            self._check_token(request)
             content = self._route(request)
         except (LLMServeError, RefusedError) as error:
             said = refused(error)
@@ -87,7 +87,7 @@ class HttpTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             return httpx.Response(said.status, json=error_body(said), headers=headers)
         return httpx.Response(200, json=content)
 
-    def _admit(self, request: httpx.Request) -> None:
+    def _check_token(self, request: httpx.Request) -> None:
         wanted = self._server.token
         given = request.headers.get("authorization", "")
         if wanted is not None and not hmac.compare_digest(given.encode(), f"Bearer {wanted}".encode()):

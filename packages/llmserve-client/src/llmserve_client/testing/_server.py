@@ -1,4 +1,4 @@
-"""`LocalServer`: sessions, faults and both transports joined, and the clients that reach it."""
+"""`LocalServer`: combines sessions, faults and both transports, and makes clients for them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class LocalServer:
 
     Args:
         websocket: whether it offers the WebSocket transport.
-        token: the bearer token that it wants, if any.
-        capacity: how many sessions it has room for.
-        engine: the simulator's engine; "python" starts at once, "auto" compiles first where numba is installed.
-        prefix: the path that it is served below, such as "/envs/llm".
-        baseline: what answers `GET /baseline`, given the query's parameters; without it the route answers 404.
+        token: the bearer token that it requires, if any.
+        capacity: the largest number of sessions.
+        engine: the simulator's engine. "python" starts at once; "auto" compiles first if numba is installed.
+        prefix: path prefix of its routes, such as "/envs/llm".
+        baseline: answers `GET /baseline`, given the query's parameters. Without it the route answers 404.
 
-    `calls` lists what reached it, in order: ``POST /step`` or ``ws step``. Faults are met by the calls that follow, one each.
+    `calls` lists the calls that reached the server, in order: ``POST /step`` or ``ws step``. Each later call takes one
+    planned fault.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class LocalServer:
         self.faults = Faults()
         self.calls: list[str] = []
         self.pauses: list[float] = []
-        """Seconds that its clients would have waited between tries: they do not wait here."""
+        """Seconds that its clients would have waited between tries; in tests they do not wait."""
         self.http_transport = HttpTransport(self)
-        """An httpx transport, for the synchronous and the asynchronous client alike."""
+        """An httpx transport for both the synchronous and the asynchronous client."""
         self._baseline = baseline
         self._sockets: list[LocalSocket] = []
 
@@ -91,7 +92,7 @@ class LocalServer:
         return AsyncLocalSocket(self.dial(endpoint, headers, timeout_s))
 
     def lose_answer(self, times: int = 1) -> None:
-        """Carry out the next call, and break the connection before its answer."""
+        """Carry out the next call, but break the connection before its answer."""
         self.faults.plan("lose_answer", times)
 
     def lose_request(self, times: int = 1) -> None:
@@ -99,19 +100,19 @@ class LocalServer:
         self.faults.plan("lose_request", times)
 
     def stall(self, times: int = 1) -> None:
-        """Carry out the next call, and answer too late."""
+        """Carry out the next call, but answer too late."""
         self.faults.plan("stall", times)
 
     def fail(self, status: int, times: int = 1) -> None:
-        """Have a proxy answer the next HTTP call with `status`; a socket breaks instead."""
+        """Answer the next HTTP call with `status`, as a proxy would; a WebSocket breaks instead."""
         self.faults.plan(status, times)
 
     def refuse_connections(self, times: int = 1) -> None:
-        """Let the next attempts to connect fail."""
+        """Make the next connection attempts fail."""
         self.faults.refuse_connections(times)
 
     def restart(self, *, forget: bool = False) -> None:
-        """Break every connection; with `forget` lose the sessions as well, as a server without a store does."""
+        """Break every connection. With `forget`, drop the sessions too, as a server without a store does."""
         for socket in self._sockets:
             socket.close()
         self._sockets.clear()
@@ -119,7 +120,7 @@ class LocalServer:
             self.sessions.forget()
 
     def run_baseline(self, params: Mapping[str, str]) -> dict[str, Any]:
-        """Return the report of the suite that was passed in."""
+        """Return the report of the baseline that was passed in."""
         if self._baseline is None:
             raise refusal("this local server was given no baseline", code="http_404", status=404)
         return self._baseline(params)

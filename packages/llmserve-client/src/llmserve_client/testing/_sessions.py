@@ -1,6 +1,6 @@
-"""Sessions over in-process environments: what a server decides, without any transport.
+"""Sessions of a local server over in-process environments, independent of the transport.
 
-Refusals are this package's own `RefusedError` leaves: the same code, status, field and bound as the real server's.
+A refusal is a `RefusedError` of this package with the code, status, field and bound of the real server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Sessions", "refused"]
 
 
 def refused(error: Exception) -> RefusedError:
-    """Return what the server answers to an error of the simulator; a defect is raised as it is."""
+    """Return the server's refusal for an error of the simulator; raise any other error."""
     if isinstance(error, RefusedError):
         return error
     if isinstance(error, InvalidInputError):
@@ -40,7 +40,7 @@ class _Session:
     env: ServingEnv
     last: ServeObservation
     action: ServeAction | None = None
-    """What `last` answered; None after a reset."""
+    """The action that led to `last`; None after a reset."""
 
 
 class Sessions:
@@ -53,7 +53,7 @@ class Sessions:
         self._finished: dict[str, EpisodeLog] = {}
 
     def reset(self, fields: Mapping[str, Any]) -> tuple[str, ServeObservation]:
-        """Start an episode in a new session or in the named one, or come back to that one's."""
+        """Start an episode in a new or the named session, or resume the named session."""
         _known(fields, {"task_id", "seed", "episode_id", "session_id", "resume"})
         session_id = fields.get("session_id")
         if fields.get("resume"):
@@ -69,7 +69,7 @@ class Sessions:
         return self._keep(session_id, _Session(env, first))
 
     def step(self, session_id: str | None, action: object, step_index: object) -> tuple[str, ServeObservation]:
-        """Apply an action; one that carries the index of the step before is answered again, and not applied."""
+        """Apply an action. A repeated step (index of the step before) is answered again but not applied."""
         session = self._find(session_id)
         checked = parse_action(action)
         now = session.last.step_index
@@ -94,12 +94,12 @@ class Sessions:
         return self._find(session_id).env.episode_log()
 
     def fork(self, session_id: str | None) -> tuple[str, ServeObservation]:
-        """Start a session that goes on from another."""
+        """Start a session that continues from another one."""
         session = self._find(session_id)
         return self._keep(None, _Session(session.env.fork(), session.last, session.action))
 
     def grade(self, session_id: str | None, fields: Mapping[str, Any]) -> GradeReport:
-        """Grade a log, a named episode, or the session's."""
+        """Grade a log, a named episode, or the session's episode."""
         _known(fields, {"episode_log", "episode_id", "session_id"})
         if fields.get("episode_log") is not None:
             return grade(parse_log(fields["episode_log"]), engine=self._engine)
@@ -108,11 +108,11 @@ class Sessions:
         return grade(self.log(fields.get("session_id") or session_id), engine=self._engine)
 
     def catalogue(self) -> list[dict[str, Any]]:
-        """Return what the server says of its tasks."""
+        """Return the descriptions of the tasks."""
         return [describe(task) for task in list_tasks()]
 
     def forget(self) -> None:
-        """Lose every session, as a server without a store does when it restarts."""
+        """Drop every session, as a server without a store does when it restarts."""
         self._open.clear()
 
     def _find(self, session_id: str | None) -> _Session:

@@ -1,4 +1,4 @@
-"""The WebSocket of a local server: OpenEnv's messages, one session to a socket, synchronous and asynchronous."""
+"""The WebSocket of a local server: OpenEnv's messages, one session per socket, synchronous and asynchronous."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmserve_client._exceptions import (
     RefusedError,
     WebSocketUnavailableError,
 )
-from llmserve_client.testing._http import Backstage, error_body
+from llmserve_client.testing._http import ServerState, error_body
 from llmserve_client.testing._sessions import refused
 from llmserve_sim.errors import InvalidInputError, LLMServeError
 from llmserve_sim.schema import ServeObservation
@@ -24,8 +24,8 @@ from llmserve_sim.schema import ServeObservation
 __all__ = ["AsyncLocalSocket", "LocalSocket", "open_socket"]
 
 
-def open_socket(server: Backstage, endpoint: Endpoint, headers: Mapping[str, str], *, offered: bool) -> LocalSocket:
-    """Do the handshake."""
+def open_socket(server: ServerState, endpoint: Endpoint, headers: Mapping[str, str], *, offered: bool) -> LocalSocket:
+    """Do the handshake and return the open socket."""
     if server.faults.connection_fails():
         raise ConnectError(f"cannot connect to {endpoint.socket}: connection refused")
     server.calls.append("GET /ws")
@@ -40,15 +40,15 @@ def open_socket(server: Backstage, endpoint: Endpoint, headers: Mapping[str, str
 class LocalSocket:
     """One open socket."""
 
-    def __init__(self, server: Backstage) -> None:
+    def __init__(self, server: ServerState) -> None:
         self._server = server
         self._session_id: str | None = None
         self._answers: deque[str | None] = deque()
-        """None: an answer that does not come."""
+        """None stands for an answer that never comes."""
         self.open = True
 
     def send(self, text: str) -> None:
-        """Take a message; its answer waits to be received."""
+        """Handle a message and queue its answer."""
         if not self.open:
             raise ConnectionLostError("the WebSocket is closed", unsent=True)
         self._server.calls.append(f"ws {json.loads(text).get('type')}")
@@ -101,13 +101,13 @@ class LocalSocket:
 
 
 class AsyncLocalSocket:
-    """The same, awaited."""
+    """`LocalSocket` with awaited methods."""
 
     def __init__(self, socket: LocalSocket) -> None:
         self._socket = socket
 
     async def send(self, text: str) -> None:
-        """Take a message; its answer waits to be received."""
+        """Handle a message and queue its answer."""
         self._socket.send(text)
 
     async def receive(self, timeout_s: float) -> str:

@@ -1,13 +1,13 @@
-"""What a client knows and says next: every verb as a flow of effects, with no I/O in it.
+"""The client's protocol without I/O: what each method sends, retries, resumes and refuses.
 
-A flow is a generator. It yields one effect at a time (`HttpCall`, `Dial`, `Exchange`, `HangUp`, `Pause`), is sent the
-effect's answer or thrown its error, and returns the verb's result. The synchronous and the asynchronous client only
-perform effects; what is retried, resumed and refused is decided here, once.
+Every method is a flow: a generator that yields one operation at a time (`_operations.py`). The caller performs the
+operation and sends back its result or throws its error; the generator returns the method's result. The synchronous and
+the asynchronous client run the same flows, so every decision is made here, once.
 
-- A connection that could not be made, and a message that was not sent, are tried again.
-- An answer that was lost is asked for again where asking twice changes nothing: reads, grading, and steps, since a step
-  carries the index of the observation that it answers and the server applies an index once.
-- A socket that died is dialled again and re-attached to the session before the next message.
+- If a connection cannot be made or a message is not sent, the client tries again.
+- If an answer is lost, the client repeats the request where that is safe: reads, grading and steps. A step carries the
+  index of the observation it answers, and the server applies each index once.
+- If a socket breaks, the client opens a new one and attaches it to the session before the next message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from llmserve_client import _wire
-from llmserve_client._effects import Answer, Dial, Exchange, Flow, HangUp, HttpCall, Pause
 from llmserve_client._exceptions import (
     AnswerError,
     AtCapacityError,
@@ -29,17 +28,18 @@ from llmserve_client._exceptions import (
     WebSocketUnavailableError,
     refusal,
 )
+from llmserve_client._operations import CloseSocket, Flow, HttpRequest, HttpResponse, OpenSocket, SendAndReceive, Sleep
 from llmserve_client._options import Retries, Timeouts, TransportChoice, TransportKind
 from llmserve_client._wire import SESSION_HEADER
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
-__all__ = ["Core", "StepResult"]
+__all__ = ["ClientProtocol", "StepResult"]
 
-_PASSING: Final = frozenset({502, 503, 504})
-"""Statuses of a proxy whose server is restarting."""
+_RETRYABLE: Final = frozenset({502, 503, 504})
+"""HTTP statuses that a proxy returns while its server restarts; the client tries again."""
 _STATE: Final = '{"type": "state"}'
 _NO_FALLBACK: Final = frozenset({401, 407, 429})
-"""Statuses of a handshake that plain HTTP would get too."""
+"""Handshake statuses that plain HTTP would get too, so falling back to HTTP does not help."""
 
 
 class StepResult(NamedTuple):
@@ -54,8 +54,8 @@ class StepResult(NamedTuple):
     """The observation's metadata: reward terms, per-class figures, the configuration in force."""
 
 
-class Core:
-    """One client's memory: its session, the last observation, the transport that was chosen."""
+class ClientProtocol:
+    """State and decisions of one client: its session, the last observation, the chosen transport."""
 
     def __init__(self, choice: TransportChoice, timeouts: Timeouts, retries: Retries) -> None:
         self.choice: TransportChoice = choice
@@ -64,75 +64,75 @@ class Core:
         self.transport: TransportKind | None = None if choice == "auto" else choice
         self.session_id: str | None = None
         self.observation: ServeObservation | None = None
-        self._met = False
-        """Whether anything has ever answered at the address, be it a proxy whose server is restarting."""
-        self._open = False
+        self._reached = False
+        """Whether a server or a proxy has ever answered at the address."""
+        self._socket_open = False
         """Whether a socket is open."""
         self._attached = False
-        """Whether the server ties that socket to `session_id`."""
+        """Whether the open socket is attached to `session_id` on the server."""
 
-    def twin(self, session_id: str, observation: ServeObservation) -> Core:
-        """Return the memory of another client of the same server, at another session."""
-        twin = Core(self.choice, self.timeouts, self.retries)
-        twin.transport, twin.session_id, twin.observation = self.transport, session_id, observation
-        twin._met = True
-        return twin
+    def clone(self, session_id: str, observation: ServeObservation) -> ClientProtocol:
+        """Return the protocol of another client of the same server, with another session."""
+        clone = ClientProtocol(self.choice, self.timeouts, self.retries)
+        clone.transport, clone.session_id, clone.observation = self.transport, session_id, observation
+        clone._reached = True
+        return clone
 
     def reset(self, task_id: str | None, seed: int | None, episode_id: str | None) -> Flow[ServeObservation]:
         """Start an episode in this client's session, or in a new one."""
         fields = _wire.check_episode(task_id, seed, episode_id)
-        yield from self._choose()
+        yield from self._choose_transport()
         try:
             return (yield from self._start({**fields, "session_id": self.session_id}))
         except UnknownSessionError:
             if self.session_id is None:
                 raise
-            # The server forgot it. A reset needs nothing of the old session, so it starts a new one.
+            # The server no longer has the session. A reset needs nothing from it, so start a new one.
             self.session_id = self.observation = None
             return (yield from self._start(fields))
         except (ConnectError, RefusedError):
             raise
         except BaseException:
-            # Which episode the session runs now is unknown: a step must not meet the wrong one.
+            # It is unknown which episode the session now runs. Refuse steps until the next reset or resume.
             self.observation = None
             raise
 
     def resume(self, session_id: str | None) -> Flow[ServeObservation]:
-        """Go on with a session where the server has it; changes nothing there."""
+        """Attach to a session at its current step; changes nothing on the server."""
         wanted = session_id or self.session_id
         if wanted is None:
             raise EpisodeStateError("there is no session to resume: reset first, or name one", code="not_reset")
-        yield from self._choose()
+        yield from self._choose_transport()
         if self._attached and wanted != self.session_id:
-            yield from self._hang_up()
+            yield from self._close_socket()
         return (yield from self._start({"session_id": wanted, "resume": True}, repeatable=True))
 
     def step(self, action: object) -> Flow[StepResult]:
-        """Apply an action once, however often it has to be sent."""
+        """Apply an action once, even if it is sent several times."""
         checked = _wire.check_action(action)
         if self.observation is None:
             raise EpisodeStateError("there is no episode: reset first", code="not_reset")
         index = self.observation.step_index
         if self.transport == "websocket":
-            data = yield from self._say(_wire.socket_step(checked, index), "observation", repeatable=True)
+            data = yield from self._send_message(_wire.socket_step(checked, index), "observation", repeatable=True)
         else:
             data = yield from self._post_step(checked, index)
-        seen = self.observation = _wire.read_observation(data)
-        return StepResult(seen, seen.reward, seen.done, dict(seen.metadata))
+        observation = self.observation = _wire.read_observation(data)
+        return StepResult(observation, observation.reward, observation.done, dict(observation.metadata))
 
     def _post_step(self, action: ServeAction, index: int) -> Flow[Any]:
         body = {"session_id": self.session_id, "action": action.model_dump(), "step_index": index}
-        return _wire.read_http((yield from self._ask(self._call("POST", "/step", body), repeatable=True)))
+        return _wire.read_http((yield from self._send_request(self._request("POST", "/step", body), repeatable=True)))
 
     def state(self) -> Flow[ServeState]:
-        """Read where the episode stands."""
-        yield from self._choose()
+        """Read the episode's state."""
+        yield from self._choose_transport()
         if self.transport == "websocket":
-            return _wire.read_state((yield from self._say(_STATE, "state", repeatable=True)))
+            return _wire.read_state((yield from self._send_message(_STATE, "state", repeatable=True)))
         return _wire.read_state((yield from self._get("/state")))
 
     def tasks(self) -> Flow[list[dict[str, Any]]]:
-        """Read the server's catalogue of tasks."""
+        """Read the server's list of tasks."""
         content = yield from self._get("/tasks")
         rows = content.get("tasks") if isinstance(content, dict) else content
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -140,7 +140,7 @@ class Core:
         return rows
 
     def grade(self, log: object, episode_id: str | None) -> Flow[GradeReport]:
-        """Have an episode graded: the given log, the named episode, or this session's."""
+        """Grade the given log, the named episode, or this session's episode."""
         body: dict[str, object] | None = None
         if log is not None:
             body = {"episode_log": _wire.check_log(log).model_dump(mode="json")}
@@ -148,64 +148,68 @@ class Core:
             body = {"episode_id": episode_id}
         elif self.session_id is None:
             raise EpisodeStateError("there is no episode to grade: reset first, or pass a log", code="not_reset")
-        return _wire.read_grade((yield from self._ask(self._call("POST", "/grader", body), repeatable=True)))
+        return _wire.read_grade(
+            (yield from self._send_request(self._request("POST", "/grader", body), repeatable=True))
+        )
 
     def baseline(
         self, task_id: str | None, seed: int | None, model: str | None, *, use_openai: bool
     ) -> Flow[dict[str, Any]]:
-        """Have the server run its baseline suite. A run that spends the owner's key is asked for once."""
+        """Run the server's baseline suite. A request that spends the owner's key is never repeated."""
         fields = {**_wire.check_episode(task_id, seed, None), "model": model}
         params = {name: str(value) for name, value in fields.items() if value is not None}
         if use_openai:
             params["use_openai"] = "true"
-        call = HttpCall("GET", "/baseline", self.timeouts.baseline_s, params=params)
-        content = _wire.read_http((yield from self._ask(call, repeatable=not use_openai)))
+        call = HttpRequest("GET", "/baseline", self.timeouts.baseline_s, params=params)
+        content = _wire.read_http((yield from self._send_request(call, repeatable=not use_openai)))
         if not isinstance(content, dict):
             raise AnswerError("no report in the answer")
         return content
 
     def episode_log(self) -> Flow[EpisodeLog]:
-        """Read the episode so far as evidence for the grader."""
-        return _wire.read_log((yield from self._ask(self._call("GET", "/log", None), repeatable=True)))
+        """Read the log of the episode so far, for the grader."""
+        return _wire.read_log((yield from self._send_request(self._request("GET", "/log", None), repeatable=True)))
 
-    def fork(self) -> Flow[Core]:
-        """Make a session that goes on from here, and the memory of a client for it."""
+    def fork(self) -> Flow[ClientProtocol]:
+        """Copy this session on the server; return the protocol of a client for the copy."""
         if self.session_id is None:
             raise EpisodeStateError("there is no episode to fork: reset first", code="not_reset")
-        call = self._call("POST", "/fork", {"session_id": self.session_id})
-        content = _wire.read_http((yield from self._ask(call)))
-        return self.twin(_wire.session_of(content), _wire.read_observation(content))
+        call = self._request("POST", "/fork", {"session_id": self.session_id})
+        content = _wire.read_http((yield from self._send_request(call)))
+        return self.clone(_wire.session_of(content), _wire.read_observation(content))
 
     def close(self) -> Flow[None]:
-        """Leave the server; the session stays there and can be resumed."""
-        yield from self._hang_up()
+        """Close the connection. The session stays on the server and can be resumed."""
+        yield from self._close_socket()
 
-    def _hang_up(self) -> Flow[None]:
-        self._open = self._attached = False
-        yield HangUp()
+    def _close_socket(self) -> Flow[None]:
+        self._socket_open = self._attached = False
+        yield CloseSocket()
 
     def _start(self, fields: Mapping[str, object], *, repeatable: bool = False) -> Flow[ServeObservation]:
         if self.transport == "websocket":
-            data = yield from self._say(_wire.socket_reset(fields), "observation", attach=False, repeatable=repeatable)
+            data = yield from self._send_message(
+                _wire.socket_reset(fields), "observation", attach=False, repeatable=repeatable
+            )
             observation = _wire.read_observation(data)
             session = fields.get("session_id")
             if not isinstance(session, str):
-                # OpenEnv's answer to a reset has no room for the session's id; the state does.
-                session = _wire.session_of((yield from self._exchange(_STATE, "state")))
+                # OpenEnv's answer to a reset has no field for the session's id; the state has one.
+                session = _wire.session_of((yield from self._send_and_receive(_STATE, "state")))
             self._attached = True
         else:
-            call = HttpCall("POST", "/reset", self.timeouts.answer_s, *_json_body(fields))
-            content = _wire.read_http((yield from self._ask(call, repeatable=repeatable)))
+            call = HttpRequest("POST", "/reset", self.timeouts.answer_s, *_json_body(fields))
+            content = _wire.read_http((yield from self._send_request(call, repeatable=repeatable)))
             observation, session = _wire.read_observation(content), _wire.session_of(content)
         self.session_id, self.observation = session, observation
         return observation
 
-    def _choose(self) -> Flow[None]:
-        """Settle the transport, once: the first handshake that is answered decides."""
+    def _choose_transport(self) -> Flow[None]:
+        """Choose the transport, once: the first handshake that gets an answer decides."""
         if self.transport is not None:
             return
         try:
-            yield from self._dial(self._pauses())
+            yield from self._open_socket(self._pauses())
         except WebSocketUnavailableError as error:
             if error.status in _NO_FALLBACK or error.status >= 500:
                 raise _handshake_refusal(error) from error
@@ -213,72 +217,74 @@ class Core:
         else:
             self.transport = "websocket"
 
-    def _dial(self, pauses: Iterator[float]) -> Flow[None]:
+    def _open_socket(self, pauses: Iterator[float]) -> Flow[None]:
         while True:
             try:
-                yield Dial(self.timeouts.connect_s)
+                yield OpenSocket(self.timeouts.connect_s)
             except WebSocketUnavailableError as error:
-                self._met = True
-                if error.status not in _PASSING or not (yield from self._pause(pauses)):
+                self._reached = True
+                if error.status not in _RETRYABLE or not (yield from self._pause(pauses)):
                     raise
             except ConnectError:
                 if not (yield from self._pause(pauses)):
                     raise
             else:
-                self._met, self._open, self._attached = True, True, False
+                self._reached, self._socket_open, self._attached = True, True, False
                 return
 
-    def _say(self, text: str, expected: str, *, attach: bool = True, repeatable: bool = False) -> Flow[dict[str, Any]]:
-        """Send a message and return the data of its answer; `attach` where it speaks to this client's session."""
+    def _send_message(
+        self, text: str, expected: str, *, attach: bool = True, repeatable: bool = False
+    ) -> Flow[dict[str, Any]]:
+        """Send a message and return the data of its answer. `attach`: attach the socket to the session first."""
         pauses = self._pauses()
         while True:
             try:
-                if not self._open:
-                    yield from self._redial(pauses)
+                if not self._socket_open:
+                    yield from self._reopen_socket(pauses)
                 if attach and self.session_id is not None and not self._attached:
                     again = _wire.socket_reset({"session_id": self.session_id, "resume": True})
-                    yield from self._exchange(again, "observation")
+                    yield from self._send_and_receive(again, "observation")
                     self._attached = True
-                return (yield from self._exchange(text, expected))
+                return (yield from self._send_and_receive(text, expected))
             except ConnectionLostError as error:
                 if not (repeatable or error.unsent) or not (yield from self._pause(pauses)):
                     raise
 
-    def _redial(self, pauses: Iterator[float]) -> Flow[None]:
+    def _reopen_socket(self, pauses: Iterator[float]) -> Flow[None]:
         try:
-            yield from self._dial(pauses)
+            yield from self._open_socket(pauses)
         except WebSocketUnavailableError as error:
             raise _handshake_refusal(error) from error
 
-    def _exchange(self, text: str, expected: str) -> Flow[dict[str, Any]]:
+    def _send_and_receive(self, text: str, expected: str) -> Flow[dict[str, Any]]:
         try:
-            answer: str = yield Exchange(text, self.timeouts.answer_s)
+            answer: str = yield SendAndReceive(text, self.timeouts.answer_s)
         except BaseException:
-            # Whatever came between, Ctrl-C too: an answer may still be on its way, and must not meet another question.
-            self._open = self._attached = False
+            # After any error, Ctrl-C too, the answer may still arrive; it must not be read as the next answer.
+            self._socket_open = self._attached = False
             raise
         try:
             return _wire.read_socket(answer, expected)
         except (AnswerError, AtCapacityError, ServerFailureError):
-            # OpenEnv closes a socket that it has no place for; whether this one is closed yet is a race not to run.
-            yield from self._hang_up()
+            # OpenEnv closes a socket that it has no room for. It may not be closed yet, so close it here.
+            yield from self._close_socket()
             raise
 
     def _get(self, path: str) -> Flow[Any]:
-        return _wire.read_http((yield from self._ask(self._call("GET", path, None), repeatable=True)))
+        return _wire.read_http((yield from self._send_request(self._request("GET", path, None), repeatable=True)))
 
-    def _call(self, method: str, path: str, body: Mapping[str, object] | None) -> HttpCall:
+    def _request(self, method: str, path: str, body: Mapping[str, object] | None) -> HttpRequest:
         content, headers = (None, {}) if body is None else _json_body(body)
-        # In a header, since addresses end up in access logs and an id is the key to a session.
+        # The id gives access to the session. It goes into a header because URLs end up in access logs.
         if self.session_id is not None:
             headers = {**headers, SESSION_HEADER: self.session_id}
-        return HttpCall(method, path, self.timeouts.answer_s, content, headers)
+        return HttpRequest(method, path, self.timeouts.answer_s, content, headers)
 
-    def _ask(self, call: HttpCall, *, repeatable: bool = False) -> Flow[Answer]:
+    def _send_request(self, call: HttpRequest, *, repeatable: bool = False) -> Flow[HttpResponse]:
         pauses = self._pauses()
         while True:
             try:
-                answer: Answer = yield call
+                answer: HttpResponse = yield call
             except ConnectError:
                 if not (yield from self._pause(pauses)):
                     raise
@@ -286,23 +292,23 @@ class Core:
                 if not repeatable or not (yield from self._pause(pauses)):
                     raise
             else:
-                self._met = True
-                if not repeatable or answer.status not in _PASSING or not (yield from self._pause(pauses)):
+                self._reached = True
+                if not repeatable or answer.status not in _RETRYABLE or not (yield from self._pause(pauses)):
                     return answer
 
     def _pauses(self) -> Iterator[float]:
-        """Yield the pause before each further try, while there is one."""
+        """Yield the pause in s before each further try."""
         for tries, pause in enumerate(self.retries.pauses()):
-            if not self._met and tries >= self.retries.first_attempts:
+            if not self._reached and tries >= self.retries.first_attempts:
                 return
             yield pause
 
     def _pause(self, pauses: Iterator[float]) -> Flow[bool]:
-        """Wait before the next try; return whether there is one."""
+        """Wait before the next try; return False if no try is left."""
         seconds = next(pauses, None)
         if seconds is None:
             return False
-        yield Pause(seconds)
+        yield Sleep(seconds)
         return True
 
 
@@ -311,7 +317,7 @@ def _json_body(fields: Mapping[str, object]) -> tuple[bytes, dict[str, str]]:
 
 
 def _handshake_refusal(error: WebSocketUnavailableError) -> Exception:
-    """Return what a refused handshake means where HTTP would be refused alike."""
+    """Return the error of a refused handshake: a refusal if HTTP would be refused too, else `error` itself."""
     if error.status in _NO_FALLBACK or error.status >= 500:
         return refusal(str(error), code=f"http_{error.status}", status=error.status)
     return error
