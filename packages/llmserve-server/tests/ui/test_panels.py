@@ -107,7 +107,7 @@ def test_the_scoreboard_compares_the_windows_that_all_runs_have(runs: list[Run])
 
 
 def test_a_branch_is_judged_by_what_it_earned_more_or_less(runs: list[Run]) -> None:
-    text = cards.difference(runs[0], runs[2])
+    text = cards.branch_gain(runs[0], runs[2])
     assert re.fullmatch(
         r"Over the 4 windows since, the branch earned \d+\.\d\d (more|less) reward than you did\.", text
     )
