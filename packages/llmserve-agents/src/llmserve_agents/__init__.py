@@ -1,89 +1,42 @@
 """The reference agents of LLMServeEnv: policies that act on the simulator here or on a server anywhere, and their baselines.
 
-Start reading at `policy.py` (the protocol and the agents by name), then `rules/heuristic.py`, `learning/agent.py` and `evaluation/runner.py`. This
-module only names things and loads them when they are first used.
+Start reading at `policy.py` (the protocol and the agents by name), then `rules/heuristic.py`, `learning/agent.py` and
+`evaluation/runner.py`. This module only names things and loads them when they are first used.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmserve_agents.__about__ import __version__
+from llmserve_agents.__about__ import __version__ as __version__
+from llmserve_sim._lazy import attach
 
 if TYPE_CHECKING:
-    from llmserve_agents.environment import Environment, InProcess, Remote
-    from llmserve_agents.errors import AgentError, EndpointError, MissingExtraError, MissingKeyError, RequestCapError
-    from llmserve_agents.evaluation.baseline import LLMOptions, run_suite
-    from llmserve_agents.evaluation.baseline_report import BaselineReport
-    from llmserve_agents.evaluation.roster import AgentSpec
-    from llmserve_agents.learning.agent import PPOPolicy
-    from llmserve_agents.llm.agent import LLMUsage, OpenAIAgent
-    from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
-    from llmserve_agents.policy import AGENTS, Policy, RandomPolicy, StaticPolicy, make_agent
-    from llmserve_agents.rules.heuristic import HeuristicPolicy, Thresholds
+    from llmserve_agents.environment import Environment as Environment
+    from llmserve_agents.environment import InProcess as InProcess
+    from llmserve_agents.environment import Remote as Remote
+    from llmserve_agents.errors import AgentError as AgentError
+    from llmserve_agents.errors import EndpointError as EndpointError
+    from llmserve_agents.errors import MissingExtraError as MissingExtraError
+    from llmserve_agents.errors import MissingKeyError as MissingKeyError
+    from llmserve_agents.errors import RequestCapError as RequestCapError
+    from llmserve_agents.evaluation.baseline import LLMOptions as LLMOptions
+    from llmserve_agents.evaluation.baseline import run_suite as run_suite
+    from llmserve_agents.evaluation.baseline_report import BaselineReport as BaselineReport
+    from llmserve_agents.evaluation.roster import AgentSpec as AgentSpec
+    from llmserve_agents.learning.agent import PPOPolicy as PPOPolicy
+    from llmserve_agents.llm.agent import LLMUsage as LLMUsage
+    from llmserve_agents.llm.agent import OpenAIAgent as OpenAIAgent
+    from llmserve_agents.llm.endpoint import ChatEndpoint as ChatEndpoint
+    from llmserve_agents.llm.endpoint import Patience as Patience
+    from llmserve_agents.policy import AGENTS as AGENTS
+    from llmserve_agents.policy import Policy as Policy
+    from llmserve_agents.policy import RandomPolicy as RandomPolicy
+    from llmserve_agents.policy import StaticPolicy as StaticPolicy
+    from llmserve_agents.policy import make_agent as make_agent
+    from llmserve_agents.rules.heuristic import HeuristicPolicy as HeuristicPolicy
+    from llmserve_agents.rules.heuristic import Thresholds as Thresholds
 
-__all__ = [
-    "AGENTS",
-    "AgentError",
-    "AgentSpec",
-    "BaselineReport",
-    "ChatEndpoint",
-    "EndpointError",
-    "Environment",
-    "HeuristicPolicy",
-    "InProcess",
-    "LLMOptions",
-    "LLMUsage",
-    "MissingExtraError",
-    "MissingKeyError",
-    "OpenAIAgent",
-    "PPOPolicy",
-    "Patience",
-    "Policy",
-    "RandomPolicy",
-    "Remote",
-    "RequestCapError",
-    "StaticPolicy",
-    "Thresholds",
-    "__version__",
-    "make_agent",
-    "run_suite",
-]
-
-_HOME = {
-    "AGENTS": "policy",
-    "AgentError": "errors",
-    "AgentSpec": "evaluation.roster",
-    "BaselineReport": "evaluation.baseline_report",
-    "ChatEndpoint": "llm.endpoint",
-    "EndpointError": "errors",
-    "Environment": "environment",
-    "HeuristicPolicy": "rules.heuristic",
-    "InProcess": "environment",
-    "LLMOptions": "evaluation.baseline",
-    "LLMUsage": "llm.agent",
-    "MissingExtraError": "errors",
-    "MissingKeyError": "errors",
-    "OpenAIAgent": "llm.agent",
-    "PPOPolicy": "learning.agent",
-    "Patience": "llm.endpoint",
-    "Policy": "policy",
-    "RandomPolicy": "policy",
-    "Remote": "environment",
-    "RequestCapError": "errors",
-    "StaticPolicy": "policy",
-    "Thresholds": "rules.heuristic",
-    "make_agent": "policy",
-    "run_suite": "evaluation.baseline",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    __all__: list[str]
+else:
+    __getattr__, __dir__, __all__ = attach(__name__)

@@ -19,136 +19,52 @@ This module only names things and loads them when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmserve_client.__about__ import __version__
+from llmserve_client.__about__ import __version__ as __version__
+from llmserve_sim._lazy import attach
 
 if TYPE_CHECKING:
-    from llmserve_client._async_client import AsyncLLMServeEnv
-    from llmserve_client._client import LLMServeEnv
-    from llmserve_client._endpoint import Endpoint, space_url
-    from llmserve_client._exceptions import (
-        AmbiguousError,
-        AnswerError,
-        AtCapacityError,
-        ClientClosedError,
-        ClientError,
-        ConnectError,
-        ConnectionLostError,
-        DeadlineError,
-        EpisodeStateError,
-        InvalidFieldError,
-        MissingApiKeyError,
-        NotForkableError,
-        RefusedError,
-        ServerFailureError,
-        StepConflictError,
-        TooLargeError,
-        TransportError,
-        UnauthorizedError,
-        UnknownEpisodeError,
-        UnknownSessionError,
-        UnknownTaskError,
-        VersionChangedError,
-        WebSocketUnavailableError,
-    )
-    from llmserve_client._network import AsyncDialer, AsyncSocket, SyncDialer, SyncSocket
-    from llmserve_client._options import Retries, Timeouts
-    from llmserve_client._protocol import StepResult
-    from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
+    from llmserve_client._async_client import AsyncLLMServeEnv as AsyncLLMServeEnv
+    from llmserve_client._client import LLMServeEnv as LLMServeEnv
+    from llmserve_client._endpoint import Endpoint as Endpoint
+    from llmserve_client._endpoint import space_url as space_url
+    from llmserve_client._exceptions import AmbiguousError as AmbiguousError
+    from llmserve_client._exceptions import AnswerError as AnswerError
+    from llmserve_client._exceptions import AtCapacityError as AtCapacityError
+    from llmserve_client._exceptions import ClientClosedError as ClientClosedError
+    from llmserve_client._exceptions import ClientError as ClientError
+    from llmserve_client._exceptions import ConnectError as ConnectError
+    from llmserve_client._exceptions import ConnectionLostError as ConnectionLostError
+    from llmserve_client._exceptions import DeadlineError as DeadlineError
+    from llmserve_client._exceptions import EpisodeStateError as EpisodeStateError
+    from llmserve_client._exceptions import InvalidFieldError as InvalidFieldError
+    from llmserve_client._exceptions import MissingApiKeyError as MissingApiKeyError
+    from llmserve_client._exceptions import NotForkableError as NotForkableError
+    from llmserve_client._exceptions import RefusedError as RefusedError
+    from llmserve_client._exceptions import ServerFailureError as ServerFailureError
+    from llmserve_client._exceptions import StepConflictError as StepConflictError
+    from llmserve_client._exceptions import TooLargeError as TooLargeError
+    from llmserve_client._exceptions import TransportError as TransportError
+    from llmserve_client._exceptions import UnauthorizedError as UnauthorizedError
+    from llmserve_client._exceptions import UnknownEpisodeError as UnknownEpisodeError
+    from llmserve_client._exceptions import UnknownSessionError as UnknownSessionError
+    from llmserve_client._exceptions import UnknownTaskError as UnknownTaskError
+    from llmserve_client._exceptions import VersionChangedError as VersionChangedError
+    from llmserve_client._exceptions import WebSocketUnavailableError as WebSocketUnavailableError
+    from llmserve_client._network import AsyncDialer as AsyncDialer
+    from llmserve_client._network import AsyncSocket as AsyncSocket
+    from llmserve_client._network import SyncDialer as SyncDialer
+    from llmserve_client._network import SyncSocket as SyncSocket
+    from llmserve_client._options import Retries as Retries
+    from llmserve_client._options import Timeouts as Timeouts
+    from llmserve_client._protocol import StepResult as StepResult
+    from llmserve_sim.schema import EpisodeLog as EpisodeLog
+    from llmserve_sim.schema import GradeReport as GradeReport
+    from llmserve_sim.schema import ServeAction as ServeAction
+    from llmserve_sim.schema import ServeObservation as ServeObservation
+    from llmserve_sim.schema import ServeState as ServeState
 
-__all__ = [
-    "AmbiguousError",
-    "AnswerError",
-    "AsyncDialer",
-    "AsyncLLMServeEnv",
-    "AsyncSocket",
-    "AtCapacityError",
-    "ClientClosedError",
-    "ClientError",
-    "ConnectError",
-    "ConnectionLostError",
-    "DeadlineError",
-    "Endpoint",
-    "EpisodeLog",
-    "EpisodeStateError",
-    "GradeReport",
-    "InvalidFieldError",
-    "LLMServeEnv",
-    "MissingApiKeyError",
-    "NotForkableError",
-    "RefusedError",
-    "Retries",
-    "ServeAction",
-    "ServeObservation",
-    "ServeState",
-    "ServerFailureError",
-    "StepConflictError",
-    "StepResult",
-    "SyncDialer",
-    "SyncSocket",
-    "Timeouts",
-    "TooLargeError",
-    "TransportError",
-    "UnauthorizedError",
-    "UnknownEpisodeError",
-    "UnknownSessionError",
-    "UnknownTaskError",
-    "VersionChangedError",
-    "WebSocketUnavailableError",
-    "__version__",
-    "space_url",
-]
-
-_HOME = {
-    "AmbiguousError": "llmserve_client._exceptions",
-    "AnswerError": "llmserve_client._exceptions",
-    "AsyncDialer": "llmserve_client._network",
-    "AsyncLLMServeEnv": "llmserve_client._async_client",
-    "AsyncSocket": "llmserve_client._network",
-    "AtCapacityError": "llmserve_client._exceptions",
-    "ClientClosedError": "llmserve_client._exceptions",
-    "ClientError": "llmserve_client._exceptions",
-    "ConnectError": "llmserve_client._exceptions",
-    "ConnectionLostError": "llmserve_client._exceptions",
-    "DeadlineError": "llmserve_client._exceptions",
-    "Endpoint": "llmserve_client._endpoint",
-    "EpisodeLog": "llmserve_sim.schema",
-    "EpisodeStateError": "llmserve_client._exceptions",
-    "GradeReport": "llmserve_sim.schema",
-    "InvalidFieldError": "llmserve_client._exceptions",
-    "LLMServeEnv": "llmserve_client._client",
-    "MissingApiKeyError": "llmserve_client._exceptions",
-    "NotForkableError": "llmserve_client._exceptions",
-    "RefusedError": "llmserve_client._exceptions",
-    "Retries": "llmserve_client._options",
-    "ServeAction": "llmserve_sim.schema",
-    "ServeObservation": "llmserve_sim.schema",
-    "ServeState": "llmserve_sim.schema",
-    "ServerFailureError": "llmserve_client._exceptions",
-    "StepConflictError": "llmserve_client._exceptions",
-    "StepResult": "llmserve_client._protocol",
-    "SyncDialer": "llmserve_client._network",
-    "SyncSocket": "llmserve_client._network",
-    "Timeouts": "llmserve_client._options",
-    "TooLargeError": "llmserve_client._exceptions",
-    "TransportError": "llmserve_client._exceptions",
-    "UnauthorizedError": "llmserve_client._exceptions",
-    "UnknownEpisodeError": "llmserve_client._exceptions",
-    "UnknownSessionError": "llmserve_client._exceptions",
-    "UnknownTaskError": "llmserve_client._exceptions",
-    "VersionChangedError": "llmserve_client._exceptions",
-    "WebSocketUnavailableError": "llmserve_client._exceptions",
-    "space_url": "llmserve_client._endpoint",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    __all__: list[str]
+else:
+    __getattr__, __dir__, __all__ = attach(__name__)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmserve_client.__about__ import __version__
+from llmserve_client.__about__ import __version__ as __version__
+from llmserve_sim._lazy import attach
 
 if TYPE_CHECKING:
-    from llmserve_client import AsyncLLMServeEnv, LLMServeEnv
+    from llmserve_client import AsyncLLMServeEnv as AsyncLLMServeEnv
+    from llmserve_client import LLMServeEnv as LLMServeEnv
 
-__all__ = ["AsyncLLMServeEnv", "LLMServeEnv", "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import llmserve_client
-
-    return getattr(llmserve_client, name)
+    __all__: list[str]
+else:
+    __getattr__, __dir__, __all__ = attach(__name__)

@@ -6,25 +6,15 @@ imported when they are first asked for: OpenEnv takes seconds to import.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmserve_server.__about__ import __version__
+from llmserve_server.__about__ import __version__ as __version__
+from llmserve_sim._lazy import attach
 
 if TYPE_CHECKING:
-    from llmserve_server.app import create_app
-    from llmserve_server.settings import Settings
+    from llmserve_server.app import create_app as create_app
+    from llmserve_server.settings import Settings as Settings
 
-__all__ = ["Settings", "__version__", "create_app"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for."""
-    if name == "create_app":
-        from llmserve_server.app import create_app
-
-        return create_app
-    if name == "Settings":
-        from llmserve_server.settings import Settings
-
-        return Settings
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    __all__: list[str]
+else:
+    __getattr__, __dir__, __all__ = attach(__name__)

@@ -6,59 +6,27 @@ neither numpy nor numba.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmserve_sim.__about__ import __version__
+from llmserve_sim.__about__ import __version__ as __version__
+from llmserve_sim._lazy import attach
 
 if TYPE_CHECKING:
-    from llmserve_sim.env import ServingEnv
-    from llmserve_sim.errors import EpisodeStateError, InvalidInputError, LLMServeError, MissingExtraError
-    from llmserve_sim.grader import grade
-    from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
-    from llmserve_sim.tasks import Task, list_tasks, load_task
+    from llmserve_sim.env import ServingEnv as ServingEnv
+    from llmserve_sim.errors import EpisodeStateError as EpisodeStateError
+    from llmserve_sim.errors import InvalidInputError as InvalidInputError
+    from llmserve_sim.errors import LLMServeError as LLMServeError
+    from llmserve_sim.errors import MissingExtraError as MissingExtraError
+    from llmserve_sim.grader import grade as grade
+    from llmserve_sim.schema import EpisodeLog as EpisodeLog
+    from llmserve_sim.schema import GradeReport as GradeReport
+    from llmserve_sim.schema import ServeAction as ServeAction
+    from llmserve_sim.schema import ServeObservation as ServeObservation
+    from llmserve_sim.schema import ServeState as ServeState
+    from llmserve_sim.tasks import Task as Task
+    from llmserve_sim.tasks import list_tasks as list_tasks
+    from llmserve_sim.tasks import load_task as load_task
 
-__all__ = [
-    "EpisodeLog",
-    "EpisodeStateError",
-    "GradeReport",
-    "InvalidInputError",
-    "LLMServeError",
-    "MissingExtraError",
-    "ServeAction",
-    "ServeObservation",
-    "ServeState",
-    "ServingEnv",
-    "Task",
-    "__version__",
-    "grade",
-    "list_tasks",
-    "load_task",
-]
-
-_HOME = {
-    "EpisodeLog": "schema",
-    "EpisodeStateError": "errors",
-    "GradeReport": "schema",
-    "InvalidInputError": "errors",
-    "LLMServeError": "errors",
-    "MissingExtraError": "errors",
-    "ServeAction": "schema",
-    "ServeObservation": "schema",
-    "ServeState": "schema",
-    "ServingEnv": "env",
-    "Task": "tasks",
-    "grade": "grader",
-    "list_tasks": "tasks",
-    "load_task": "tasks",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    __all__: list[str]
+else:
+    __getattr__, __dir__, __all__ = attach(__name__)
