@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from llmserve_sim import EpisodeLog, ServeAction, ServingEnv, load_task
-from llmserve_sim.cli_render import summary_table
+from llmserve_sim.cli.render import summary_table
 from llmserve_sim.plots import draw_comparison
 from llmserve_sim.workload.replay import scenario_from_trace
 from llmserve_sim.workload.scenario import Scenario

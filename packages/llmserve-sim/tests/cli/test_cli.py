@@ -310,10 +310,10 @@ def test_ctrl_c_is_one_line_and_exit_code_130(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llmserve_sim.cli_app.run_episode", interrupted)
+    monkeypatch.setattr("llmserve_sim.cli.app.run_episode", interrupted)
     assert main(["run", "--trace", str(trace)]) == 130
     assert capsys.readouterr().err.strip().endswith("llmserve-sim: stopped")
-    monkeypatch.setattr("llmserve_sim.cli_app.run", interrupted)
+    monkeypatch.setattr("llmserve_sim.cli.app.run", interrupted)
     assert main(["tasks"]) == 130
 
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the extra cli")
 
-from llmserve_sim.cli_summary import summarise
+from llmserve_sim.cli.summary import summarise
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.plots import draw_comparison, draw_timeline

@@ -9,12 +9,13 @@ import typer
 from rich.console import Console
 
 from llmserve_agents.cli.evaluation_tables import ablation_tables
-from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
 from llmserve_agents.evaluation.ablation import SEARCH_SEEDS
 from llmserve_agents.evaluation.ablation import ablate as measure
 from llmserve_agents.evaluation.roster import known_agents
 from llmserve_agents.evaluation.runner import EPISODES
 from llmserve_agents.executors import EXECUTORS, make_executor
+from llmserve_sim.commandline.outputs import as_options, output_folder, writing
+from llmserve_sim.commandline.terminal import progress_bar
 
 __all__ = ["ablate"]
 

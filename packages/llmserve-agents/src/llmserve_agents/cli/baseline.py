@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from llmserve_agents.cli.baseline_tables import episode_table, summary_lines
-from llmserve_agents.cli.options import as_options, output_file, progress_bar, writing
 from llmserve_agents.evaluation.baseline import LLMOptions, run_suite
 from llmserve_agents.evaluation.baseline import Progress as Position
 from llmserve_agents.evaluation.baseline_report import Mode, Runtime
@@ -20,6 +19,8 @@ from llmserve_agents.llm.agent import DEFAULT_MODEL
 from llmserve_agents.llm.endpoint import Patience
 from llmserve_agents.llm.prices import PRICES, read_prices
 from llmserve_agents.policy import AGENTS
+from llmserve_sim.commandline.outputs import as_options, output_file, writing
+from llmserve_sim.commandline.terminal import progress_bar
 
 __all__ = ["baseline"]
 

@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 
 from llmserve_agents.cli.evaluation_tables import standing_tables, summary_lines, timing_line
-from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
 from llmserve_agents.evaluation.episodes import play
 from llmserve_agents.evaluation.report import EvaluationReport
 from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, known_agents
 from llmserve_agents.evaluation.runner import EPISODES, Progress, run, runnable_agents
 from llmserve_agents.executors import EXECUTORS, make_executor
+from llmserve_sim.commandline.outputs import as_options, output_folder, writing
+from llmserve_sim.commandline.terminal import progress_bar
 from llmserve_sim.tasks import list_tasks
 from llmserve_sim.tasks.registry import catalogue_task
 

@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from llmserve_agents.cli.options import as_options, output_folder, progress_bar
 from llmserve_agents.errors import MissingExtraError
 from llmserve_agents.learning.config import PPOConfig, option_of
 from llmserve_agents.weights import CARD, POLICY
+from llmserve_sim.commandline.outputs import as_options, output_folder
+from llmserve_sim.commandline.terminal import progress_bar
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import load_task
 

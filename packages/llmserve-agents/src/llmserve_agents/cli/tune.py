@@ -10,10 +10,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
 from llmserve_agents.rules.tuned import FILE, write_thresholds
 from llmserve_agents.rules.tuning import Position, TuneConfig, TuneResult, tune
 from llmserve_agents.weights import identity
+from llmserve_sim.commandline.outputs import as_options, output_folder, writing
+from llmserve_sim.commandline.terminal import progress_bar
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import Task
 from llmserve_sim.tasks.registry import catalogue_task

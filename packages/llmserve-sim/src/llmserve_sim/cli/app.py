@@ -7,17 +7,15 @@ argument is one line on standard error that names it and its bound, and exit cod
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llmserve_sim.__about__ import __version__
-from llmserve_sim.cli_options import (
+from llmserve_sim.cli.options import (
     CotenantOption,
     DrainOption,
     DurationOption,
@@ -29,13 +27,15 @@ from llmserve_sim.cli_options import (
     StartOption,
     TraceOption,
     as_options,
-    require_output,
     require_with_trace,
 )
-from llmserve_sim.cli_render import grade_table, summary_table, task_table
-from llmserve_sim.cli_run import Choice, Recording, knob_action, run_episode
+from llmserve_sim.cli.render import grade_table, summary_table, task_table
+from llmserve_sim.cli.run import Choice, Recording, knob_action, run_episode
+from llmserve_sim.commandline import NO
+from llmserve_sim.commandline.outputs import output_file, writing
+from llmserve_sim.commandline.terminal import progress_bar, run_app, version_option
 from llmserve_sim.env import ServingEnv
-from llmserve_sim.errors import InvalidInputError, LLMServeError
+from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.policies import StaticPolicy
 from llmserve_sim.schema import ACTION_FIELDS
 
@@ -47,10 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_NO, _WRONG, _STOPPED = 1, 2, 130
 _LOADING = "loading the kernel (compiled once, at its first use: half a minute or more)"
-# Typer carries its own copy of click in some versions, so click's base of wrong calls is reached through typer.
-_UsageError: Any = typer.BadParameter.__base__
 
 
 def _knob(name: str) -> Any:
@@ -62,18 +59,10 @@ def _knob(name: str) -> Any:
     )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
-        print(f"llmserve-sim {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def common(
     *,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_show_version)
-    ] = False,
+    version: Annotated[bool, version_option("llmserve-sim", __version__)] = False,
 ) -> None:
     """Simulate an LLM serving fleet: run tasks and traces, grade episode logs, check fidelity and speed.
 
@@ -84,23 +73,7 @@ def common(
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command with `arguments` and return its exit code; see `llmserve_sim.cli` for their meanings."""
-    try:
-        code = app(args=list(arguments), prog_name="llmserve-sim", standalone_mode=False)
-    except LLMServeError as error:
-        return _wrong(str(error))
-    except _UsageError as error:
-        return _wrong(error.format_message())
-    except (typer.Abort, KeyboardInterrupt):
-        code = _STOPPED
-    if code == _STOPPED:
-        # Some versions of Typer raise here, others have already turned Ctrl-C into this code, without a word.
-        _wrong("stopped")
-    return code if isinstance(code, int) else 0
-
-
-def _wrong(message: str) -> int:
-    print(f"llmserve-sim: {' '.join(message.split())}", file=sys.stderr)
-    return _WRONG
+    return run_app(app, arguments, "llmserve-sim")
 
 
 @app.command()
@@ -175,15 +148,14 @@ def run_command(
         agent, policy = knob_action(agent, knobs)
         env = ServingEnv(choice.rules(), deployment=deployment)
         start = env.start(seed, scenario=choice.scenario())
-    with _progress() as progress:
-        bar = progress.add_task(_LOADING, total=env.episode_length)
-        run_episode(env, policy, start, lambda: progress.update(bar, advance=1, description=env.task.id))
+    windows = env.episode_length
+    with progress_bar("windows") as advance:
+        advance(_LOADING, 0, windows)
+        run_episode(env, policy, start, lambda done: advance(env.task.id, done, windows))
     episode, window_s = env.episode_log(), env.state().window_s
     if log is not None:
-        try:
+        with writing(log, "--log", make_folder=False):
             log.write_text(episode.model_dump_json(), encoding="utf-8")
-        except OSError as error:
-            raise InvalidInputError("--log", f"cannot be written ({error.strerror})", got=str(log)) from error
     title = f"{choice.title()}, {agent}, {env.state().deployment}, seed {seed}"
     Console().print(summary_table({agent: episode}, window_s=window_s, title=title))
     if log is not None:
@@ -242,7 +214,7 @@ def grade(
         print(report.model_dump_json(indent=2))
     else:
         Console().print(grade_table(report))
-    return 0 if report.verified else _NO
+    return 0 if report.verified else NO
 
 
 @app.command()
@@ -323,8 +295,8 @@ def _recording(
 
 def _check_outputs(png: Path | None, log: Path | None) -> None:
     """Refuse, before anything is simulated, output files that could not be written afterwards."""
-    require_output(png, "--png")
-    require_output(log, "--log")
+    output_file(png, "--png", make_folder=False)
+    output_file(log, "--log", make_folder=False)
     if png is not None:
         from llmserve_sim.plots import require_picture
 
@@ -332,17 +304,3 @@ def _check_outputs(png: Path | None, log: Path | None) -> None:
             require_picture(png)
         if log is not None and png.resolve() == log.resolve():
             raise InvalidInputError("--log", "must be another file than --png", got=str(log))
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("windows"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

@@ -1,19 +1,18 @@
-"""The command's options that several commands share, and its output files; how an error names an option.
+"""The options that several commands share, and how an error names an option.
 
 Knows nothing about what is simulated.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from llmserve_sim.commandline import outputs
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ACTION_FIELDS
 
@@ -29,7 +28,6 @@ __all__ = [
     "StartOption",
     "TraceOption",
     "as_options",
-    "require_output",
     "require_with_trace",
 ]
 
@@ -93,17 +91,11 @@ _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ACTION_FIELDS} | {
     "drain_s": "--drain-s",
 }
 _ADVICE = {"start_s": "--start-s", "duration_s": "--duration-s", "limit": "--limit", "sort=True": "--sort"}
-_ADVISED = re.compile(r"\b(?:start_s|duration_s|limit|sort=True)\b")
 
 
-@contextmanager
-def as_options() -> Iterator[None]:
+def as_options() -> AbstractContextManager[None]:
     """Within it, an error about an argument that was given as an option names the option."""
-    try:
-        yield
-    except InvalidInputError as error:
-        bound = _ADVISED.sub(lambda found: _ADVICE[found[0]], error.bound)
-        raise type(error)(_OPTIONS.get(error.field, error.field), bound, got=error.got) from error
+    return outputs.as_options(_OPTIONS, in_bounds=_ADVICE)
 
 
 def require_with_trace(trace: Path | None, options: Mapping[str, object]) -> None:
@@ -111,21 +103,3 @@ def require_with_trace(trace: Path | None, options: Mapping[str, object]) -> Non
     given = next((name for name, value in options.items() if value is not None and value is not False), None)
     if trace is None and given is not None:
         raise InvalidInputError(given, "needs --trace FILE")
-
-
-def require_output(path: Path | None, option: str) -> None:
-    """Refuse, before anything is simulated, a file that cannot be written; leaves no file behind."""
-    if path is None:
-        return
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InvalidInputError(option, "must be a file in a folder that exists", got=str(path))
-    new = not os.path.lexists(path)
-    try:
-        path.open("ab").close()
-    except OSError as error:
-        raise InvalidInputError(
-            option, f"must be a file that can be written ({error.strerror})", got=str(path)
-        ) from error
-    if new:
-        with suppress(OSError):
-            path.unlink()

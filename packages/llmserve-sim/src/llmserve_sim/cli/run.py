@@ -104,10 +104,12 @@ def knob_action(agent: str | None, knobs: Mapping[str, object]) -> tuple[str, Po
     return agent, StaticPolicy(parse_action(StaticPolicy().action.model_dump() | given))
 
 
-def run_episode(env: ServingEnv, policy: Policy, start: Outcome, tick: Callable[[], object]) -> None:
-    """Let `policy` act until the episode ends; calls `tick` after each window."""
+def run_episode(env: ServingEnv, policy: Policy, start: Outcome, tick: Callable[[int], object]) -> None:
+    """Let `policy` act until the episode ends; calls `tick` after each window with the number of windows so far."""
     policy.reset(env.task.id, env.state().seed)
     observation = to_observation(start.measurement, None, task_id=env.task.id, done=False)
+    done = 0
     while not observation.done:
         observation = env.step(policy.act(observation))
-        tick()
+        done += 1
+        tick(done)

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from llmserve_sim.cli_summary import summarise
+from llmserve_sim.cli.summary import summarise
 from llmserve_sim.schema import EpisodeLog, GradeReport
 from llmserve_sim.tasks import Task
 
