@@ -22,7 +22,7 @@ from torch.distributions import Categorical
 from torch.utils.tensorboard import SummaryWriter
 
 from llmserve_sim.tasks import list_tasks
-from llmserve_sim.vector import LLMServeVectorEnv
+from llmserve_sim.vector import ServingVectorEnv
 
 
 def layer(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
@@ -90,7 +90,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     writer = SummaryWriter(str(args.output))
-    envs = LLMServeVectorEnv(args.num_envs, args.task, observation="extended")
+    envs = ServingVectorEnv(args.num_envs, args.task, observation="extended")
     assert isinstance(envs.single_action_space, MultiDiscrete)
     choices = envs.single_action_space.nvec.tolist()
     observations, _ = envs.reset(seed=args.seed)

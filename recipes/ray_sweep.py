@@ -26,13 +26,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from llmserve_agents.cli.options import progress_bar
 from llmserve_agents.errors import WeightsMismatchError
 from llmserve_agents.executors import EXECUTORS, Executor, RayExecutor, make_executor
 from llmserve_agents.learning.config import PPOConfig, with_current_names
 from llmserve_agents.learning.features import features_hash
 from llmserve_agents.learning.training import compare, run
 from llmserve_agents.weights import CARD, POLICY, check_card
+from llmserve_sim.commandline.terminal import progress_bar
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.tasks import list_tasks, load_task
 

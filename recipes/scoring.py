@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from llmserve_sim.grader import score_of
 from llmserve_sim.references import load_references
 from llmserve_sim.tasks import load_task
-from llmserve_sim.vector import LLMServeVectorEnv
+from llmserve_sim.vector import ServingVectorEnv
 
 Act = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 """From observations float32[n, 40] to actions int64[n, 6]."""
@@ -28,7 +28,7 @@ def evaluate(task_id: str, act: Act, episodes: int) -> tuple[float, float | None
     """Return the mean reward per window over the first test seeds, and the score; None for a task without references."""
     task = load_task(task_id)
     first = task.seeds.test.start
-    env = LLMServeVectorEnv(episodes, task, observation="extended")
+    env = ServingVectorEnv(episodes, task, observation="extended")
     observations, _ = env.reset(seed=list(range(first, first + episodes)))
     total = np.zeros(episodes)
     for _ in range(task.windows):

@@ -14,7 +14,7 @@ gymnasium = pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 from llmserve_client.gym import RemoteLLMServeEnv, _range_of  # noqa: E402
-from llmserve_sim.gym import LLMServeEnv as LocalGymEnv  # noqa: E402
+from llmserve_sim.gym import ServingGymEnv as LocalGymEnv  # noqa: E402
 
 
 @pytest.mark.parametrize("observation", ["base", "extended"])

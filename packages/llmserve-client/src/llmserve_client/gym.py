@@ -34,7 +34,7 @@ __all__ = ["RemoteLLMServeEnv"]
 
 
 class RemoteLLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
-    """One session of a server, with the spaces, rewards and seeds of `llmserve_sim.gym.LLMServeEnv`.
+    """One session of a server, with the spaces, rewards and seeds of `llmserve_sim.gym.ServingGymEnv`.
 
     ## Arguments
     - `server`: the server's address, or an `LLMServeEnv` client. `close` closes that client too.

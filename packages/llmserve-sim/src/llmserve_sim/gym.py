@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 import numpy as np
 from gymnasium import spaces
 
+from llmserve_sim._lazy import renamed
 from llmserve_sim.env import EngineKind, Outcome, ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import GRID_SIZES, from_indices
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from llmserve_sim.hardware import Deployment
     from llmserve_sim.tasks import Task
 
-__all__ = ["IDS", "ActionKind", "LLMServeEnv", "action_space", "decode_action", "draw_seed", "observation_space"]
+__all__ = ["IDS", "ActionKind", "ServingGymEnv", "action_space", "decode_action", "draw_seed", "observation_space"]
 
 ActionKind = Literal["multi_discrete", "dict"]
 IDS: Final[dict[str, str]] = {f"LLMServe/{task.id.title().replace('_', '')}-v0": task.id for task in list_tasks()}
@@ -94,7 +95,7 @@ def draw_seed(task: Task, rng: np.random.Generator) -> int:
     return int(rng.integers(task.seeds.train.start, task.seeds.train.stop))
 
 
-class LLMServeEnv(gymnasium.Env["NDArray[np.float32]", Any]):
+class ServingGymEnv(gymnasium.Env["NDArray[np.float32]", Any]):
     """One simulated LLM serving fleet whose configuration is set anew for every window of a few seconds.
 
     ## Description
@@ -191,10 +192,13 @@ def _register() -> None:
         if name not in gymnasium.registry:
             gymnasium.register(
                 id=name,
-                entry_point="llmserve_sim.gym:LLMServeEnv",
-                vector_entry_point="llmserve_sim.vector:LLMServeVectorEnv",
+                entry_point="llmserve_sim.gym:ServingGymEnv",
+                vector_entry_point="llmserve_sim.vector:ServingVectorEnv",
                 kwargs={"task": task},
             )
 
 
 _register()
+
+if not TYPE_CHECKING:  # a type checker would take any name for an attribute
+    __getattr__ = renamed(__name__, {"LLMServeEnv": "llmserve_sim.gym.ServingGymEnv"})

@@ -1,6 +1,6 @@
 """Gymnasium's `VectorEnv` over many episodes of one task, natively: one call per step, no worker processes.
 
-Sub-environment i gives, step for step, what `LLMServeEnv` gives under the same seeds and actions. This module only
+Sub-environment i gives, step for step, what `ServingGymEnv` gives under the same seeds and actions. This module only
 translates: spaces, seeds and infos; `batch.py` simulates.
 """
 
@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:
 
 import numpy as np
 
+from llmserve_sim._lazy import renamed
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.gym import ActionKind, action_space, decode_action, draw_seed, observation_space
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
     from llmserve_sim.schema import ServeAction
     from llmserve_sim.tasks import Task
 
-__all__ = ["LLMServeVectorEnv"]
+__all__ = ["ServingVectorEnv"]
 
 
-class LLMServeVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
-    """`num_envs` episodes side by side; see `LLMServeEnv` for spaces, reward and arguments.
+class ServingVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
+    """`num_envs` episodes side by side; see `ServingGymEnv` for spaces, reward and arguments.
 
     Autoreset mode is `SAME_STEP`: when an episode is truncated, the returned observation is already the next episode's
     first, and the last one is in ``infos["final_obs"][i]``, its info in ``infos["final_info"]``. The next episode's seed
@@ -172,3 +173,7 @@ def _terms_info(terms: dict[str, Any]) -> dict[str, Any]:
         info[name] = np.asarray(values, dtype=np.float64)
         info[f"_{name}"] = np.ones(len(info[name]), dtype=np.bool_)
     return info
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for an attribute
+    __getattr__ = renamed(__name__, {"LLMServeVectorEnv": "llmserve_sim.vector.ServingVectorEnv"})

@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError
 from llmserve_sim.grid import GRID_SIZES, from_indices
-from llmserve_sim.gym import IDS, LLMServeEnv, decode_action
+from llmserve_sim.gym import IDS, ServingGymEnv, decode_action
 from llmserve_sim.metrics import encode, observation_names
 from llmserve_sim.schema import ACTION_FIELDS, ServeAction
 
@@ -57,7 +57,7 @@ def test_without_gymnasium_the_missing_extra_is_named() -> None:
 
 @pytest.mark.parametrize("kind", ["base", "extended"])
 def test_observations_and_rewards_are_those_of_the_serving_environment(kind: Any) -> None:
-    env = LLMServeEnv("bursty_workload", observation=kind)
+    env = ServingGymEnv("bursty_workload", observation=kind)
     plain = ServingEnv("bursty_workload")
     seen, info = env.reset(seed=11)
     assert info == {"episode_seed": 11}
@@ -75,7 +75,7 @@ def test_observations_and_rewards_are_those_of_the_serving_environment(kind: Any
 
 
 def test_the_time_limit_is_a_truncation_and_the_next_step_is_refused() -> None:
-    env = LLMServeEnv()
+    env = ServingGymEnv()
     env.reset(seed=1)
     ends = [env.step(NEUTRAL)[2:4] for _ in range(120)]
     assert ends == [(False, False)] * 119 + [(False, True)]
@@ -84,7 +84,7 @@ def test_the_time_limit_is_a_truncation_and_the_next_step_is_refused() -> None:
 
 
 def test_resets_without_a_seed_draw_training_seeds_that_the_last_seed_determines() -> None:
-    env = LLMServeEnv()
+    env = ServingGymEnv()
     env.reset(seed=3)
     first = [env.reset()[1]["episode_seed"] for _ in range(3)]
     env.reset(seed=3)
@@ -94,7 +94,7 @@ def test_resets_without_a_seed_draw_training_seeds_that_the_last_seed_determines
 
 
 def test_the_dict_space_spans_exactly_what_the_schema_allows() -> None:
-    space = LLMServeEnv(action="dict").action_space
+    space = ServingGymEnv(action="dict").action_space
     assert isinstance(space, gymnasium.spaces.Dict)
     assert set(space) == set(ACTION_FIELDS)
     space.seed(0)
@@ -122,7 +122,7 @@ def test_the_dict_space_spans_exactly_what_the_schema_allows() -> None:
     ],
 )
 def test_an_action_outside_its_space_is_refused_and_changes_nothing(action: Any, field: str) -> None:
-    env, untouched = LLMServeEnv(), LLMServeEnv()
+    env, untouched = ServingGymEnv(), ServingGymEnv()
     env.reset(seed=5)
     untouched.reset(seed=5)
     with pytest.raises(InvalidInputError) as refused:
@@ -133,9 +133,9 @@ def test_an_action_outside_its_space_is_refused_and_changes_nothing(action: Any,
 
 def test_an_unknown_option_of_the_constructor_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="observation: must be one of base, extended"):
-        LLMServeEnv(observation="all")  # type: ignore[arg-type]
+        ServingGymEnv(observation="all")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="action: must be one of multi_discrete, dict"):
-        LLMServeEnv(action="box")  # type: ignore[arg-type]
+        ServingGymEnv(action="box")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("make", [gymnasium.make, lambda name: gymnasium.make_vec(name, num_envs=2)])
@@ -145,3 +145,12 @@ def test_an_option_that_nobody_defined_is_refused_and_not_ignored(make: Any) -> 
         env.reset(seed=1, options={"task": "bursty_workload"})
     assert refused.value.field == "options"
     env.close()
+
+
+def test_the_old_names_of_both_environments_still_work_and_say_what_replaces_them() -> None:
+    from llmserve_sim import gym, vector
+
+    with pytest.warns(DeprecationWarning, match=r"use llmserve_sim\.gym\.ServingGymEnv"):
+        assert gym.LLMServeEnv is ServingGymEnv
+    with pytest.warns(DeprecationWarning, match=r"use llmserve_sim\.vector\.ServingVectorEnv"):
+        assert vector.LLMServeVectorEnv is vector.ServingVectorEnv
