@@ -1,4 +1,4 @@
-"""The reference agents of LLMServeEnv: policies that act on the simulator here or on a server anywhere, and their baselines.
+"""The reference agents of LLMServeEnv, which act on a local simulator or on a server, and their evaluation.
 
 Start reading at `policy.py` (the protocol and the agents by name), then `rules/heuristic.py`, `learning/agent.py` and
 `evaluation/runner.py`. This module only names things and loads them when they are first used.

@@ -1,7 +1,7 @@
 """Names that load on first use, and deprecated names. Standard library only; importing it costs next to nothing.
 
-A package's ``__init__.py`` writes each public name once, as an import that only type checkers run. `attach` reads the same
-lines from the source and imports a name when it is first used::
+A package's ``__init__.py`` writes each public name once, as an import that only type checkers run. `attach` reads the
+same lines from the source and imports a name when it is first used::
 
     if TYPE_CHECKING:
         from package.env import ServingEnv as ServingEnv
@@ -26,8 +26,8 @@ def attach(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return `__getattr__`, `__dir__` and `__all__` of a package that loads its public names on first use.
 
-    The public names are those that the package's ``if TYPE_CHECKING:`` block imports in the form ``from x import Y as Y``, and
-    ``__version__``. `deprecated` maps old names to the full dotted names that replace them, see `renamed`.
+    The public names are those that the package's ``if TYPE_CHECKING:`` block imports in the form ``from x import Y as
+    Y``, and ``__version__``. `deprecated` maps old names to the full dotted names that replace them, see `renamed`.
 
     Raises `ImportError` if the source of the package is not there to be read.
     """

@@ -1,8 +1,8 @@
 """The few operations that differ between one number and an array of them, so that each formula is written once.
 
-`metrics.py`, `reward.py` and `configuration.py` compute with an `Arithmetic`: `SCALAR` for one environment, `ARRAYS` for a
-batch, where every number is a float64 or int64 array over environments. Both give the same bits: IEEE division and
-comparison do not depend on how many are done at once, and every integer that is divided is below 2^53.
+`metrics.py`, `reward.py` and `configuration.py` compute with an `Arithmetic`: `SCALAR` for one environment, `ARRAYS`
+for a batch, where every number is a float64 or int64 array over environments. Both give the same bits: IEEE division
+and comparison do not depend on how many are done at once, and every integer that is divided is below 2^53.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a `ServeAction` to the engine's `WindowPlan`, and the memory that the configuration takes.
 
-A `Configurator` holds what is the same in all episodes (fleet, targets, memory model, price). `apply` is a pure function of
-the action, the configuration in force and the window. The module knows nothing about requests.
+A `Configurator` holds what is the same in all episodes (fleet, targets, memory model, price). `apply` is a pure
+function of the action, the configuration in force and the window. The module knows nothing about requests.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Configurator:
         return conditions.cotenant_bytes[0] / _BYTES_PER_GB
 
     def allocate(self, arithmetic: Arithmetic, requirement: Requirement, cotenant_bytes: Any) -> Allocation:
-        """Return the memory that a requirement gets beside the co-tenant's demand; with `ARRAYS`, one per environment."""
+        """Return the memory that a requirement gets beside the co-tenant; with `ARRAYS`, one per environment."""
         grant = self.memory.share(arithmetic, requirement.memory, cotenant_bytes, self.task.memory_cap_share)
         return Allocation(
             wanted_blocks=requirement.memory.wanted_blocks,
@@ -232,9 +232,9 @@ class Configurator:
     ) -> tuple[Any, Any]:
         """Return whether the pool is resized, and the stall (ps) that is left when the window ends.
 
-        `swapped`, `moved`, `pool_changed` say whether tier, replica roles and wanted pool differ from the previous window;
-        `stall_ps` is the stall that the previous window left. A swap of tiers makes a new pool, so its stall covers the
-        resize. Stalls add up, as in the engine: a new reconfiguration begins when the running one has ended.
+        `swapped`, `moved`, `pool_changed` say whether tier, replica roles and wanted pool differ from the previous
+        window; `stall_ps` is the stall that the previous window left. A swap of tiers makes a new pool, so its stall
+        covers the resize. Stalls add up, as in the engine: a new reconfiguration begins when the running one has ended.
         """
         choose = arithmetic.choose
         resized = choose(swapped, False, pool_changed)
@@ -255,9 +255,10 @@ def _build(task: Task, deployment: Deployment) -> Configurator:
 
 
 def tokens_per_step(acceptance: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return int64[windows, class, depth]: fixed-point tokens per step at depths 0..8; `acceptance` is float64[windows, class].
+    """Return int64[windows, class, depth]: fixed-point tokens per step at depths 0..8.
 
-    The numbers are those of `performance.speculation.tokens_per_step`, for all windows at once.
+    `acceptance` is float64[windows, class]. The numbers are those of `performance.speculation.tokens_per_step`, for all
+    windows at once.
     """
     # Multiply and add in the order of the scalar function, so that the results agree to the last bit.
     length = np.ones_like(acceptance)

@@ -1,4 +1,4 @@
-"""Fills the generated tables of a Markdown page: action, observation, features, tasks, references. The code is their only source.
+"""Fills the generated tables of a Markdown page. The code is their only source.
 
     python -m llmserve_sim.documentation docs/environment.md docs/tasks.md
 

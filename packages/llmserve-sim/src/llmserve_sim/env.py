@@ -129,13 +129,13 @@ class ServingEnv:
         deployment: a preset's name or a `Deployment`, in place of the task's own.
         engine: which scheduler runs; the numbers do not depend on it.
 
-    There is one step, in two forms. `reset` and `step` return the schema's observation. `start` and `advance` return the
-    plain `Outcome`, without building an observation, for loops that run many windows.
+    There is one step, in two forms. `reset` and `step` return the schema's observation. `start` and `advance` return
+    the plain `Outcome`, without building an observation, for loops that run many windows.
 
     A refused call (`InvalidInputError`, `EpisodeStateError`) leaves the environment exactly as it was. A step that is
-    interrupted (Ctrl-C) breaks the episode: every call except `reset` and `start` then raises `EpisodeStateError`. Use one
-    environment per thread: it has no lock, and it refuses a call during another thread's step. Pickling keeps the running
-    episode.
+    interrupted (Ctrl-C) breaks the episode: every call except `reset` and `start` then raises `EpisodeStateError`. Use
+    one environment per thread: it has no lock, and it refuses a call during another thread's step. Pickling keeps the
+    running episode.
     """
 
     def __init__(
@@ -185,8 +185,8 @@ class ServingEnv:
     ) -> ServeObservation:
         """Start an episode and return its first observation: the queue before any action.
 
-        `seed` is an integer in 0..2^63-1. Without one, a seed is drawn from the task's training seeds; `state()` shows it.
-        Raises `InvalidInputError` (or `UnknownTaskError`); the running episode then continues.
+        `seed` is an integer in 0..2^63-1. Without one, a seed is drawn from the task's training seeds; `state()` shows
+        it. Raises `InvalidInputError` (or `UnknownTaskError`); the running episode then continues.
         """
         outcome = self.start(seed, task, episode_id=episode_id)
         return to_observation(outcome.measurement, None, task_id=self._task.id, done=False)
@@ -247,7 +247,7 @@ class ServingEnv:
         return to_observation(outcome.measurement, outcome.terms, task_id=self._task.id, done=outcome.done)
 
     def advance(self, action: ServeAction) -> Outcome:
-        """Simulate one window like `step`, and return the plain outcome without building an observation, for hot loops."""
+        """Simulate one window like `step`; return the plain outcome without building an observation."""
         if not isinstance(action, ServeAction):
             raise InvalidInputError("action", "must be a ServeAction", got=action)
         return self._run(self._prepare(action))
@@ -341,13 +341,14 @@ class ServingEnv:
         """Return an independent environment in the same state.
 
         Without `forecast` the fork faces the same, true future. Use that only where knowing the future is allowed: in a
-        clairvoyant search, or in a page that asks "what if". With `forecast` (a seed, 0..2^63-1) everything that has not
-        been observed yet is drawn anew from the task's distributions, conditional on what has been observed: future
-        arrivals, output lengths of unfinished requests, drifting conditions. Nothing in it depends on the true future, so a
-        planner may use it.
+        clairvoyant search, or in a page that asks "what if". With `forecast` (a seed, 0..2^63-1) everything that has
+        not been observed yet is drawn anew from the task's distributions, conditional on what has been observed: future
+        arrivals, output lengths of unfinished requests, drifting conditions. Nothing in it depends on the true future,
+        so a planner may use it.
 
-        The fork has its own episode id. A forecast's log names its scenario's digest, so it is never taken for an episode
-        of the task. Raises `EpisodeStateError` before `reset`, `InvalidInputError` for a forecast that is not a seed.
+        The fork has its own episode id. A forecast's log names its scenario's digest, so it is never taken for an
+        episode of the task. Raises `EpisodeStateError` before `reset`, `InvalidInputError` for a forecast that is not a
+        seed.
         """
         episode = self._running()
         if forecast is None:

@@ -1,9 +1,10 @@
 """`grade`: replays a log and says whether it is genuine and what it is worth.
 
-A log is genuine when its actions, replayed on the named task and seed, give every observation and every reward that it
-holds. Only a genuine log is scored: its mean reward per window, placed between the task's references (piecewise linear: 0
-the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search) and clipped to [0, 1]. The mean is over all
-windows of the task, those that an unfinished episode lacks counted at the random reference: stopping early never pays.
+A log is genuine if its actions, replayed on the named task and seed, give every observation and reward in the log. Only
+a genuine log is scored: its mean reward per window, placed between the task's references (piecewise linear: 0 the
+random policy, 0.5 the best fixed configuration, 1 the clairvoyant search) and clipped to [0, 1]. The mean is over all
+windows of the task. A window that an unfinished episode lacks counts as the random reference, so stopping early never
+pays.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ def grade(
     """Return the grade of `log` (JSON text, a mapping or an `EpisodeLog`); the same log always gets the same grade.
 
     `task` (by default the log's task id in the catalogue, and only there: a log opens no file), `deployment` and
-    `scenario` are what the episode ran on, where that was not the task's own. A log that does not replay gets
-    `verified: false`, a reason and no score; an unfinished episode `complete: false` and a score in which each missing
-    window counts as one of the random policy. Raises `InvalidInputError` for what is no log, and `UnknownTaskError` for a
-    task that is not in the catalogue.
+    `scenario` are what the episode ran on, if not the task's own. A log that does not replay gets `verified: false`, a
+    reason and no score; an unfinished episode `complete: false` and a score in which each missing window counts as one
+    of the random policy. Raises `InvalidInputError` if `log` is not a log, and `UnknownTaskError` for a task that is
+    not in the catalogue.
     """
     log = parse_log(log)
     env = ServingEnv(catalogue_task(log.task_id) if task is None else task, deployment=deployment, engine=engine)
@@ -102,7 +103,7 @@ def score_of(mean_reward: float, references: ReferenceScores) -> float:
 
 
 def _foreign(log: EpisodeLog, state: ServeState, scenario: Scenario | None) -> str | None:
-    """Why a log cannot be replayed here at all; `state` is what it would be replayed on."""
+    """Return why the log cannot be replayed here, or None; `state` is that of the replaying environment."""
     length = state.episode_length
     scenario_digest = None if scenario is None else scenario.digest()
     if log.simulator_version != __version__:
@@ -132,7 +133,7 @@ def _what_differs(log: EpisodeLog, state: ServeState, scenario_digest: str | Non
 
 
 def _replay(log: EpisodeLog, env: ServingEnv, start: Outcome, outcomes: list[Outcome]) -> str | None:
-    """Why the replay differs from the log; fills `outcomes` on the way."""
+    """Return why the replay differs from the log, or None; appends the replayed outcomes to `outcomes`."""
     task_id = env.task.id
     problem = _difference(log.initial_observation, start, task_id)
     if problem:

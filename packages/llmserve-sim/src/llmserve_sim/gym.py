@@ -100,8 +100,9 @@ class ServingGymEnv(gymnasium.Env["NDArray[np.float32]", Any]):
 
     ## Description
     Requests arrive, queue, are prefilled and decoded in continuous batches over a paged KV cache, and are measured
-    one by one. The agent sees a window's measurements and sets six knobs for the next window. What a window leaves behind
-    (queue, running requests, cache, a swap in progress) is what the next one starts from. Model: docs/simulator.md.
+    one by one. The agent sees a window's measurements and sets six knobs for the next window. The next window
+    starts from the state that a window leaves: queue, running requests, cache, a swap in progress.
+    Model: docs/simulator.md.
 
     ## Action space
     `MultiDiscrete([10, 13, 9, 3, 2, 2])`, indices into `llmserve_sim.grid.ACTION_GRID`:
@@ -126,8 +127,8 @@ class ServingGymEnv(gymnasium.Env["NDArray[np.float32]", Any]):
     `info["reward_terms"]`. See `llmserve_sim.reward`.
 
     ## Starting state
-    An empty fleet. `reset(seed=n)` runs the episode with seed n; `reset()` draws a seed from the task's training range. The
-    seed is in `info["episode_seed"]`. No `options` are defined.
+    An empty fleet. `reset(seed=n)` runs the episode with seed n; `reset()` draws a seed from the task's training
+    range. The seed is in `info["episode_seed"]`. No `options` are defined.
 
     ## Episode end
     The episode is truncated after the task's number of windows (120). It never terminates.
@@ -159,13 +160,13 @@ class ServingGymEnv(gymnasium.Env["NDArray[np.float32]", Any]):
         self.observation_space = observation_space(observation)
         self.action_space = action_space(action)
         self.serving = ServingEnv(task, deployment=deployment, engine=engine)
-        """The environment behind: its `state()`, `episode_log()` and `fork()` work on the running episode."""
+        """The `ServingEnv` that simulates: its `state()`, `episode_log()` and `fork()` work on the running episode."""
         self._kind: ObservationKind = observation
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode: that of `seed`, or one drawn from the task's training seeds."""
+        """Start the episode of `seed`; without one, of a seed drawn from the task's training seeds."""
         if options:
             raise InvalidInputError("options", "must be empty: none are defined", got=options)
         super().reset(seed=seed)

@@ -1,6 +1,7 @@
 """The known GPUs, models, serving engines and deployments; each figure has its source beside it.
 
-Their types are in `specifications.py` and can be imported from here, too. To add a GPU, a model or a deployment, make one.
+Their types are in `specifications.py` and can be imported from here, too. To add a GPU, a model or a deployment, make
+one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ __all__ = [
 
 MIB = 2**20
 
-# Rates: NVIDIA data sheets (A100 80GB SXM, H100 SXM, GeForce RTX 4090 / Ada whitepaper). Links: NVLink 3 and 4 carry 300 and
-# 450 GB/s per direction; the RTX cards have PCIe 4.0 and 5.0 x16 (31.5 and 63 GB/s). Memory: nvidia-smi totals.
+# Rates: NVIDIA data sheets (A100 80GB SXM, H100 SXM, GeForce RTX 4090 / Ada whitepaper). Links: NVLink 3 and 4 carry
+# 300 and 450 GB/s per direction; the RTX cards have PCIe 4.0 and 5.0 x16 (31.5 and 63 GB/s). Memory: nvidia-smi totals.
 # host_bytes_per_s: 0.4 of the PCIe rate, since weights wait in pageable memory; an assumption.
 GPUS: dict[str, GpuSpec] = {
     gpu.name: gpu
@@ -40,7 +41,7 @@ GPUS: dict[str, GpuSpec] = {
             sm_count=108,
             link_bytes_per_s=300e9,
             host_bytes_per_s=12.6e9,
-            price_usd_per_hour=1.99,  # middle of the on-demand list prices of early 2026, 1.49-2.49 (pricegpu.pages.dev)
+            price_usd_per_hour=1.99,  # middle of on-demand list prices, early 2026, 1.49-2.49 (pricegpu.pages.dev)
             kernels=A100_KERNELS,
         ),
         GpuSpec(
@@ -56,8 +57,8 @@ GPUS: dict[str, GpuSpec] = {
             kernels=H100_KERNELS,
         ),
         GpuSpec(
-            # Server Edition: 1.597 TB/s (the workstation card has 1.792). The measured GEMMs stream weights at 1.47 TB/s, a
-            # plausible 92 % of the former and an implausible 82 % of the latter.
+            # Server Edition: 1.597 TB/s (the workstation card has 1.792). The measured GEMMs stream weights at 1.47
+            # TB/s, a plausible 92 % of the former and an implausible 82 % of the latter.
             name="RTX-PRO-6000",
             memory_bytes=97_887 * MIB,
             peak_bf16_flops=467.8e12,

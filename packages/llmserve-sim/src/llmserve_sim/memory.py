@@ -4,8 +4,8 @@
     reserved = weights + activations (+ draft head while speculating)
     pool = min(fraction x (usable - reserved), usable - reserved - co-tenant), never below the largest request
 
-All bytes are per GPU. With tensor parallelism, weights and KV blocks are spread over the replica's GPUs. The module counts
-KV blocks and knows nothing about requests.
+All bytes are per GPU. With tensor parallelism, weights and KV blocks are spread over the replica's GPUs. The module
+counts KV blocks and knows nothing about requests.
 """
 
 from __future__ import annotations

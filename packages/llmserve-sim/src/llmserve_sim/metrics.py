@@ -5,7 +5,7 @@ A `Meter` turns each window's `WindowStats` into one `Measurement`; the schema's
 
 Definitions. A request is *due* in the window in which it finishes, is abandoned or is rejected. Percentiles are
 nearest-rank over the window's samples. A percentile or ratio over nothing (no first token, no arrival, no draft, no
-token delivered) repeats the last one that had something, and is 0 before any; an SLO share over nothing is 1, since
+token delivered) repeats its last value, and is 0 before any. An SLO share over nothing is 1, since
 nothing was missed. Only the four basic operations are used, so every platform agrees to the last bit.
 """
 
@@ -48,7 +48,7 @@ _PS_PER_MS: Final = 10**9
 
 @dataclass(frozen=True, slots=True)
 class WindowFacts:
-    """What the environment itself knows about a window: the configuration in force and the memory it took."""
+    """What the environment itself knows about a window: the configuration in force and the memory that it takes."""
 
     batch_cap: int
     kv_budget_fraction: float
@@ -213,7 +213,10 @@ def encode(measurement: Measurement, kind: ObservationKind) -> list[float]:
 
 
 def encode_batch(measurement: Measurement, kind: ObservationKind, size: int) -> NDArray[np.float64]:
-    """Return float64[size, entries]: the vectors of a batch's measurement, with the bits of `encode`, in far fewer calls."""
+    """Return float64[size, entries]: the vectors of a batch's measurement.
+
+    Equals `encode` to the last bit, and needs far fewer calls.
+    """
     vectors = np.empty((size, len(_TABLES[kind])))
     for column, values in enumerate(_GETTERS[kind](measurement)):
         vectors[:, column] = values
@@ -225,7 +228,7 @@ def encode_batch(measurement: Measurement, kind: ObservationKind, size: int) -> 
 
 @dataclass(slots=True)
 class Meter:
-    """Reads windows one after the other, and remembers what empty windows repeat."""
+    """Measures windows one after the other, and remembers the values that empty windows repeat."""
 
     window_s: float
     episode_length: int
@@ -236,21 +239,21 @@ class Meter:
     _last: Measurement = field(default_factory=Measurement)
 
     def initial(self, cotenant_gb: float) -> Measurement:
-        """Return the queue before any action: empty, nothing loaded, only the co-tenant there."""
+        """Return the measurement before any action: an empty queue, and only the co-tenant's memory in use."""
         self._last = Measurement(cotenant_gb=cotenant_gb)
         return self._last
 
     @property
     def last(self) -> Measurement:
-        """What was read last."""
+        """The last measurement."""
         return self._last
 
     def fork(self) -> Meter:
-        """Return an independent meter with the same memory."""
+        """Return an independent copy of this meter."""
         return replace(self)
 
     def recall(self, last: Measurement) -> Meter:
-        """Return an independent meter that read `last` last."""
+        """Return an independent copy of this meter whose last measurement is `last`."""
         return replace(self, _last=last)
 
     def read(self, stats: WindowStats, facts: WindowFacts) -> Measurement:

@@ -1,4 +1,4 @@
-"""Between a `Measurement` and the schema's `ServeObservation`: the same numbers, in the form that crosses boundaries.
+"""Converts a `Measurement` to the schema's `ServeObservation` and back: the same numbers in two types.
 
 The base fields carry the base vector; `metadata` carries the rest, so that an agent behind a network can build the same
 vectors as one in the simulator's process: `vector(observation, kind)` equals `encode(measurement, kind)`.

@@ -3,16 +3,16 @@
     reward = w_throughput · throughput + w_slo · slo - w_memory · memory - w_cost · cost
 
 - throughput: quality-weighted output tokens of the requests that finished within their SLO, over the mean tokens
-  *offered* per window in this window and the two before (completions lag arrivals by about that much; so that dumping
-  many failures into one window cannot pay), at most 1; 1 when nothing was offered. A token of tenant class t counts
-  1 - stake_t · loss(tier).
+  *offered* per window in this window and the two before (completions lag arrivals by about that much, and an agent
+  cannot gain by failing many requests in one window), at most 1; 1 when nothing was offered. A token of tenant class t
+  counts 1 - stake_t · loss(tier).
 - slo: priority-weighted share of due requests that met their targets; a window in which none was due is compliant.
 - memory: memory pressure, the share of usable memory over the shared cap.
 - cost: fleet cost per output token delivered over this window and the two before, relative to the task's reference
   cost, at most 1; 1 when nothing was delivered.
 
-Offered tokens and arrivals never depend on actions, so no denominator can be gamed. The module knows nothing about
-engines beyond their counts, and nothing about scores.
+Offered tokens and arrivals never depend on actions, so no denominator can be gamed. The module reads an engine's
+counts, and knows nothing about scores.
 """
 
 from __future__ import annotations
@@ -85,24 +85,24 @@ class RewardMeter:
     _delivered: tuple[int, ...] = ()
 
     def fork(self) -> RewardMeter:
-        """Return an independent meter with the same memory."""
+        """Return an independent copy of this meter."""
         return replace(self)
 
     @property
     def memory(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Tokens offered and delivered in the last windows, the last of them last."""
+        """Tokens offered and delivered in the last windows, in order of time."""
         return self._offered, self._delivered
 
     def recall(self, memory: tuple[tuple[Any, ...], tuple[Any, ...]]) -> RewardMeter:
-        """Return an independent meter with this memory."""
+        """Return an independent copy of this meter that remembers `memory` instead."""
         return replace(self, _offered=memory[0], _delivered=memory[1])
 
     def recount(self, offered: Sequence[int]) -> RewardMeter:
-        """Return an independent meter for which the windows so far offered so many tokens, the last of them last."""
+        """Return an independent copy of this meter; `offered` replaces the tokens that past windows offered."""
         return replace(self, _offered=tuple(offered[len(offered) - len(self._offered) :]))
 
     def read(self, stats: WindowStats, memory_pressure: float, quality: Sequence[float]) -> RewardTerms:
-        """Return the terms of the window; `quality` is the factor 1 - stake · loss of each tenant class under its tier."""
+        """Return the terms of the window; `quality` holds the factor 1 - stake · loss of each tenant class."""
         w = self.weights
         ratio, at_most = self.arithmetic.ratio, self.arithmetic.at_most
         self._offered = offered = (*self._offered, stats.offered_tokens)[-HISTORY_WINDOWS:]

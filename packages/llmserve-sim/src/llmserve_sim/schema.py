@@ -1,8 +1,8 @@
-"""The types that cross a boundary: action, observation, state, log, grade. Pydantic only.
+"""The types of the public interface: action, observation, state, log, grade. Pydantic only.
 
 This is the one table of bounds, units and meanings: JSON schema, Gym spaces, policy heads, prompts and documentation
-derive from `ACTION_FIELDS` and from the field descriptions below. The module knows nothing about simulation, and imports
-neither numpy nor numba, so that a remote client can use it at no cost.
+derive from `ACTION_FIELDS` and from the field descriptions below. The module knows nothing about simulation, and
+imports neither numpy nor numba, so that a remote client can use it at no cost.
 """
 
 from __future__ import annotations
@@ -324,9 +324,9 @@ _Made = TypeVar("_Made", bound=BaseModel)
 
 
 def made(model: type[_Made], values: dict[str, Any]) -> _Made:
-    """Return a `model` of values that were validated before, or are the simulator's own: every field among them.
+    """Return a `model` with these values without validating them; `values` must hold every field.
 
-    What pydantic's `model_construct` does at its end, without its look at each field, which takes as long as a tenth of a
+    Does what pydantic's `model_construct` does, without its loop over the fields, which takes a tenth of the time of a
     window's simulation.
     """
     message = model.__new__(model)
@@ -340,8 +340,8 @@ def made(model: type[_Made], values: dict[str, Any]) -> _Made:
 def parse_action(value: object) -> ServeAction:
     """Return `value` (a `ServeAction`, or a mapping of its fields) as a `ServeAction`; omitted fields take defaults.
 
-    Raises `InvalidInputError` naming the first wrong field and its bound. Nothing is converted or clamped, but that an
-    integer may be another library's (numpy's).
+    Raises `InvalidInputError` naming the first wrong field and its bound. Nothing is converted or clamped, except
+    that another library's integers (numpy's) are accepted.
     """
     if type(value) is ServeAction:
         return value
@@ -393,7 +393,7 @@ def _validate(model: type[_Model], value: object, prefix: str) -> _Model:
 def translate(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> InvalidInputError:
     """Turn the first problem of a pydantic error on `model` into an `InvalidInputError` (dotted field, bound).
 
-    An unknown field goes before a missing one: its name is most likely the missing one's, misspelt.
+    An unknown field is reported before a missing one: it is most likely the missing one, misspelt.
     """
     problem, *others = error.errors(include_url=False, include_context=True)
     if problem["type"] == "missing":
@@ -423,7 +423,7 @@ _NUMBERS: Final = ("integer", "number")
 
 
 def _numeric_bound(model: type[BaseModel], field: str) -> str | None:
-    """The whole bound of a field that takes a number, which pydantic's message names one side of."""
+    """Return both bounds of a numeric field; pydantic's message names only one."""
     given: dict[str, Any] = model.model_json_schema()["properties"].get(field, {})
     kinds: list[dict[str, Any]] = [part for part in given.get("anyOf", [given]) if part.get("type") in _NUMBERS]
     spec: dict[str, Any] = kinds[0] if kinds else {}
@@ -451,7 +451,7 @@ def json_schema() -> dict[str, dict[str, Any]]:
 def schema_hash() -> str:
     """SHA-256 (hex) of what action and observation accept: names, types, bounds, units, defaults; not the prose."""
     keys = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "default", "unit")
-    # Only these keys, so that a later pydantic that words its schema otherwise leaves the hash alone.
+    # Only these keys: a later pydantic that words its schema differently must not change the hash.
     canonical = [
         [name, [[field, [[key, spec[key]] for key in keys if key in spec]] for field, spec in _properties(name)]]
         for name in ("ServeAction", "ServeObservation")

@@ -52,9 +52,9 @@ class DecodeAttentionParameters:
 class PrefillAttentionParameters:
     """Prefill attention of chunks of `q` new tokens behind `c` cached ones.
 
-    Work units are `ceil(q / tile) * (2 c + q + offset)`. With `tile` > 1 they are query tiles that sweep the context (RTX
-    cards); with `tile` = 1 they are the causal FLOPs with a fitted offset (A100, H100). `critical_us_per_token` is the
-    time one CTA needs for one context token: a single long sweep cannot be split, however idle the GPU is.
+    Work units are `ceil(q / tile) * (2 c + q + offset)`. With `tile` > 1 they are query tiles that sweep the context
+    (RTX cards); with `tile` = 1 they are the causal FLOPs with a fitted offset (A100, H100). `critical_us_per_token` is
+    the time one CTA needs for one context token: a single long sweep cannot be split, however idle the GPU is.
     """
 
     t0_us: float
@@ -178,7 +178,7 @@ class ModelSpec:
 
     @property
     def draft_parameters(self) -> int:
-        """Weights of an EAGLE-3 draft head (arXiv:2503.01840): 3H-to-H fusion, one layer fed with 2H, a reduced head."""
+        """Weights of an EAGLE-3 draft head (arXiv:2503.01840): 3H-to-H fusion, one layer of input 2H, a small head."""
         attention = self.heads * self.head_dim
         qkv = 2 * self.hidden * (attention + 2 * self.kv_heads * self.head_dim)
         mlp = 3 * self.hidden * self.intermediate
@@ -198,7 +198,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineVersion:
-    """What the serving software adds to an iteration beyond the GPU's kernels. One set per version, for every GPU and model."""
+    """Time that the serving software adds to an iteration. One set per version, for every GPU and model."""
 
     name: str
     iteration_us: float
@@ -243,7 +243,7 @@ class Deployment:
                 f"must divide the model's {self.model.heads} heads",
                 got=self.tensor_parallel,
             )
-        share: object = self.gpu_memory_utilization  # as it came: annotations bind nobody
+        share: object = self.gpu_memory_utilization  # annotations are not checked at run time
         if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0.0 < share <= 1.0:
             raise InvalidInputError("deployment.gpu_memory_utilization", "must be a number in (0, 1]", got=share)
 

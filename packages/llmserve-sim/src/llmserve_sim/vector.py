@@ -44,12 +44,12 @@ class ServingVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
     """`num_envs` episodes side by side; see `ServingGymEnv` for spaces, reward and arguments.
 
     Autoreset mode is `SAME_STEP`: when an episode is truncated, the returned observation is already the next episode's
-    first, and the last one is in ``infos["final_obs"][i]``, its info in ``infos["final_info"]``. The next episode's seed
-    is drawn from the task's training range by the sub-environment's own generator, which `reset(seed=...)` seeds.
+    first, and the last one is in ``infos["final_obs"][i]``, its info in ``infos["final_info"]``. The next episode's
+    seed is drawn from the task's training range by the sub-environment's own generator, which `reset(seed=...)` seeds.
 
     ``infos["reward_terms"]`` holds one array per term; ``infos["episode_seed"]`` the seeds of episodes just started.
-    All episodes are at the same window, so they end together. `engine` is "auto", "numba" or "python"; `threads` run the
-    windows of one step side by side (with numba), which pays from about 256 environments.
+    All episodes are at the same window, so they end together. `engine` is "auto", "numba" or "python"; `threads` run
+    the windows of one step side by side (with numba), which pays from about 256 environments.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class ServingVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.batch = ServingBatch(task, num_envs, deployment=deployment, backend=engine, threads=threads)
-        """The episodes behind."""
+        """The batch that simulates the episodes."""
         self._kind: ObservationKind = observation
         self._generators = [seeding.np_random(None)[0] for _ in range(num_envs)]
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode everywhere: with seeds n, n + 1, ... for an integer, those of a list, or drawn ones."""
+        """Start all episodes: with seeds n, n + 1, ... for an integer n, with a list of seeds, or with drawn ones."""
         if options:
             raise InvalidInputError("options", "must be empty: none are defined", got=options)
         super().reset(seed=None)
@@ -98,7 +98,7 @@ class ServingVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
     def step(
         self, actions: Any
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Simulate one window everywhere. A refused action (`InvalidInputError`) leaves every episode as it was."""
+        """Simulate one window of all episodes. A refused action (`InvalidInputError`) changes nothing."""
         outcome = self.batch.advance(self._decode(actions))
         observations = self._encode(outcome.measurement)
         terms = _terms_info({} if outcome.terms is None else outcome.terms.weighted())
@@ -121,13 +121,13 @@ class ServingVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""
-        if hasattr(self, "batch"):  # Gymnasium closes what was refused at construction, too
+        if hasattr(self, "batch"):  # Gymnasium also closes an environment whose constructor raised
             self.batch.close()
 
     def _decode(self, actions: Any) -> list[ServeAction] | NDArray[np.integer]:
         if isinstance(actions, np.ndarray):
             if actions.ndim == 2 and np.issubdtype(actions.dtype, np.integer):
-                return actions  # the batch reads indices itself, all at once
+                return actions  # the batch decodes all indices at once
             actions = actions.tolist()
         elif isinstance(actions, dict):
             actions = iterate(self.action_space, actions)
@@ -141,7 +141,7 @@ class ServingVectorEnv(VectorEnv["NDArray[np.float32]", Any, "NDArray[Any]"]):
         return decoded
 
     def _seeds_of(self, seed: object) -> list[Any]:
-        """The seeds that `reset` was given; the batch refuses what is no integer in range."""
+        """Return one seed or None per environment; the batch refuses seeds out of range."""
         if seed is None:
             return [None] * self.num_envs
         if isinstance(seed, int):

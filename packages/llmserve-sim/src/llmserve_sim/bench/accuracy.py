@@ -1,4 +1,4 @@
-"""How close the integer tables that the kernel reads come to the roofline they are made from."""
+"""Measures the difference between the kernel's integer tables and the roofline that they are made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engines are timed on: an episode of a task with every knob in motion, or traffic made to a purpose."""
+"""The cases that engines are timed on: an episode of a task in which every knob moves, or steady traffic."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Case:
 
 
 def busy_actions(windows: int, *, can_split: bool) -> list[ServeAction]:
-    """A script that has every feature in use: each knob moves at its own pace, and a swap or a split now and then."""
+    """Return actions that use every feature: each knob moves at its own pace, with a swap or a split now and then."""
     return [
         ServeAction(
             batch_cap=(256, 64, 128, 512)[w // 7 % 4],

@@ -1,4 +1,4 @@
-"""What a window's cost and an episode's memory grow with: the window's events, and nothing."""
+"""How the cost of a window grows with its events, and that an episode's memory does not grow."""
 
 from __future__ import annotations
 

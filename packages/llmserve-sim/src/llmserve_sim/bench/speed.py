@@ -25,8 +25,8 @@ _REPEATS = {"reference": 1, "python": 1, "numba": 20}
 def measure_engines(*, repeats: int) -> list[Result]:
     """Per task: CPU time of an episode, its arrivals generated anew, on each engine; ratios to the reference's.
 
-    The bars are for the tasks that validators know; the extended ones are information (where hardly anything happens in
-    a window, the reference has little to do either).
+    The bars are for the tasks that validators know; the extended ones are for information (if little happens in
+    a window, the reference is fast, too).
     """
     results = []
     for task in list_tasks():

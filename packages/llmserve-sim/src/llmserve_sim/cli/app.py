@@ -1,7 +1,7 @@
 """The commands of `llmserve-sim`: tasks, run, grade, fidelity, bench. Each says what it takes under --help.
 
-It turns arguments into calls and results into tables; what is simulated, graded or measured is decided elsewhere. A bad
-argument is one line on standard error that names it and its bound, and exit code 2.
+This module turns arguments into calls and results into tables. A bad argument is one line on standard error that names
+it and its bound, and exit code 2.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def common(
 ) -> None:
     """Simulate an LLM serving fleet: run tasks and traces, grade episode logs, check fidelity and speed.
 
-    Exit codes: 0 done, 1 the answer is no (a log is not genuine, a bar is not met), 2 the call was wrong or a file cannot
-    be written, 130 stopped by Ctrl-C.
+    Exit codes: 0 done, 1 the answer is no (a log is not genuine, a bar is not met), 2 the call was wrong or a file
+    cannot be written, 130 stopped by Ctrl-C.
     """
 
 
@@ -127,9 +127,8 @@ def run_command(
 ) -> None:
     """Simulate an episode of a task, or a recorded trace, and say what came of it.
 
-    The task that runs unless another is named is one that simple rules serve well; the three that validators know are not
-    (they are what there is to learn). A task brings its co-tenant, which takes GPU memory and gives it back; a
-    trace is served alone unless told otherwise.
+    Simple rules serve the default task well, but not the three tasks that validators know: those are there to learn. A
+    task brings its co-tenant, which takes GPU memory and gives it back. A trace is served alone unless told otherwise.
     """
     knobs = {
         "batch_cap": batch_cap,

@@ -31,7 +31,8 @@ def task_table(tasks: Sequence[Task]) -> Table:
         )
     episodes = sorted({f"{task.windows} windows of {task.window_s:g} s" for task in tasks})
     table.caption = (
-        f"episodes: {', '.join(episodes)} · +: beyond the three that validators know · rate: requests/s, in bursts · tokens: mean prompt/output · "
+        f"episodes: {', '.join(episodes)} · +: beyond the three that validators know · "
+        "rate: requests/s, in bursts · tokens: mean prompt/output · "
         "SLO, SLO' (priority): TTFT s/TPOT ms · every field: --json"
     )
     return table

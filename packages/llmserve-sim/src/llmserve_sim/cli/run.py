@@ -1,4 +1,4 @@
-"""What the command runs: from its arguments to an environment, a policy and an episode."""
+"""Makes the environment, the policy and the episode that the command's arguments ask for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Choice", "Recording", "knob_action", "run_episode"]
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A trace file, what to take of it, and what of the task's surroundings to keep; the numbers are the file's own."""
+    """A trace file, the part of it to take, and what to keep of the task. Times are those of the file."""
 
     path: Path
     format: str = "auto"
@@ -35,19 +35,19 @@ class Recording:
     sort: bool = False
     drain_s: float = DRAIN_S
     cotenant: bool = False
-    """Keep the task's neighbour: by default the traffic is alone."""
+    """Keep the task's co-tenant; by default the traffic is alone."""
     prefix_reuse: bool = False
     """Keep the task's prefix cache: a recording does not say what its prompts share."""
 
     def rules(self, task: Task) -> Task:
-        """What the task lends to the recording."""
+        """Return the task under which the recording runs: without co-tenant and prefix cache unless they are kept."""
         gone: dict[str, object] = {} if self.cotenant else {"cotenant": None}
         gone |= {} if self.prefix_reuse else {"prefix_cache": None}
-        # Validated anew rather than copied: a copy would carry the digest of what it was copied from.
+        # Validated again: `model_copy` would keep the digest of the original.
         return Task.model_validate(task.model_dump() | gone)
 
     def scenario(self, task: Task, seed: int) -> Scenario:
-        """The episode that replays it; `read_trace` refuses a format or a number that it does not know, by name."""
+        """Return the episode that replays the trace; raises `InvalidInputError` as `read_trace` does."""
         trace = read_trace(
             self.path,
             format=cast("TraceFormat", self.format),
@@ -70,16 +70,16 @@ class Choice:
     recording: Recording | None = None
 
     def rules(self) -> Task:
-        """The task that is run, or what it lends to the recording."""
+        """Return the task that is run, or the task under which the recording runs."""
         task = load_task(self.task)
         return task if self.recording is None else self.recording.rules(task)
 
     def scenario(self) -> Scenario | None:
-        """What the recording makes of the task's traffic; None without one."""
+        """Return the scenario of the recording; None without a recording."""
         return None if self.recording is None else self.recording.scenario(self.rules(), self.seed)
 
     def title(self) -> str:
-        """What is simulated, in a few words."""
+        """Return what is simulated, in a few words."""
         rules = self.rules()
         if self.recording is None:
             return rules.name

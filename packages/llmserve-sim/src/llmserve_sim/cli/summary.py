@@ -1,4 +1,4 @@
-"""What an episode came to, from its log: the rows of the command's summary table. Plain numbers, no terminal."""
+"""The rows of the command's summary table, computed from an episode's log. Plain numbers, no terminal."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def summarise(log: EpisodeLog, *, window_s: float) -> list[Row]:
 
 
 def _fates(seen: Sequence[ServeObservation]) -> list[Row]:
-    """What became of the requests; what a backend does not report is left out, what was never finished is not."""
+    """Return counts of requests by outcome. Without the backend's counts, only the unfinished ones are known."""
     unfinished = Row("  unfinished", seen[-1].queue_depth + seen[-1].active_requests, "requests", 0, -1)
     windows: list[dict[str, int]] = [o.metadata.get("window", {}) for o in seen]
     if not all({"due_requests", "abandoned_requests", "rejected_requests"} <= window.keys() for window in windows):

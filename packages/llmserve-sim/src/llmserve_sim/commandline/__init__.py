@@ -1,4 +1,4 @@
-"""What the commands of this project share: exit codes, and one line for each error. `llmserve-sim` and `llmserve` use it.
+"""What `llmserve-sim` and `llmserve` share: exit codes, and one line for each error.
 
 This module needs the standard library only. `outputs` checks output files, `terminal` needs the extra ``cli``.
 """

@@ -1,4 +1,4 @@
-"""The parts of a command that need Typer and Rich (the extra ``cli``): running an app, ``--version``, a progress bar."""
+"""What commands share that needs Typer and Rich (extra ``cli``): run an app, ``--version``, a progress bar."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Measured serving runs against the same runs in the simulator: predicted, measured, error, bound.
 
-`python -m llmserve_sim.fidelity` prints the table; `check()` returns its rows. The measurements are other people's and are
-not part of the package: see `data.py` for where they are looked for.
+`python -m llmserve_sim.fidelity` prints the table; `check()` returns its rows. The measurements are
+published by others and are not part of the package; `data.py` says where they are looked up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """`python -m llmserve_sim.fidelity`: the table of measured against predicted; exit code 1 if a bound is broken.
 
-`--out FOLDER` also draws the one-second series of the recorded runs (needs matplotlib). A run of one's own, in the columns
-of `data.read_requests`, is compared with `--requests FILE --gpu RTX-PRO-6000 --model Qwen3-32B --tp 2 --engine vllm-0.19`.
+`--out FOLDER` also draws the one-second series of the recorded runs (needs matplotlib). A run of one's own, in the
+columns of `data.read_requests`, is compared with `--requests FILE --gpu RTX-PRO-6000 --model Qwen3-32B --tp 2 --engine
+vllm-0.19`.
 """
 
 from __future__ import annotations

@@ -60,13 +60,14 @@ _ACCEPTED_PERCENT = 1.0
 _TRTLLM_KV_SHARE = 0.95
 _TRTLLM_TOKENS = 8192
 _SEQS_MAX = 512
-# The closed loops: `batch_size` clients, each sending its next request when the last one ended; five requests per client.
+# The closed loops: `batch_size` clients, each sending its next request when the last one ended; five requests per
+# client.
 _CLOSED_LOOP_ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. `error` is in percent of the measurement unless `unit` says otherwise; no `bound`: for information."""
+    """One figure. `error` is in percent of the measurement unless `unit` says otherwise. `bound` is optional."""
 
     run: str
     figure: str

@@ -1,4 +1,4 @@
-"""Where the measured runs are, and how their files read. Knows file formats, no physics."""
+"""Finds and reads the files of the measured runs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SeriesLog:
 
 
 def data_dir() -> Path | None:
-    """The folder with the measured runs: `$LLMSERVE_DATA`, else `shared/data` beside the repository; None where absent."""
+    """Return the folder of the measured runs: `$LLMSERVE_DATA`, else `shared/data` beside the repository, or None."""
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     if named:
         path = Path(named)

@@ -1,7 +1,7 @@
-"""A recorded load through the simulated engine: the same arrivals, lengths, memory and limits.
+"""Replays a recorded load in the simulated engine, with the same arrivals, lengths, memory and limits.
 
-Everything runs through the engine that episodes use, stepped in one-second windows, with the agent's knobs at rest: one
-replica, FP16, no drafting, no priorities, no deadline, no prefix cache.
+It uses the engine of episodes, in windows of one second and with fixed knobs: one replica, FP16, no drafting, no
+priorities, no deadline, no prefix cache.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RecordedRun:
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """What the simulator made of a load. Per request, sorted by arrival: `first_s`, `last_s`; per second: the rest."""
+    """The simulated run. Per request, sorted by arrival: `first_s`, `last_s`; per second: the rest."""
 
     first_s: Floats
     last_s: Floats

@@ -13,9 +13,10 @@ SPLIT_STALL_S = 0.5
 
 
 def link_s_per_token(deployment: Deployment) -> float:
-    """Transfer time of one token's KV over a prefill replica's link; tensor-parallel ranks send their shares side by side.
+    """Return the transfer time of one token's KV over a prefill replica's link, seconds.
 
-    The link reaches the same share of its rate as in large all-reduces.
+    Tensor-parallel ranks send their shares side by side. The link reaches the same share of its rate as in large
+    all-reduces.
     """
     gpu = deployment.gpu
     rate = gpu.link_bytes_per_s * gpu.kernels.allreduce.link_efficiency

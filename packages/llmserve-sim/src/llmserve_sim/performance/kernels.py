@@ -2,7 +2,7 @@
 
 Each function takes a parameter set fitted to measurements (`calibration.py`) and the shape, and returns microseconds.
 Arguments may be floats or numpy arrays of one shape, so the fit scripts minimise exactly what the simulator evaluates.
-This module knows kernels; it knows nothing about models, batches, schedulers or where the parameters come from.
+This module knows nothing about models, batches or schedulers.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def prefill_attention_us(
 ) -> Real:
     """Time of one layer's prefill attention, without `t0_us`.
 
-    `units` is the sum of `prefill_units` over the chunks, `longest` the largest `new + cached`. One unit is `tile` query
-    rows times half a context token, and a (row, token) pair costs 4 head_dim FLOP (QK^T and PV).
+    `units` is the sum of `prefill_units` over the chunks, `longest` the largest `new + cached`. One unit is `tile`
+    query rows times half a context token, and a (row, token) pair costs 4 head_dim FLOP (QK^T and PV).
     """
     flops = 2.0 * units * par.tile * heads * head_dim
     spread = flops / (par.compute_efficiency * peak_flops) * _US_PER_S

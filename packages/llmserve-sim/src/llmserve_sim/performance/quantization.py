@@ -18,8 +18,10 @@ BYTES_BF16 = 2.0
 _GROUP = 128  # weights that share one BF16 scale in W4A16 checkpoints (GPTQ and AWQ default)
 
 SWAP_RESTART_S = 2.7
-"""Fixed part of a change of format: re-capturing CUDA graphs and re-creating the KV cache. An assumption: with the copy it
-gives 3.2-4.1 s for the 8B model and 5.4 s for the 32B one, inside the 3-6 s that model switching with weights in host memory takes."""
+"""Fixed part of a change of format: re-capturing CUDA graphs and re-creating the KV cache.
+
+An assumption: with the copy it gives 3.2-4.1 s for the 8B model and 5.4 s for the 32B one. Model switching with weights
+in host memory takes 3-6 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class WeightFormat:
     quality_loss: float
     """Relative loss of answer quality, 0 for the unquantised model.
 
-    W8A8 loses 0-1.5 % and W4A16 1.1-3.9 % on the OpenLLM leaderboards v1 and v2 (Kurtic et al., "Give Me BF16 or Give Me
-    Death?", arXiv:2411.02355); one figure each in that range.
+    W8A8 loses 0-1.5 % and W4A16 1.1-3.9 % on the OpenLLM leaderboards v1 and v2 (Kurtic et al., "Give Me BF16 or Give
+    Me Death?", arXiv:2411.02355); one figure each in that range.
     """
 
     def peak_flops(self, gpu: GpuSpec) -> float:

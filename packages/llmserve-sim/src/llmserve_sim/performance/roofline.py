@@ -30,8 +30,8 @@ _SAMPLER_BYTES_PER_LOGIT = 10.0  # vLLM's sampler reads BF16 logits, writes FP32
 class Iteration:
     """What one iteration works on.
 
-    `sequences` decode with `context` tokens in total, each verifying `depth` drafted tokens besides its own; `chunks` are
-    (new, cached) tokens of prefills, `completed` of which reach the end of their prompt.
+    `sequences` decode with `context` tokens in total, each verifying `depth` drafted tokens besides its own; `chunks`
+    are (new, cached) tokens of prefills, `completed` of which reach the end of their prompt.
     """
 
     sequences: int = 0
@@ -52,7 +52,7 @@ class Iteration:
 
 
 class Roofline:
-    """Iteration times of one replica of a deployment at one weight format. Times are seconds; token counts may be arrays."""
+    """Iteration times of one replica at one weight format, in seconds. Token counts may be arrays."""
 
     def __init__(self, deployment: Deployment, tier: str = "FP16") -> None:
         """Look the GPU's constants up and fix the per-GPU shapes."""

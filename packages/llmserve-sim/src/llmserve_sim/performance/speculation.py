@@ -1,8 +1,8 @@
 """Speculative decoding with an EAGLE-3 draft head: how many tokens a step yields, and what drafting costs.
 
-One step at depth K verifies K + 1 tokens per sequence and yields `AL(K) = 1 + sum_k prod_{j<=k} a d^(j-1)` of them: position
-j is accepted with probability a d^(j-1), given that those before it were. Steps yield this expected number in fixed point,
-not a draw per request, so the model makes no claim on the tail of inter-token latency when K > 0.
+One step at depth K verifies K + 1 tokens per sequence and yields `AL(K) = 1 + sum_k prod_{j<=k} a d^(j-1)` of them:
+position j is accepted with probability a d^(j-1), given that those before it were. Steps yield this expected number in
+fixed point, not a draw per request, so the model makes no claim on the tail of inter-token latency when K > 0.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ ACCEPTANCE_BOUNDS = (0.05, 0.95)
 H100_DRAFT_STEP_S = 1.278e-3
 """One draft position with the Llama-3.1-8B EAGLE-3 head on H100; same issue, same script.
 
-It absorbs about 1.1 ms per step that does not grow with depth, so shallow drafts come out some 6 % fast and deep ones slow."""
+It absorbs about 1.1 ms per step that does not grow with depth, so shallow drafts come out some 6 % too
+fast, and deep ones too slow."""
 DRAFT_SEQUENCE_S = 60e-6
 """Drafting and sampling per sequence; the design's figure from a published batch-64 run."""
 _H100_BYTES_PER_S = 3.35e12

@@ -1,7 +1,7 @@
 """From the float roofline to the integer tables that the engine reads: picoseconds, built once per deployment.
 
-Only decode attention needs approximating: it is n h(X / n) with a smooth h, cut into linear pieces on a geometric grid of
-mean context. Everything else is a lookup by token count or linear already, so that the only other error is rounding.
+Only decode attention needs approximating: it is n h(X / n) with a smooth h, cut into linear pieces on a geometric grid
+of mean context. Everything else is a lookup by token count or linear already, so that the only other error is rounding.
 `tests/test_tables.py` holds the whole within 0.1 % of the roofline's iteration time.
 """
 
@@ -43,7 +43,7 @@ _SCALE = 1 << 10  # coefficients that the engine shifts right by ten bits
 
 
 class Pieces(NamedTuple):
-    """A piecewise linear function of mean context: left edges (1/256 token), values there (ps), slopes (ps per 1/256 token)."""
+    """A piecewise linear function of mean context: edges (1/256 token), values (ps), slopes (ps per edge unit)."""
 
     edges: Ints
     heights: Ints
@@ -139,7 +139,8 @@ def build_tier(roofline: Roofline) -> TierTables:
 def mixed_coefficients(roofline: Roofline) -> tuple[float, float, float]:
     """Seconds per sequence, per context token, and per context token at the amplified floor, over all layers.
 
-    All zero for an engine that runs decode attention in a kernel of its own: then decode attention alone is the maximum.
+    All zero for an engine that runs decode attention in a kernel of its own: then decode attention alone is the
+    maximum.
     """
     if roofline.deployment.engine.separate_attention:
         return 0.0, 0.0, 0.0
@@ -153,9 +154,9 @@ def mixed_coefficients(roofline: Roofline) -> tuple[float, float, float]:
 def decode_pieces(seconds: Callable[[float], float]) -> Pieces:
     """Cut `seconds` (one sequence's decode attention against its context in tokens) into integer linear pieces.
 
-    Each slope is rounded so as to undo the rounding of those before it, so that the function is continuous and the error
-    at an edge never exceeds half a slope unit times the last piece's width. Where slopes are small numbers of picoseconds
-    (eight-way tensor parallelism), pieces are narrower for that reason.
+    Each slope is rounded so as to undo the rounding of those before it, so that the function is continuous and the
+    error at an edge never exceeds half a slope unit times the last piece's width. Where slopes are small numbers of
+    picoseconds (eight-way tensor parallelism), pieces are narrower for that reason.
     """
     per_octave = _LEAST_PIECES_PER_OCTAVE
     slope = seconds(MAX_CONTEXT_TOKENS) * PS_PER_S / (MAX_CONTEXT_TOKENS * FP)

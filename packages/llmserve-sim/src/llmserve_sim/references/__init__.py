@@ -1,4 +1,4 @@
-"""What a task's score is measured against: committed data, one JSON file per task, only read here.
+"""The references that a task's score is measured against: committed data, one JSON file per task.
 
 Each file holds the mean reward per window of the random policy, the best fixed configuration and the clairvoyant search
 over the task's reference seeds, with budget, version and command. llmserve-agents computes them.
@@ -20,7 +20,7 @@ __all__ = ["load_references", "write_references"]
 
 
 def load_references(task_id: str, task_digest: str) -> ReferenceScores | None:
-    """Return the references of a task, or None where there are none for this very task and simulator version.
+    """Return the references of a task, or None if there are none for this task and simulator version.
 
     Raises `InvalidInputError` for a file that is damaged or whose references are not in order.
     """
@@ -40,7 +40,7 @@ def write_references(task_id: str, found: ReferenceScores) -> Path:
 @cache
 def _read(task_id: str) -> ReferenceScores | None:
     name = f"{task_id}.json"
-    # Listed, not joined: a task id is a name, and never a path.
+    # Look the name up in the listing: a task id must never act as a path.
     source = {item.name: item for item in files(__package__).iterdir()}.get(name)
     if source is None:
         return None

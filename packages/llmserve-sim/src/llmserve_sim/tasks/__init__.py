@@ -1,7 +1,6 @@
 """Tasks as data: one TOML file each, their model and the registry that loads them.
 
-A task says what happens to a fleet and what is asked of its operator; it knows no episode (`workload/scenario.py`) and
-holds no code.
+A task describes the traffic, the targets and the reward. It holds no code. `workload/scenario.py` draws its episodes.
 """
 
 from __future__ import annotations

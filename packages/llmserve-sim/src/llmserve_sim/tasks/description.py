@@ -1,4 +1,4 @@
-"""What a task is to somebody who only sees the catalogue: a server's `GET /tasks`, and whoever stands in for a server."""
+"""The description of a task in a catalogue: in a server's `GET /tasks`, and in the client's stand-in for a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["describe"]
 
 
 def describe(task: Task) -> dict[str, Any]:
-    """Return a task's public face as plain JSON: identity, episode, targets, deployment, splits, and no traffic."""
+    """Return a task's public fields as plain JSON: identity, episode, targets, deployment, splits; not the traffic."""
     return {
         "id": task.id,
         "name": task.name,

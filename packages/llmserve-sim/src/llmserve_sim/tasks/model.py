@@ -280,6 +280,6 @@ class Task(_Table):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of everything that can change an episode or its reward; name, description, difficulty cannot."""
+        """SHA-256 (hex) of everything that can change an episode or its reward: all but the prose."""
         content = self.model_dump(mode="json", exclude=_PROSE)
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -30,9 +30,10 @@ def list_tasks(*, extended: bool = True) -> tuple[Task, ...]:
 
 
 def load_task(task: object) -> Task:
-    """Return a task by id, by the path of a TOML file (a `Path`, or text that ends in ``.toml``), or a `Task` checked anew.
+    """Return a task by id or by the path of a TOML file (a `Path`, or text that ends in ``.toml``).
 
-    Raises `UnknownTaskError` for an unknown id and `InvalidInputError` naming the field and its bound for a bad file.
+    A `Task` is validated again.     Raises `UnknownTaskError` for an unknown id and `InvalidInputError` naming the
+    field and its bound for a bad file.
     """
     if isinstance(task, Task):
         return _checked(task)
@@ -45,7 +46,7 @@ def load_task(task: object) -> Task:
 
 
 def catalogue_task(task_id: str) -> Task:
-    """Return a built-in task by its id and nothing else: for ids that come from outside, which never name a path.
+    """Return a built-in task by its id. For ids from outside, which must never name a path.
 
     Raises `UnknownTaskError` for an unknown id.
     """

@@ -39,7 +39,8 @@ def _lines(task: Task) -> Iterator[tuple[str, str]]:
     yield "requests/s", f"{t.rate_rps:g}"
     yield (
         "bursts",
-        f"{t.burst.rate_rps:g}/s, {t.burst.length_windows} of {t.burst.period_windows} windows, ±{t.burst.jitter_windows}"
+        f"{t.burst.rate_rps:g}/s, {t.burst.length_windows} of {t.burst.period_windows} windows, "
+        f"±{t.burst.jitter_windows}"
         if t.burst
         else "-",
     )

@@ -1,4 +1,4 @@
-"""Requests and everything else that happens to a fleet whatever its operator does: traffic, tenants, neighbours.
+"""Everything in an episode that does not depend on actions: requests, tenants, the co-tenant's memory.
 
-Start reading at `scenario.py`. Nothing here knows of actions, engines' state or rewards.
+Start reading at `scenario.py`. Nothing here knows about actions, engines or rewards.
 """

@@ -1,8 +1,8 @@
 """When requests arrive: rates per window turned into integer picoseconds.
 
 Arrivals are a renewal process in operational time: unit-mean gaps of a given coefficient of variation are added up and
-mapped through the integral of a piecewise constant intensity. They depend on the seed and the rates alone, never on an
-action. Which windows are loaded is `patterns.py`'s business.
+mapped through the integral of a piecewise constant intensity. They depend on the seed and the rates only, never on an
+action. `patterns.py` decides which windows are loaded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What each window of an episode is like: load, phases, draft acceptance, the neighbour's memory.
+"""The conditions of each window of an episode: load, phases, draft acceptance, the co-tenant's memory.
 
-`draw` makes all of it from (task, seed). Given `Seen`, it draws instead one of the futures that are plausible after
-what has been observed, never looking at what has not: this is what forecasts stand on. No requests here
-(`scenario.py`).
+`draw` draws them from (task, seed). With `Seen`, it draws the future conditional on what has been observed. It never
+uses what has not been observed, so forecasts may use it. Requests are drawn in `scenario.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _TINY_RATE = 1e-6
 
 
 class Phase(IntFlag):
-    """What is going on in a window; 0 is calm. BURST and SPIKE windows are *loaded*."""
+    """The phase of a window, as flags; 0 is calm. BURST and SPIKE windows are *loaded*."""
 
     CALM = 0
     BURST = 1
@@ -88,7 +87,7 @@ class Seen:
     alternate_gain: Floats
     """Log-likelihood of the prompts seen under the alternation's lengths, minus under the usual ones."""
     loaded: Bools
-    """Burst or spike: plain afterwards from the arrivals."""
+    """Burst or spike, which the arrivals reveal afterwards."""
     mean_acceptance: Floats
     """Of the mean class, before the dip; NaN where nothing was drafted."""
     cotenant_bytes: Ints
@@ -98,7 +97,7 @@ class Seen:
 
 
 def draw(task: Task, seed: int, windows: int, seen: Seen | None = None) -> Conditions:
-    """Draw the conditions of `windows` windows; with `seen`, conditional on its first m, whose rows mean nothing."""
+    """Draw the conditions of `windows` windows; with `seen`, conditional on the first m, whose rows are unused."""
     if seen is not None and len(seen) == 0:
         seen = None
     phase = _phases(task, seed, windows, seen)

@@ -1,6 +1,6 @@
-"""Generators fitted to the two Azure 2023 production traces, for where the recorded files are absent.
+"""Generators fitted to the two Azure 2023 production traces, for use where the recorded files are absent.
 
-Each makes a `Trace` that can stand in for the recorded hour. Constants are printed beside what was measured, with the
+Each makes a `Trace` in place of the recorded hour. Constants are printed beside what was measured, with the
 error of each statistic, by `fit/fit_workloads.py`; source: Azure LLM inference trace 2023 (conversation and code;
 P. Patel et al., "Splitwise", ISCA 2024; CC-BY-4.0). Prompt and output are drawn independently: their logarithms
 correlate by 0.09 (conversation) and 0.00 (code).

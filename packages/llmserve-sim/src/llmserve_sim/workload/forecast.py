@@ -1,8 +1,8 @@
-"""Futures that are plausible after what has been seen: what a planner without foresight may simulate.
+"""Forecasts: futures drawn conditional on what has been seen. A planner without foresight may simulate them.
 
 `resample` keeps the past of a scenario and redraws the rest from the task's own distributions, conditional on what an
 operator has observed. It is a function of the past, the task and the seed: two scenarios that agree up to the cut get
-the same forecast, whatever they hold beyond it. Latent phases (of bursts, waves) are not copied but inferred.
+the same forecast. Latent phases (of bursts, waves) are inferred, not copied.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _tail(conditions: Conditions, begin: int) -> Conditions:
 
 
 def _outputs(scenario: Scenario, task: Task, seed: int, done: Bools, streamed: Ints) -> Ints:
-    """Outputs of the requests already here: kept where finished, else conditional on exceeding what was streamed."""
+    """Return past requests' outputs: kept if finished, else drawn conditional on exceeding what was streamed."""
     kept = len(done)
     alternation = task.lengths.alternation
     alternate = None
@@ -150,7 +150,7 @@ def _alternate_gain(task: Task, prompt: Ints, window_of: Ints, windows: int) -> 
     if alternation is None:
         return np.zeros(windows)
     difference = _log_density(alternation.prompt, prompt) - _log_density(task.lengths.prompt, prompt)
-    # One prompt never decides: mega prompts and prompts at a bound fit neither log-normal.
+    # Clipped, so that no single prompt decides: mega prompts and prompts at a bound fit neither log-normal.
     return np.bincount(window_of, weights=np.clip(difference, -3.0, 3.0), minlength=windows).astype(np.float64)
 
 

@@ -1,7 +1,6 @@
 """Token counts: log-normal, empirical and uniform models, each an integer table that a 32-bit draw indexes.
 
-Models are named by what is measured, the mean after cutting at the bounds or the quantiles of a trace. Nothing here
-knows when a request arrives.
+A model's parameters are measured quantities: the mean after cutting at the bounds, or the quantiles of a trace.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Patterns over windows: recurrences with a phase that can be learned, spikes, on/off periods, waves and noise.
 
-Each pattern is drawn from streams of its own. `Recurrence` and `Wave` can also be drawn *given what was seen*, which
-is what a forecast needs; with nothing seen that is the prior. Nothing here knows what a pattern modulates.
+Each pattern is drawn from streams of its own. For a forecast, `Recurrence` and `wave_phase` can also be drawn
+conditional on what was seen. Nothing here knows what a pattern modulates.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NORMAL_ZERO = 8 * _NORMAL_ONE
 
 
 class RecurringPattern(Protocol):
-    """What `Recurrence` needs of a task's table: `length_windows` in every `period_windows`, each shifted by ±jitter."""
+    """The parameters of a `Recurrence`: `length_windows` in every `period_windows`, each shifted by ±jitter."""
 
     @property
     def period_windows(self) -> int:

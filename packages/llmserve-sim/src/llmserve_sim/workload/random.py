@@ -1,8 +1,8 @@
 """Counter-based integer randomness: the n-th number of a stream is a pure function of (seed, purpose, n).
 
-A stream is addressed, not consumed. Drawing more from one never shifts another, and since only integer arithmetic
-modulo 2^64 is used, the numbers are the same on every platform and under every version of numpy. It knows nothing
-about distributions (`lengths.py`, `arrivals.py`).
+Drawing more numbers from one stream never shifts another stream. Only integer arithmetic modulo 2^64 is used, so the
+numbers are the same on every platform and with every version of numpy. Distributions are in `lengths.py` and
+`arrivals.py`.
 
 The mixing is splitmix64 (G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
 draw n is the finaliser of key + (n + 1)·γ. The upper 32 bits are used, so its last xor-shift, which can only touch the

@@ -1,8 +1,8 @@
-"""A recorded or fitted trace as an episode: its requests, under a task's rules and neighbours.
+"""A recorded or fitted trace as an episode: its requests, under a task's rules.
 
 What a trace does not record comes from the task: tenant class and priority are drawn per request, acceptance and the
-neighbour's memory per window. Every window counts as calm, for a trace names no phases. After the last arrival come
-windows without any, in which what is under way may finish.
+co-tenant's memory per window. Every window counts as calm, because a trace names no phases. Windows without arrivals
+follow the last arrival, so that running requests can finish.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DRAIN_S = 60.0
 """Simulated seconds after a trace's end, unless told otherwise: several times the patience of the built-in tasks."""
 
 MAX_REPLAY_WINDOWS = 100_000
-"""Longest replay, the longest log that is read."""
+"""Longest replay; equals the longest log that is read."""
 _MAX_DRAIN_S = 86_400
 
 

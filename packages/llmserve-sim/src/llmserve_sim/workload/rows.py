@@ -1,7 +1,6 @@
 """One row of a trace file: what its formats call their columns, and how a line becomes three integers.
 
-Everything wrong with a row is found here and named by file, line and column. Nothing here opens a file or keeps a row
-(`traces.py`).
+Errors name file, line and column. `traces.py` opens the files and keeps the rows.
 """
 
 from __future__ import annotations

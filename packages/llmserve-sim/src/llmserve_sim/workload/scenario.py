@@ -1,4 +1,4 @@
-"""`Scenario`: everything that happens in an episode whatever the agent does. Start reading here.
+"""`Scenario`: everything in an episode that does not depend on actions. Start reading here.
 
 `generate(task, seed)` draws one. Each quantity has a stream of its own keyed by (seed, purpose, index), so nothing in
 it depends on an action and no stream shifts another. Replaying a recorded trace (`replay.py`) and forecasting
@@ -35,7 +35,7 @@ __all__ = ["Phase", "Scenario", "generate"]
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """An episode's requests and conditions: n windows of `window_ps` picoseconds, window w is [w, w + 1)·window_ps."""
+    """An episode's requests and conditions in n windows; window w is [w, w + 1)·window_ps."""
 
     traffic: Traffic
     """The requests; a request's id is its index."""
@@ -48,7 +48,7 @@ class Scenario:
     acceptance: Floats
     """float64[n, 4], probability that a draft token of this tenant class is accepted."""
     cotenant_bytes: Ints
-    """int64[n], bytes per GPU that the neighbour wants."""
+    """int64[n], bytes per GPU that the co-tenant wants."""
     quality_stake: Floats
     """float64[n, 4], value lost per unit of quality loss, by tenant class."""
 
@@ -84,7 +84,7 @@ class Scenario:
         return np.diff(total[ends])
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of all arrays: equal exactly where two scenarios are."""
+        """Return the SHA-256 (hex) of all arrays: two scenarios are equal exactly if their digests are."""
         sha = hashlib.sha256(self.window_ps.to_bytes(8, "little"))
         t = self.traffic
         arrays = (t.arrival_ps, t.prompt, t.output, t.priority, t.tenant, self.phase, self.cotenant_bytes)

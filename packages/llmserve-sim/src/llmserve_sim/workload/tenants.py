@@ -1,7 +1,7 @@
-"""Who sends requests: tenant classes, the priority class, how well drafts fit their text, what quality is worth to them.
+"""Tenant classes and the priority class: shares of requests, draft acceptance, quality stakes.
 
 Draft acceptance and quality stakes are per window and class, class and priority per request. Engines keep four
-classes; columns past a task's own describe a class of offset 0 and stake 0 that sends nothing.
+classes; columns past a task's own describe a class that sends nothing, with offset 0 and stake 0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads recorded request traces: when each request came, how long its prompt and its output were.
+"""Reads recorded request traces: arrival time, prompt length and output length of each request.
 
 | format | file | columns or keys |
 |---|---|---|
@@ -7,11 +7,11 @@
 | `burstgpt` | CSV, BurstGPT | ``Timestamp,Model,Request tokens,Response tokens,…`` (seconds) |
 | `mooncake` | JSON lines, Mooncake | ``timestamp`` (ms), ``input_length``, ``output_length``, … |
 
-Other columns and keys are ignored; columns may be quoted and in any case. Time counts from the file's first request and must not run backwards, because a
-file in which it does is usually two files or a broken one; `sort=True` says that it is only unordered. A row that
-is not understood is an error that names the line. The one exception is BurstGPT's failed requests (no response
-tokens), which are left out and counted. Files are read as a stream: a cut of a large file reads no further than the
-cut. What becomes of a trace is `replay.py`'s business.
+Other columns and keys are ignored; columns may be quoted and in any case. Time counts from the
+file's first request and must not decrease: such a file is usually broken, or two files in one. `sort=True` accepts it
+and orders the rows. A row that cannot be parsed is an error that names the line; BurstGPT's failed requests (no
+response tokens) are left out and counted. Files are read as a stream, and only up to the end of the cut. `replay.py`
+makes an episode of a trace.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class _Cut:
         return parser
 
     def _take(self, parser: RowParser, number: int, line: str) -> bool:
-        """Take one row in; False once the cut is complete."""
+        """Take one row; return False once the cut is complete."""
         row = parser.row(number, line, ordered=not self.sort)
         if row is None:
             return True
