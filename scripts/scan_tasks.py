@@ -27,7 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from llmserve_agents.clairvoyant import Budget, improve
-from llmserve_agents.search import ROWS, best_by_regime, best_static, play, play_plans
+from llmserve_agents.search import ROWS, best_by_regime, best_static, play
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, to_indices
 from llmserve_sim.tasks import Task, load_task
@@ -94,11 +94,11 @@ def describe(task: Task, seeds: Sequence[int], *, knobs: bool, bound: bool) -> s
     windows = (len(seeds), task.windows, len(GRID_SIZES))
     chance = ServingBatch(task, len(seeds))
     chance.start(seeds)
-    random = float(play_plans(chance, np.random.default_rng(0).integers(0, GRID_SIZES, windows)).mean())
+    random = float(play(chance, np.random.default_rng(0).integers(0, GRID_SIZES, windows)).mean())
     held = ServingBatch(task, len(seeds))
     held.start(seeds)
     plan = np.broadcast_to(np.array(to_indices(action)), windows)
-    met = np.mean([seen.measurement.slo_compliance_rate for seen in play(held, lambda _: plan[:, 0], None)])
+    met = np.mean([held.advance(plan[:, w]).measurement.slo_compliance_rate for w in range(task.windows)])
     by_regime, signs, groups = regimes(task, seeds)
     table, adapted = best_by_regime(task, seeds, by_regime, action, groups=groups)
     lines = [
@@ -134,7 +134,7 @@ def describe_held(task: Task, seeds: Sequence[int]) -> str:
         some = grid[begin : begin + each]
         batch = first.select(np.tile(np.arange(len(seeds)), len(some)))
         plan = np.repeat(some, len(seeds), axis=0)
-        played = play_plans(batch, np.broadcast_to(plan[:, None], (len(plan), task.windows, plan.shape[1])))
+        played = play(batch, np.broadcast_to(plan[:, None], (len(plan), task.windows, plan.shape[1])))
         rewards[begin : begin + len(some)] = played.reshape(len(some), len(seeds), task.windows)
     by_regime, signs, _ = regimes(task, seeds)
     overall = rewards.mean(axis=(1, 2))

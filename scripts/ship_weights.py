@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmserve_agents.errors import WeightsMismatchError
-from llmserve_agents.learning.agent import policy_values
+from llmserve_agents.learning.agent import play
 from llmserve_agents.learning.checkpoint import read
 from llmserve_agents.learning.config import with_current_names
 from llmserve_agents.weights import CARD, POLICY
@@ -48,7 +48,7 @@ def unlike(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def mean_reward(run: Path, seeds: Sequence[int]) -> float:
     """Return the mean reward per window of a run's policy on some seeds of its task."""
     checkpoint = read(run / POLICY)
-    return float(policy_values(checkpoint.policy, catalogue_task(checkpoint.card["task_id"]), seeds).mean())
+    return float(play(checkpoint.policy, catalogue_task(checkpoint.card["task_id"]), seeds).mean())
 
 
 def fresh_seeds(cards: Sequence[dict[str, Any]], task: str) -> range:

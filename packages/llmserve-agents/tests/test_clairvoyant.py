@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmserve_agents import clairvoyant as module
-from llmserve_agents.clairvoyant import Budget, clairvoyant, improve, snap_to_grid, whole_plan_values
+from llmserve_agents.clairvoyant import Budget, clairvoyant, improve, snapped, whole_plan_values
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -126,7 +126,7 @@ def author(task: Task, policy: Any) -> tuple[Any, Any]:
         while not observation.done:
             actions.append(policy.act(observation))
             observation = env.step(actions[-1])
-        plans.append(snap_to_grid(actions))
+        plans.append(snapped(actions))
         values.append(env.state().total_reward / task.windows)
     return np.stack(plans), np.array(values)
 
@@ -172,7 +172,7 @@ def test_an_action_is_put_on_the_nearest_point_of_the_grid() -> None:
         )
         for i in range(60)
     ]
-    for action, row in zip(actions, snap_to_grid(actions).tolist(), strict=True):
+    for action, row in zip(actions, snapped(actions).tolist(), strict=True):
         point = from_indices(row)
         for name in ("batch_cap", "kv_budget_fraction"):
             distance = abs(getattr(point, name) - getattr(action, name))
@@ -183,4 +183,4 @@ def test_an_action_is_put_on_the_nearest_point_of_the_grid() -> None:
 
 def test_points_of_the_grid_stay_where_they_are() -> None:
     rows = np.random.default_rng(0).integers(0, GRID_SIZES, (30, len(GRID_SIZES)))
-    assert (snap_to_grid([from_indices(row) for row in rows.tolist()]) == rows).all()
+    assert (snapped([from_indices(row) for row in rows.tolist()]) == rows).all()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmserve_agents import search
-from llmserve_agents.search import STARTS, best_by_regime, best_static, play_plans, static_values
+from llmserve_agents.search import STARTS, best_by_regime, best_static, play, static_values
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -56,8 +56,8 @@ def test_a_plan_is_played_to_its_end_or_to_the_episodes(task: Task) -> None:
     batch = ServingBatch(task, 2)
     batch.start([1, 2])
     plans = np.repeat(some(2)[:, None], 5, axis=1)
-    assert play_plans(batch, plans).shape == (2, 5)
-    assert play_plans(batch, plans).shape == (2, 3)
+    assert play(batch, plans).shape == (2, 5)
+    assert play(batch, plans).shape == (2, 3)
     assert batch.window == task.windows
 
 
@@ -122,7 +122,7 @@ def test_a_configuration_for_each_regime_is_worth_at_least_the_start_everywhere(
     assert values.mean() > begun.mean() + 1e-3
     batch = ServingBatch(task, 2)
     batch.start(seeds)
-    np.testing.assert_array_equal(play_plans(batch, table[regimes(task, 2)]).mean(axis=1), values)
+    np.testing.assert_array_equal(play(batch, table[regimes(task, 2)]).mean(axis=1), values)
 
 
 def test_tied_knobs_have_one_value_in_all_regimes(task: Task) -> None:

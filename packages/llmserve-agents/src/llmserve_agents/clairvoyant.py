@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.search import ROWS, play_plans
+from llmserve_agents.search import ROWS, play
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, PREFILL_DECODE_SPLIT, QUANTIZATION_TIER
+from llmserve_sim.grid import ACTION_GRID, GRID_SIZES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["Budget", "Found", "clairvoyant", "improve", "snap_to_grid", "whole_plan_values"]
+__all__ = ["Budget", "Found", "clairvoyant", "improve", "snapped", "whole_plan_values"]
 
 _AMOUNTS: Final = {"batch_cap", "kv_budget_fraction"}
 """Knobs with values between the grid's points."""
-_SLOW: Final = {QUANTIZATION_TIER, PREFILL_DECODE_SPLIT}
+_NAMES: Final = list(ACTION_GRID)
+_SPLIT: Final = _NAMES.index("prefill_decode_split")
+_SLOW: Final = {_NAMES.index("quantization_tier"), _SPLIT}
 """Knobs whose change costs seconds: only a long stay can pay for it."""
 _FEW: Final = 3
 """Values that are few enough to try all."""
@@ -91,7 +93,7 @@ def clairvoyant(
     return Found(plans, np.maximum(values, own.max(axis=0)))
 
 
-def snap_to_grid(actions: Sequence[ServeAction]) -> Ints:
+def snapped(actions: Sequence[ServeAction]) -> Ints:
     """Return int64[n, 6]: the nearest point of the grid to each action."""
     rows = np.empty((len(actions), len(GRID_SIZES)), dtype=np.int64)
     for column, (name, choices) in enumerate(ACTION_GRID.items()):
@@ -110,7 +112,7 @@ def whole_plan_values(task: Task, seeds: Sequence[int], plans: Ints) -> Floats:
     for begin in range(0, len(seeds), ROWS):
         batch = ServingBatch(task, len(seeds[begin : begin + ROWS]))
         batch.start(seeds[begin : begin + ROWS])
-        values[begin : begin + ROWS] = play_plans(batch, plans[begin : begin + ROWS]).mean(axis=1)
+        values[begin : begin + ROWS] = play(batch, plans[begin : begin + ROWS]).mean(axis=1)
     return values
 
 
@@ -165,7 +167,7 @@ def _moves(budget: Budget, frozen: Sequence[int], *, can_split: bool) -> dict[in
     """By hold: int64[n, 2] of a knob and by how much it is moved."""
     moves: dict[int, list[tuple[int, int]]] = {}
     for knob, size in enumerate(GRID_SIZES):
-        if knob in frozen or (knob == PREFILL_DECODE_SPLIT and not can_split):
+        if knob in frozen or (knob == _SPLIT and not can_split):
             continue
         steps = [sign * step for step in budget.strides if step < size for sign in (1, -1)]
         if size <= _FEW:  # these wrap: up and down meet at the same values
@@ -192,7 +194,7 @@ def _pass(
     for window in range(trunk.episode_length):
         gains = np.zeros(len(seeds))
         chosen = plans[:, window:].copy()
-        baseline = play_plans(trunk.select(everyone), plans[:, window : window + max(moves) + beyond])
+        baseline = play(trunk.select(everyone), plans[:, window : window + max(moves) + beyond])
         for hold, options in moves.items():
             found, changed = _try(trunk, plans[:, window : window + hold + beyond], options, hold, baseline, spent)
             better = found > gains + 1e-9
@@ -223,7 +225,7 @@ def _try(
     value = np.where(size <= _FEW, value % size, np.clip(value, 0, size - 1))
     tried[np.arange(len(rows))[:, None], np.arange(min(hold, windows))[None, :], knob[:, None]] = value[:, None]
     batch = spent[len(rows)] = trunk.select(rows, into=spent.get(len(rows)))
-    rewards = play_plans(batch, tried)
+    rewards = play(batch, tried)
     gain = rewards.sum(axis=1) - baseline[rows, : rewards.shape[1]].sum(axis=1)
     by_episode = gain.reshape(episodes, len(options))
     best = by_episode.argmax(axis=1)

@@ -14,23 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.clairvoyant import snap_to_grid
+from llmserve_agents.clairvoyant import snapped
 from llmserve_agents.rules.heuristic import Rules, measured
 from llmserve_agents.rules.thresholds import Thresholds
-from llmserve_agents.search import play
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.grid import (
-    BATCH_CAP,
-    GRID_SIZES,
-    KV_BUDGET_FRACTION,
-    PREFILL_DECODE_SPLIT,
-    PRIORITY_ROUTING,
-    QUANTIZATION_TIER,
-    SPECULATION_DEPTH,
-    from_indices,
-)
+from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, from_indices
 from llmserve_sim.references import load_references
 from llmserve_sim.schema import ServeAction, ServeObservation
 
@@ -42,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PlannerBudget", "PlannerPolicy"]
 
+_CAP, _KV, _DEPTH, _TIER, _SPLIT, _PRIORITY = range(len(ACTION_GRID))
 _START: Final = ServeAction(
     batch_cap=64, kv_budget_fraction=0.4, quantization_tier="INT8", speculation_depth=2, priority_routing=True
 )
@@ -107,10 +98,10 @@ class PlannerPolicy:
         """Plan on forecasts of `env`, whose episode has just been reset."""
         self._env = env
         found = load_references(env.task.id, env.task.digest)
-        self._fixed = None if found is None else snap_to_grid([found.best_static_action])[0]
-        first = snap_to_grid([_START])[0] if self._fixed is None else self._fixed
+        self._fixed = None if found is None else snapped([found.best_static_action])[0]
+        first = snapped([_START])[0] if self._fixed is None else self._fixed
         if not env.can_split:
-            first[PREFILL_DECODE_SPLIT] = 0
+            first[_SPLIT] = 0
         self._plan = np.tile(first, (self.budget.horizon, 1))
 
     def act(self, observation: ServeObservation) -> ServeAction:
@@ -148,7 +139,7 @@ class PlannerPolicy:
         if self._done is not None:
             self._rules.hold(self._done)
             self._rules.follow(measured(observation))
-            held += list(snap_to_grid([self._done, *self._rules.actions()]))
+            held += list(snapped([self._done, *self._rules.actions()]))
         shape = (len(held), *plan.shape)
         return np.array([np.tile(one, (len(plan), 1)) for one in held], dtype=np.int64).reshape(shape)
 
@@ -157,10 +148,10 @@ class PlannerPolicy:
         rows = np.tile(np.arange(forecasts.size), len(plans))
         batch = self._spent[len(rows)] = forecasts.select(rows, into=self._spent.get(len(rows)))
         actions = np.repeat(plans, forecasts.size, axis=0)
-        begin, windows = batch.window, 0
+        windows = min(actions.shape[1], batch.episode_length - batch.window)
         total, arrived = np.zeros(len(rows)), np.zeros(len(rows))
-        for outcome in play(batch, lambda _: actions[:, batch.window - begin], None, actions.shape[1]):
-            windows += 1
+        for window in range(windows):
+            outcome = batch.advance(actions[:, window])
             total += outcome.reward
             arrived += outcome.measurement.request_arrival_rate
         if not outcome.done:
@@ -187,18 +178,18 @@ def _moves(plan: Ints, budget: PlannerBudget, can_split: bool) -> Ints:
             changed[delay:, knob] = value
             found.append(changed)
 
-    for knob in (BATCH_CAP, KV_BUDGET_FRACTION, SPECULATION_DEPTH):
+    for knob in (_CAP, _KV, _DEPTH):
         for stride in budget.strides:
             change(knob, int(plan[0, knob]) + stride)
             change(knob, int(plan[0, knob]) - stride)
-    if plan[0, SPECULATION_DEPTH] > max(budget.strides, default=0):
-        change(SPECULATION_DEPTH, 0)
-    change(PRIORITY_ROUTING, 1 - int(plan[0, PRIORITY_ROUTING]))
+    if plan[0, _DEPTH] > max(budget.strides, default=0):
+        change(_DEPTH, 0)
+    change(_PRIORITY, 1 - int(plan[0, _PRIORITY]))
     for delay in budget.delays:
-        for tier in range(GRID_SIZES[QUANTIZATION_TIER]):
-            change(QUANTIZATION_TIER, tier, delay)
+        for tier in range(GRID_SIZES[_TIER]):
+            change(_TIER, tier, delay)
         if can_split:
-            change(PREFILL_DECODE_SPLIT, 1 - int(plan[min(delay, len(plan) - 1), PREFILL_DECODE_SPLIT]), delay)
+            change(_SPLIT, 1 - int(plan[min(delay, len(plan) - 1), _SPLIT]), delay)
     return np.array(found, dtype=np.int64).reshape(-1, *plan.shape)
 
 

@@ -2,7 +2,7 @@
 
 A policy has `reset(task_id, seed)` and `act(observation) -> ServeAction`. It sees observations only, so the same object
 drives the simulator in this process and a server far away. A policy that looks ahead is given the running environment as
-well (`LookaheadPolicy`), and therefore runs in its process only. Classes that need weights, searches or libraries are imported
+well (`Attachable`), and therefore runs in its process only. Classes that need weights, searches or libraries are imported
 when they are first made; agents that need more than a name (a model's endpoint) have modules of their own.
 """
 
@@ -24,10 +24,10 @@ from llmserve_sim.tasks.registry import catalogue_task
 
 __all__ = [
     "AGENTS",
-    "LOOKAHEAD_AGENTS",
+    "FORKING",
+    "Attachable",
     "BestStaticPolicy",
     "HeuristicPolicy",
-    "LookaheadPolicy",
     "Policy",
     "RandomPolicy",
     "StaticPolicy",
@@ -37,7 +37,7 @@ __all__ = [
 
 
 @runtime_checkable
-class LookaheadPolicy(Policy, Protocol):
+class Attachable(Policy, Protocol):
     """A policy that simulates ahead: it is given the environment after the environment's reset, and before `act`."""
 
     def attach(self, env: ServingEnv) -> None:
@@ -69,7 +69,7 @@ class BestStaticPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class _LazyAgent:
+class _Late:
     """A class that is imported when it is first made."""
 
     module: str
@@ -84,7 +84,7 @@ class _LazyAgent:
 
 
 @dataclass(frozen=True, slots=True)
-class _LazyTrainedAgent(_LazyAgent):
+class _LateWithWeights(_Late):
     """The same for a class that loads what was trained, from the shipped weights or from a folder that is named."""
 
     def from_folder(self, folder: Path) -> Policy:
@@ -99,13 +99,13 @@ AGENTS: Final[dict[str, Callable[[], Policy]]] = {
     "threshold": ThresholdPolicy,
     "best-static": BestStaticPolicy,
     "heuristic": HeuristicPolicy,
-    "tuned-heuristic": _LazyTrainedAgent("rules.tuned", "TunedHeuristicPolicy"),
-    "ppo": _LazyTrainedAgent("learning.agent", "PPOPolicy"),
+    "tuned-heuristic": _LateWithWeights("rules.tuned", "TunedHeuristicPolicy"),
+    "ppo": _LateWithWeights("learning.agent", "PPOPolicy"),
 }
 """Agents by the name that commands, the page and reports use. All of them act on observations alone."""
 
-LOOKAHEAD_AGENTS: Final[dict[str, Callable[[], Policy]]] = {"planner": _LazyAgent("planner", "PlannerPolicy")}
-"""Agents that need the environment itself (`LookaheadPolicy`), by name: they run in its process only."""
+FORKING: Final[dict[str, Callable[[], Policy]]] = {"planner": _Late("planner", "PlannerPolicy")}
+"""Agents that need the environment itself (`Attachable`), by name: they run in its process only."""
 
 
 def make_agent(name: str) -> Policy:
@@ -114,7 +114,7 @@ def make_agent(name: str) -> Policy:
         make = AGENTS[name]
     except KeyError:
         known = "must be one of " + ", ".join(AGENTS)
-        if name in LOOKAHEAD_AGENTS:
+        if name in FORKING:
             known += f" ({name} simulates ahead, and runs only beside the simulator: llmserve evaluate)"
         raise InvalidInputError("agent", known, got=name) from None
     return make()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.clairvoyant import Budget, clairvoyant, snap_to_grid
+from llmserve_agents.clairvoyant import Budget, clairvoyant, snapped
 from llmserve_agents.errors import MissingWeightsError
 from llmserve_agents.policy import HeuristicPolicy, Policy, RandomPolicy, StaticPolicy, make_agent
 from llmserve_agents.search import best_static
@@ -64,7 +64,7 @@ class Played:
     @property
     def plans(self) -> Ints:
         """int64[seeds, windows, 6]: the actions, put on the grid."""
-        return np.stack([snap_to_grid(row) for row in self.actions])
+        return np.stack([snapped(row) for row in self.actions])
 
 
 def follow(task: Task, seeds: Sequence[int], policy: Policy) -> Played:

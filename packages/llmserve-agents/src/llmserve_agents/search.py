@@ -6,16 +6,15 @@ module knows nothing about policies: it drives `ServingBatch` with plans made in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
 from llmserve_sim.batch import ServingBatch
-from llmserve_sim.env import Outcome
-from llmserve_sim.grid import GRID_SIZES, PREFILL_DECODE_SPLIT, from_indices, to_indices
+from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, from_indices, to_indices
 from llmserve_sim.schema import ServeAction
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["ROWS", "STARTS", "best_by_regime", "best_static", "mean_reward", "play", "play_plans", "static_values"]
-
-First = TypeVar("First")
+__all__ = ["ROWS", "STARTS", "best_by_regime", "best_static", "play", "static_values"]
 
 ROWS: Final = 512
 """Episodes simulated side by side, at most: more do not make a window cheaper, and each takes about 200 KB."""
@@ -42,41 +39,16 @@ STARTS: Final = tuple(
 """Where the search for a fixed configuration begins: each tier, small batches with a draft and large ones without."""
 _ENOUGH: Final = 1e-6
 """A gain in reward per window that is worth a move."""
+_SPLIT: Final = list(ACTION_GRID).index("prefill_decode_split")
 
 
-def play(
-    batch: ServingBatch,
-    act: Callable[[Outcome | First], Ints | Sequence[ServeAction]],
-    first: First,
-    windows: int | None = None,
-) -> Iterator[Outcome]:
-    """Simulate the next `windows` windows of a batch and yield the outcome of each; None: to the episodes' end.
-
-    `act` maps the outcome of a window to the actions of the next one: int64[size, 6] grid indices or one `ServeAction` per
-    episode. In the first window it gets `first`. The episodes' end ends the loop in any case.
-    """
-    outcome: Outcome | First = first
-    remaining = batch.episode_length - batch.window
-    for _ in range(remaining if windows is None else min(windows, remaining)):
-        outcome = batch.advance(act(outcome))
-        yield outcome
-
-
-def play_plans(batch: ServingBatch, plans: Ints) -> Floats:
+def play(batch: ServingBatch, plans: Ints) -> Floats:
     """Run `plans` int64[size, n, 6] through the next n windows; return float64[size, n] rewards (fewer at the end)."""
-    begin = batch.window
-    rewards = np.empty((batch.size, min(plans.shape[1], batch.episode_length - begin)))
-    for window, outcome in enumerate(play(batch, lambda _: plans[:, batch.window - begin], None, plans.shape[1])):
-        rewards[:, window] = outcome.reward
+    windows = min(plans.shape[1], batch.episode_length - batch.window)
+    rewards = np.empty((batch.size, windows))
+    for window in range(windows):
+        rewards[:, window] = batch.advance(plans[:, window]).reward
     return rewards
-
-
-def mean_reward(batch: ServingBatch, outcomes: Iterable[Outcome]) -> Floats:
-    """Return float64[size]: the mean reward per window of whole episodes, from the outcomes of all their windows."""
-    total = np.zeros(batch.size)
-    for outcome in outcomes:
-        total += outcome.reward
-    return total / batch.episode_length
 
 
 def static_values(task: Task, configurations: Ints, seeds: Sequence[int]) -> Floats:
@@ -89,14 +61,11 @@ def static_values(task: Task, configurations: Ints, seeds: Sequence[int]) -> Flo
         held = configurations[begin : begin + each]
         batch = first.select(np.tile(np.arange(len(seeds)), len(held)))
         plan = np.repeat(held, len(seeds), axis=0)
-        earned = mean_reward(batch, play(batch, partial(_held, plan), None))
-        values[begin : begin + len(held)] = earned.reshape(len(held), len(seeds))
+        total = np.zeros(batch.size)
+        for _ in range(batch.episode_length):
+            total += batch.advance(plan).reward
+        values[begin : begin + len(held)] = (total / batch.episode_length).reshape(len(held), len(seeds))
     return values
-
-
-def _held(configurations: Ints, _: Outcome | None) -> Ints:
-    """Return the same configurations in every window."""
-    return configurations
 
 
 def best_static(
@@ -199,14 +168,14 @@ def best_by_regime(
         rows = np.tile(np.arange(len(seeds)), len(tables))
         batch = spent[len(rows)] = first.select(rows, into=spent.get(len(rows)))
         plans = tables[:, regimes].reshape(len(rows), regimes.shape[1], len(GRID_SIZES))
-        earned: Floats = play_plans(batch, plans).mean(axis=1).reshape(len(tables), len(seeds))
+        earned: Floats = play(batch, plans).mean(axis=1).reshape(len(tables), len(seeds))
         return earned
 
     at = values(table[None])[0]
     for _ in range(rounds):
         before = at.mean()
         for knob, size in enumerate(GRID_SIZES):
-            if knob == PREFILL_DECODE_SPLIT and not can_split:
+            if knob == _SPLIT and not can_split:
                 continue
             together = [list(range(count))]
             for where in together if knob in tied else [*together, *map(list, groups), *([i] for i in range(count))]:
@@ -226,8 +195,8 @@ def _grid(here: Ints, *, first: int, second: int, can_split: bool) -> Ints:
     if first == second:
         options = np.repeat(here[None], GRID_SIZES[first], axis=0)
         options[:, first] = np.arange(GRID_SIZES[first])
-        return options if can_split else options[options[:, PREFILL_DECODE_SPLIT] == 0]
+        return options if can_split else options[options[:, _SPLIT] == 0]
     a, b = np.meshgrid(np.arange(GRID_SIZES[first]), np.arange(GRID_SIZES[second]), indexing="ij")
     options = np.repeat(here[None], a.size, axis=0)
     options[:, first], options[:, second] = a.ravel(), b.ravel()
-    return options if can_split else options[options[:, PREFILL_DECODE_SPLIT] == 0]
+    return options if can_split else options[options[:, _SPLIT] == 0]

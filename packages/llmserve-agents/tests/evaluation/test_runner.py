@@ -72,7 +72,7 @@ def test_a_report_survives_json(report: EvaluationReport) -> None:
 
 def test_standings_are_those_of_the_episodes(report: EvaluationReport) -> None:
     rewards = {agent: np.array(report.rewards(agent, TASKS[0])) for agent in AGENTS}
-    row = report.result("static", TASKS[0])
+    row = report.standing("static", TASKS[0])
     assert row.reward.value == pytest.approx(rewards["static"].mean())
     assert row.reward_iqm.value == pytest.approx(float(iqm(rewards["static"])))
     assert row.reward.low <= row.reward.value <= row.reward.high
@@ -81,7 +81,7 @@ def test_standings_are_those_of_the_episodes(report: EvaluationReport) -> None:
     assert versus is not None
     assert versus.reward.value == pytest.approx((rewards["static"] - rewards["heuristic"]).mean())
     assert versus.win_rate == win_rate(rewards["static"], rewards["heuristic"]) == 0.0
-    assert report.result("heuristic", TASKS[0]).versus_first is None
+    assert report.standing("heuristic", TASKS[0]).versus_first is None
 
 
 def test_overall_rows_are_over_all_tasks(report: EvaluationReport) -> None:
@@ -94,7 +94,7 @@ def test_overall_rows_are_over_all_tasks(report: EvaluationReport) -> None:
 
 
 def test_changes_of_configuration_are_counted(report: EvaluationReport) -> None:
-    by_agent = {agent: report.result(agent, TASKS[0]).changes for agent in AGENTS}
+    by_agent = {agent: report.standing(agent, TASKS[0]).changes for agent in AGENTS}
     assert set(by_agent["static"].values()) == {0.0}
     assert by_agent["random"]["quantization_tier"] > 60
     assert by_agent["random"]["prefill_decode_split"] > 40

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.learning.agent import policy_values
+from llmserve_agents.learning.agent import play
 from llmserve_agents.learning.config import PPOConfig
 from llmserve_agents.learning.features import FEATURES
 from llmserve_agents.learning.network import HEAD_SIZES, HEAD_SLICES, KEEP_KNOBS, MLPPolicy, configuration_in_force
@@ -250,7 +250,7 @@ def test_what_is_kept_is_the_policy_that_was_validated(task: str) -> None:
     result = train(tiny(task))
     found = load_task(task)
     policy = MLPPolicy.from_tensors(result.tensors, can_split=ServingBatch(found, 1).can_split)
-    assert policy_values(policy, found, validation_seeds(found, 3)).mean() == pytest.approx(result.validation, abs=0)
+    assert play(policy, found, validation_seeds(found, 3)).mean() == pytest.approx(result.validation, abs=0)
 
 
 def test_seeds_of_training_and_of_validation_keep_to_their_ranges(task: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from llmserve_agents import cli
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.learning.agent import PPOPolicy, policy_values
+from llmserve_agents.learning.agent import PPOPolicy, play
 from llmserve_agents.learning.checkpoint import identity, read
 from llmserve_agents.learning.config import PPOConfig
 from llmserve_agents.weights import CARD, POLICY
@@ -85,7 +85,7 @@ def test_the_policy_on_disk_is_the_best_one_and_can_be_played(kept: tuple[Path, 
     policy.reset(TASK, first)
     while not observation.done:
         observation = env.step(policy.act(observation))
-    alone = policy_values(read(output / POLICY).policy, load_task(TASK), [first])[0]
+    alone = play(read(output / POLICY).policy, load_task(TASK), [first])[0]
     assert env.state().total_reward / 120 == pytest.approx(alone, abs=1e-12)
 
 

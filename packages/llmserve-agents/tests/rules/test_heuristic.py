@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from llmserve_agents.policy import make_agent
-from llmserve_agents.rules.evaluation import evaluate_thresholds
 from llmserve_agents.rules.heuristic import (
     HeuristicPolicy,
     Rules,
@@ -25,7 +24,8 @@ from llmserve_agents.rules.heuristic import (
     weight_tier,
 )
 from llmserve_agents.rules.scan import CANDIDATES, scan
-from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, checked, resting_at, stacked, without_moves
+from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, checked, resting_at, stacked, standing_still
+from llmserve_agents.rules.values import threshold_values
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.metrics import Measurement
@@ -265,13 +265,13 @@ def test_thresholds_that_are_amiss_are_refused_by_name(change: dict[str, object]
     ],
 )
 def test_rules_that_are_told_to_stand_still_hold_one_configuration(held: ServeAction) -> None:
-    env, policy = ServingEnv("bursty_workload"), HeuristicPolicy(without_moves(held))
+    env, policy = ServingEnv("bursty_workload"), HeuristicPolicy(standing_still(held))
     observation = env.reset(seed=4)
     for _ in range(40):
         action = policy.act(observation)
         assert action == held
         observation = env.step(action)
-    assert checked(asdict(without_moves(held))) == without_moves(held)
+    assert checked(asdict(standing_still(held))) == standing_still(held)
     assert HeuristicPolicy(resting_at(held)).act(env.reset(seed=4)) == held
 
 
@@ -281,7 +281,7 @@ def test_many_episodes_at_once_earn_what_each_earns_alone() -> None:
     held = ServeAction(batch_cap=64, kv_budget_fraction=0.4, quantization_tier="INT8", priority_routing=True)
     many = [LIMITS, resting_at(held), replace(LIMITS, tier_tight=2, neighbour_high_gb=40.0, split_low=0.5)]
     told: list[int] = []
-    together = evaluate_thresholds(task, many, seeds, tell=told.append)
+    together = threshold_values(task, many, seeds, tell=told.append)
     assert sum(told) == together.size * task.windows
     for row, limits in zip(together, many, strict=True):
         assert row.mean() == pytest.approx(mean_reward(HeuristicPolicy(limits), task, seeds), abs=1e-12)

@@ -13,10 +13,10 @@ import pytest
 
 from llmserve_agents.cli import main
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.rules.evaluation import evaluate_thresholds
-from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, without_moves
+from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
 from llmserve_agents.rules.tuned import TunedHeuristicPolicy
 from llmserve_agents.rules.tuning import Position, TuneConfig, decoded, encoded, start_of, tune, tuned_names
+from llmserve_agents.rules.values import threshold_values
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.references import load_references
@@ -37,7 +37,7 @@ def test_some_thirty_thresholds_are_tuned_and_those_of_the_split_only_where_ther
     assert set(tuned_names()) - set(tuned_names(can_split=False)) == {"split_low", "split_high"}
 
 
-@pytest.mark.parametrize("limits", [Thresholds(), without_moves(START), resting_at(START)])
+@pytest.mark.parametrize("limits", [Thresholds(), standing_still(START), resting_at(START)])
 def test_a_point_of_the_search_is_the_thresholds_that_it_was_made_of(limits: Thresholds) -> None:
     names = tuned_names()
     again = decoded(encoded(limits, names), names, limits)
@@ -75,7 +75,7 @@ def test_what_is_found_is_on_validation_seeds_never_worse_than_the_start() -> No
     first, count = found.validation_seeds
     assert first == TASK.seeds.validation.start
     seeds = range(first, first + count)
-    values = evaluate_thresholds(SHORT, [found.thresholds, without_moves(START), Thresholds()], seeds).mean(axis=1)
+    values = threshold_values(SHORT, [found.thresholds, standing_still(START), Thresholds()], seeds).mean(axis=1)
     assert list(found.validation.values()) == pytest.approx(values.tolist(), abs=1e-12)
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmserve_agents.evaluation.ablation_report import AblationReport
-from llmserve_agents.evaluation.report import AgentResult, Comparison, Estimate, EvaluationReport, Overall
+from llmserve_agents.evaluation.report import Comparison, Estimate, EvaluationReport, Overall, Standing
 
 __all__ = ["ablation_tables", "standing_tables", "summary_lines", "timing_line"]
 
@@ -64,7 +64,7 @@ def timing_line(report: EvaluationReport) -> str:
     )
 
 
-def _table(report: EvaluationReport, title: str, rows: list[AgentResult] | list[Overall]) -> Table:
+def _table(report: EvaluationReport, title: str, rows: list[Standing] | list[Overall]) -> Table:
     first = report.agents[0].label
     table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("agent", overflow="fold", min_width=15)

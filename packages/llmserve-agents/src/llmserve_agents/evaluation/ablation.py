@@ -20,14 +20,14 @@ import numpy as np
 from llmserve_agents.__about__ import __version__
 from llmserve_agents.evaluation.ablation_report import AblationReport, KnobValue
 from llmserve_agents.evaluation.baseline import validator_tasks
-from llmserve_agents.evaluation.episodes import play_episode, warm_up
+from llmserve_agents.evaluation.episodes import drive, warm
 from llmserve_agents.evaluation.report import Estimate
 from llmserve_agents.evaluation.roster import AgentSpec, parse_agent
 from llmserve_agents.evaluation.runner import evaluation_tasks, test_seeds
 from llmserve_agents.evaluation.statistics import Bootstrap, mean
 from llmserve_agents.executors import Executor, ProcessExecutor
-from llmserve_agents.learning.agent import PPOPolicy, policy_values
-from llmserve_agents.policy import LookaheadPolicy, Policy
+from llmserve_agents.learning.agent import PPOPolicy, play
+from llmserve_agents.policy import Attachable, Policy
 from llmserve_sim.__about__ import __version__ as simulator_version
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -97,7 +97,7 @@ def ablate(
         _try(spec, tested)
     place = ProcessExecutor() if executor is None else executor
     tell = progress or (lambda _what, _done, _jobs: None)
-    warm_up()
+    warm()
     cases = [(task, knob, value) for task in chosen for knob in ACTION_FIELDS for value in _candidates(task, knob)]
     found = _all_values(values, cases, trained, place, partial(tell, "choosing constants"))
     best = {
@@ -154,7 +154,7 @@ class FrozenKnob:
 
     def attach(self, env: ServingEnv) -> None:
         """Give the environment to an agent that wants it."""
-        if isinstance(self._agent, LookaheadPolicy):
+        if isinstance(self._agent, Attachable):
             self._agent.attach(env)
 
     def act(self, observation: ServeObservation) -> ServeAction:
@@ -180,12 +180,12 @@ def _agent_values(
         agent.reset(task_id, seeds[0])
         assert agent.loaded is not None
         held = {} if knob is None or value is None else {list(ACTION_GRID).index(knob): ACTION_GRID[knob].index(value)}
-        return policy_values(agent.loaded.policy, env.task, seeds, held=held)
+        return play(agent.loaded.policy, env.task, seeds, held=held)
     if knob is not None and value is not None:
         agent = FrozenKnob(agent, knob, value)
     found = []
     for seed in seeds:
-        play_episode(env, agent, seed)
+        drive(env, agent, seed)
         found.append(env.state().total_reward / env.episode_length)
     return np.array(found)
 
@@ -216,7 +216,7 @@ class _Job:
 
 
 def _run_job(job: _Job) -> tuple[_Case, tuple[int, ...], Floats]:
-    warm_up()
+    warm()
     task_id, knob, value = job.case
     return job.case, job.seeds, job.values(task_id, job.seeds, knob, value)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from llmserve_agents.clairvoyant import Budget, clairvoyant, snap_to_grid
-from llmserve_agents.evaluation.episodes import play_episode, scored
+from llmserve_agents.clairvoyant import Budget, clairvoyant, snapped
+from llmserve_agents.evaluation.episodes import drive, scored
 from llmserve_agents.evaluation.report import EpisodeScore
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grid import from_indices
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-__all__ = ["ActionRows", "BoundJob", "pack_actions", "search"]
+__all__ = ["Authored", "BoundJob", "packed", "search"]
 
-ActionRows: TypeAlias = tuple[tuple[int | float | str | bool, ...], ...]
+Authored: TypeAlias = tuple[tuple[int | float | str | bool, ...], ...]
 """What an agent did in an episode: the six values of each window's action."""
 _KNOBS: Final = tuple(ACTION_FIELDS)
 
@@ -43,12 +43,12 @@ class BoundJob:
     label: str
     task_id: str
     seeds: tuple[int, ...]
-    played: tuple[tuple[tuple[ActionRows, float], ...], ...]
+    authored: tuple[tuple[tuple[Authored, float], ...], ...]
     """By seed: what each agent did and its mean reward per window; every seed has as many."""
     budget: Budget | None = None
 
 
-def pack_actions(actions: Sequence[ServeAction]) -> ActionRows:
+def packed(actions: Sequence[ServeAction]) -> Authored:
     """Return actions in a form that is cheap to send."""
     return tuple(tuple(getattr(action, knob) for knob in _KNOBS) for action in actions)
 
@@ -56,21 +56,21 @@ def pack_actions(actions: Sequence[ServeAction]) -> ActionRows:
 def search(job: BoundJob) -> list[EpisodeScore]:
     """Search the job's episodes and return what the plans come to, played and graded like any agent's."""
     task = catalogue_task(job.task_id)
-    fixed = snap_to_grid([_fixed(task)])
+    fixed = snapped([_fixed(task)])
     fixed_plans = np.tile(fixed, (len(job.seeds), task.windows, 1))
     starts = [(fixed_plans, np.full(len(job.seeds), -np.inf))]
-    for place in range(len(job.played[0])):
-        plans = np.stack([snap_to_grid(_unpack_actions(by_seed[place][0])) for by_seed in job.played])
-        starts.append((plans, np.array([by_seed[place][1] for by_seed in job.played])))
+    for place in range(len(job.authored[0])):
+        plans = np.stack([snapped(_unpacked(by_seed[place][0])) for by_seed in job.authored])
+        starts.append((plans, np.array([by_seed[place][1] for by_seed in job.authored])))
     found = clairvoyant(task, job.seeds, starts, job.budget)
     env = ServingEnv(task)
     results = []
-    for seed, plan, by_seed in zip(job.seeds, found.plans, job.played, strict=True):
-        play_episode(env, _Plan([from_indices(row) for row in plan.tolist()]), seed)
+    for seed, plan, by_seed in zip(job.seeds, found.plans, job.authored, strict=True):
+        drive(env, _Plan([from_indices(row) for row in plan.tolist()]), seed)
         best = max(by_seed, key=lambda one: one[1], default=None)
         # Between the grid's points somebody may have earned more than the search found on them.
         if best is not None and best[1] > env.state().total_reward / env.episode_length:
-            play_episode(env, _Plan(_unpack_actions(best[0])), seed)
+            drive(env, _Plan(_unpacked(best[0])), seed)
         results.append(scored(env.episode_log(), job.label, None))
     return results
 
@@ -89,7 +89,7 @@ class _Plan:
         return self._actions[observation.step_index]
 
 
-def _unpack_actions(actions: ActionRows) -> list[ServeAction]:
+def _unpacked(actions: Authored) -> list[ServeAction]:
     return [made(ServeAction, dict(zip(_KNOBS, values, strict=True))) for values in actions]
 
 

@@ -10,20 +10,20 @@ from itertools import pairwise
 
 from llmserve_agents.evaluation.report import EpisodeScore
 from llmserve_agents.evaluation.roster import AgentSpec
-from llmserve_agents.policy import LookaheadPolicy, Policy
+from llmserve_agents.policy import Attachable, Policy
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grader import grade
 from llmserve_sim.schema import ACTION_FIELDS, EpisodeLog
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["play", "play_episode", "scored", "warm_up"]
+__all__ = ["drive", "play", "scored", "warm"]
 
 
-def play_episode(env: ServingEnv, agent: Policy, seed: int) -> None:
+def drive(env: ServingEnv, agent: Policy, seed: int) -> None:
     """Run an episode of the environment's task to its end; an agent that forks is given the environment first."""
     observation = env.reset(seed)
     agent.reset(env.task.id, seed)
-    if isinstance(agent, LookaheadPolicy):
+    if isinstance(agent, Attachable):
         agent.attach(env)
     while not observation.done:
         observation = env.step(agent.act(observation))
@@ -32,7 +32,7 @@ def play_episode(env: ServingEnv, agent: Policy, seed: int) -> None:
 def play(spec: AgentSpec, task_id: str, seed: int) -> EpisodeLog:
     """Run one episode of an agent and return its log."""
     env = ServingEnv(catalogue_task(task_id))
-    play_episode(env, spec.make(), seed)
+    drive(env, spec.make(), seed)
     return env.episode_log()
 
 
@@ -61,7 +61,7 @@ def scored(log: EpisodeLog, label: str, weights: str | None) -> EpisodeScore:
 
 
 @cache
-def warm_up() -> None:
+def warm() -> None:
     """Load the kernel, compiling it where no process has before; once per process."""
     env = ServingEnv()
     env.start(0)

@@ -16,22 +16,22 @@ from typing import Final
 
 from llmserve_agents.clairvoyant import Budget
 from llmserve_agents.evaluation.baseline import validator_tasks
-from llmserve_agents.evaluation.bound import ActionRows, BoundJob, pack_actions, search
-from llmserve_agents.evaluation.episodes import play_episode, scored, warm_up
+from llmserve_agents.evaluation.bound import Authored, BoundJob, packed, search
+from llmserve_agents.evaluation.episodes import drive, scored, warm
 from llmserve_agents.evaluation.report import AgentEntry, EpisodeScore, EvaluationReport, Timing, WeightsUsed
 from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, parse_agent, weights_of, weights_path
 from llmserve_agents.evaluation.statistics import Bootstrap
-from llmserve_agents.evaluation.summary import summarize
+from llmserve_agents.evaluation.summary import conclude
 from llmserve_agents.executors import Executor, ProcessExecutor
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, LLMServeError
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["DEFAULT_AGENTS", "EPISODES", "Progress", "evaluation_tasks", "run", "runnable_agents", "test_seeds"]
+__all__ = ["EPISODES", "SIDE_BY_SIDE", "Progress", "evaluation_tasks", "run", "runnable_agents", "test_seeds"]
 
 EPISODES: Final = 20
 """Test seeds per task unless told otherwise."""
-DEFAULT_AGENTS: Final = ("ppo", "tuned-heuristic", "heuristic", "best-static", "threshold", "static", "random")
+SIDE_BY_SIDE: Final = ("ppo", "tuned-heuristic", "heuristic", "best-static", "threshold", "static", "random")
 """The agents of an evaluation that names none: those that need no search, the one to be compared with first."""
 _COST: Final = {"planner": 100.0, "ppo": 2.0}
 """What an episode costs, about, with its grading: 1 is an agent of plain rules. Only the order of work depends on it."""
@@ -39,7 +39,7 @@ _CHUNKS: Final = 24
 """A worker's work is cut into so many chunks, at least: what the last one holds up is then a few per cent."""
 
 
-_EPISODES_PER_SEARCH: Final = 8
+_SIDE_BY_SIDE: Final = 8
 """Episodes that one search steps together, at most."""
 
 
@@ -90,7 +90,7 @@ def run(
     bootstrap = Bootstrap([len(plan[task]) for task in chosen], resamples=resamples, confidence=confidence)
     place = ProcessExecutor() if executor is None else executor
     entries = [_entry(spec, plan) for spec in specs]
-    warm_up()
+    warm()
     begun = time.perf_counter()
     _charge()
     done: list[_Done] = []
@@ -107,13 +107,13 @@ def run(
     searched = [spec for spec in specs if spec.searched]
     acting = [spec for spec in specs if not spec.searched]
     carry_out(_chunks(acting, plan, place.workers, keep=bool(searched)))
-    played = _played_actions(done)
+    authored = _authored(done)
     for spec in searched:
-        carry_out(_bound_jobs(spec, plan, played, place.workers, budget))
+        carry_out(_bound_jobs(spec, plan, authored, place.workers, budget))
     wall_s = time.perf_counter() - begun
     found = {(e.task_id, e.agent, e.seed): e for chunk in done for e in chunk.episodes}
     ordered = [found[task, spec.label, seed] for task in chosen for spec in specs for seed in plan[task]]
-    return summarize(
+    return conclude(
         ordered,
         agents=entries,
         seeds={task: list(plan[task]) for task in chosen},
@@ -136,10 +136,10 @@ def evaluation_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def runnable_agents(tasks: Sequence[str] | None = None) -> tuple[list[str], dict[str, str]]:
-    """Return the agents of `DEFAULT_AGENTS` that can run on all of `tasks` here, and of the others why they cannot."""
+    """Return the agents of `SIDE_BY_SIDE` that can run on all of `tasks` here, and of the others why they cannot."""
     plan = {task: test_seeds(task, 1) for task in evaluation_tasks(tasks)}
     able, unable = [], {}
-    for name in DEFAULT_AGENTS:
+    for name in SIDE_BY_SIDE:
         try:
             _entry(parse_agent(name), plan)
             able.append(name)
@@ -176,7 +176,7 @@ class _Done:
     """Of the chunk alone."""
     charged_s: float
     """Of the process since its chunk before; with its first one, since its birth."""
-    actions: tuple[ActionRows, ...] = ()
+    actions: tuple[Authored, ...] = ()
     """By episode, where they are wanted."""
 
 
@@ -216,22 +216,22 @@ def _chunks(specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], worker
 def _bound_jobs(
     spec: AgentSpec,
     plan: dict[str, tuple[int, ...]],
-    played: dict[tuple[str, int], list[tuple[ActionRows, float]]],
+    authored: dict[tuple[str, int], list[tuple[Authored, float]]],
     workers: int,
     budget: Budget | None,
 ) -> list[BoundJob]:
     """Return the searches, of as many episodes side by side as leaves every worker enough of them."""
-    size = max(1, min(_EPISODES_PER_SEARCH, sum(map(len, plan.values())) // (_CHUNKS // 4 * workers)))
+    size = max(1, min(_SIDE_BY_SIDE, sum(map(len, plan.values())) // (_CHUNKS // 4 * workers)))
     return [
-        BoundJob(spec.label, task, part, tuple(tuple(played.get((task, seed), ())) for seed in part), budget)
+        BoundJob(spec.label, task, part, tuple(tuple(authored.get((task, seed), ())) for seed in part), budget)
         for task, seeds in plan.items()
         for part in (seeds[begin : begin + size] for begin in range(0, len(seeds), size))
     ]
 
 
-def _played_actions(done: Sequence[_Done]) -> dict[tuple[str, int], list[tuple[ActionRows, float]]]:
+def _authored(done: Sequence[_Done]) -> dict[tuple[str, int], list[tuple[Authored, float]]]:
     """Return what every agent did in each episode, agents in the order of their labels: that of their ends is chance."""
-    found: dict[tuple[str, int], dict[str, tuple[ActionRows, float]]] = {}
+    found: dict[tuple[str, int], dict[str, tuple[Authored, float]]] = {}
     for chunk in done:
         for episode, actions in zip(chunk.episodes, chunk.actions, strict=False):
             found.setdefault((episode.task_id, episode.seed), {})[episode.agent] = actions, episode.mean_reward
@@ -239,7 +239,7 @@ def _played_actions(done: Sequence[_Done]) -> dict[tuple[str, int], list[tuple[A
 
 
 def _run_job(job: _Chunk | BoundJob) -> _Done:
-    warm_up()
+    warm()
     if isinstance(job, _Chunk):
         return _run_chunk(job)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -253,11 +253,11 @@ def _run_chunk(chunk: _Chunk) -> _Done:
     env, agent = ServingEnv(task), chunk.spec.make()
     episodes, actions = [], []
     for seed in chunk.seeds:
-        play_episode(env, agent, seed)
+        drive(env, agent, seed)
         log = env.episode_log()
         episodes.append(scored(log, chunk.spec.label, weights_path(agent)))
         if chunk.keep:
-            actions.append(pack_actions([step.action for step in log.steps]))
+            actions.append(packed([step.action for step in log.steps]))
     seconds = time.perf_counter() - wall, time.process_time() - cpu
     return _Done(tuple(episodes), *seconds, _charge(), tuple(actions))
 

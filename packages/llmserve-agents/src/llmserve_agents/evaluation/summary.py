@@ -14,12 +14,12 @@ import numpy as np
 from llmserve_agents.__about__ import __version__
 from llmserve_agents.evaluation.report import (
     AgentEntry,
-    AgentResult,
     Comparison,
     EpisodeScore,
     Estimate,
     EvaluationReport,
     Overall,
+    Standing,
     Timing,
 )
 from llmserve_agents.evaluation.statistics import Bootstrap, Interval, iqm, mean, win_rate
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["summarize"]
+__all__ = ["conclude"]
 
 
-def summarize(
+def conclude(
     episodes: Sequence[EpisodeScore],
     *,
     agents: Sequence[AgentEntry],
@@ -51,7 +51,7 @@ def summarize(
     by_pair: dict[tuple[str, str], list[EpisodeScore]] = {}
     for episode in episodes:
         by_pair.setdefault((episode.agent, episode.task_id), []).append(episode)
-    rows: list[AgentResult] = []
+    rows: list[Standing] = []
     for task in tasks:
         alone = Bootstrap([len(seeds[task])], resamples=bootstrap.resamples, confidence=bootstrap.confidence)
         first = by_pair[labels[0], task]
@@ -79,9 +79,9 @@ def summarize(
     )
 
 
-def _standing(mine: Sequence[EpisodeScore], first: Sequence[EpisodeScore] | None, bootstrap: Bootstrap) -> AgentResult:
+def _standing(mine: Sequence[EpisodeScore], first: Sequence[EpisodeScore] | None, bootstrap: Bootstrap) -> Standing:
     rewards, scores = _rewards(mine), _scores(mine)
-    return AgentResult(
+    return Standing(
         agent=mine[0].agent,
         task_id=mine[0].task_id,
         episodes=len(mine),

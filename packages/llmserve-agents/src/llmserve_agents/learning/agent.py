@@ -15,10 +15,8 @@ from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
 from llmserve_agents.learning.checkpoint import Checkpoint, read
 from llmserve_agents.learning.features import FeatureHistory, vectors_of
 from llmserve_agents.learning.network import MLPPolicy
-from llmserve_agents.search import mean_reward, play
 from llmserve_agents.weights import POLICY, find_weights
 from llmserve_sim.batch import ServingBatch
-from llmserve_sim.env import Outcome
 from llmserve_sim.grid import from_indices
 from llmserve_sim.observation import vector
 from llmserve_sim.schema import ServeAction, ServeObservation
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["PPOPolicy", "policy_values"]
+__all__ = ["PPOPolicy", "play"]
 
 
 class PPOPolicy:
@@ -88,7 +86,7 @@ class PPOPolicy:
         return from_indices(self._loaded.policy.act(inputs)[0].tolist())
 
 
-def policy_values(
+def play(
     policy: MLPPolicy, task: Task, seeds: Sequence[int], *, held: Mapping[int, int] | None = None, threads: int = 1
 ) -> Floats:
     """Return float64[seeds]: the mean reward per window of a policy that takes its likeliest choices, side by side in one batch.
@@ -96,13 +94,13 @@ def policy_values(
     `held` maps knobs to the grid index that each stays at, whatever the policy says.
     """
     batch, history = ServingBatch(task, len(seeds), threads=threads), FeatureHistory(len(seeds))
-
-    def act(outcome: Outcome) -> NDArray[np.int64]:
+    outcome = batch.start(seeds)
+    total = np.zeros(len(seeds))
+    while not outcome.done:
         indices = policy.act(history.push(vectors_of(outcome, len(seeds))))
         for knob, index in (held or {}).items():
             indices[:, knob] = index
-        return indices
-
-    earned = mean_reward(batch, play(batch, act, batch.start(seeds)))
+        outcome = batch.advance(indices)
+        total += outcome.reward
     batch.close()
-    return earned
+    return total / batch.episode_length

@@ -22,7 +22,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("train", "llmserve_agents.learning.trainer") from error
 
-from llmserve_agents.learning.agent import policy_values
+from llmserve_agents.learning.agent import play
 from llmserve_agents.learning.config import PPOConfig, with_current_names
 from llmserve_agents.learning.ppo import PPO, one_thread
 from llmserve_agents.learning.rollout import Rollout, RolloutWorkers, Timer
@@ -185,7 +185,7 @@ class Trainer:
     def validate(self) -> float:
         """Return the mean reward per window of the present policy, without exploration, on the validation seeds."""
         return float(
-            policy_values(
+            play(
                 self.learner.policy(),
                 self.task,
                 validation_seeds(self.task, self.config.validation_episodes),

@@ -26,10 +26,9 @@ from llmserve_agents.learning.checkpoint import identity, write
 from llmserve_agents.learning.config import PPOConfig, option_of, with_current_names
 from llmserve_agents.learning.curves import Curve, draw_learning_curves
 from llmserve_agents.learning.trainer import Trainer, TrainResult, Update, validation_seeds
-from llmserve_agents.search import play, static_values
+from llmserve_agents.search import static_values
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.batch import ServingBatch
-from llmserve_sim.env import Outcome
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grader import score_of
 from llmserve_sim.grid import GRID_SIZES, PREFILL_DECODE_SPLIT, to_indices
@@ -37,8 +36,6 @@ from llmserve_sim.references import load_references
 from llmserve_sim.tasks import list_tasks
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from llmserve_sim.tasks import Task
 
 __all__ = ["CURVE", "STATE", "Comparison", "compare", "run"]
@@ -154,16 +151,14 @@ def compare(task: Task, result: TrainResult) -> Comparison:
 
 
 def _random(task: Task, seeds: list[int]) -> float:
-    """Return the mean reward per window of random actions."""
-    batch, rng = ServingBatch(task, len(seeds)), np.random.default_rng(0)
-
-    def act(_: Outcome) -> NDArray[np.int64]:
-        actions = rng.integers(0, GRID_SIZES, (len(seeds), len(GRID_SIZES)))
-        actions[:, PREFILL_DECODE_SPLIT] *= batch.can_split
-        return actions
-
-    outcomes = play(batch, act, batch.start(seeds))
-    return sum(float(np.mean(outcome.reward)) for outcome in outcomes) / batch.episode_length
+    batch, rng, total = ServingBatch(task, len(seeds)), np.random.default_rng(0), 0.0
+    outcome = batch.start(seeds)
+    while not outcome.done:
+        choices = rng.integers(0, GRID_SIZES, (len(seeds), len(GRID_SIZES)))
+        choices[:, PREFILL_DECODE_SPLIT] *= batch.can_split
+        outcome = batch.advance(choices)
+        total += float(np.mean(outcome.reward))
+    return total / batch.episode_length
 
 
 def _card(trainer: Trainer) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import QUANTIZATION_TIERS, ServeAction
 
-__all__ = ["THRESHOLD_BOUNDS", "Bound", "Thresholds", "checked", "resting_at", "stacked", "without_moves"]
+__all__ = ["THRESHOLD_BOUNDS", "Bound", "Thresholds", "checked", "resting_at", "stacked", "standing_still"]
 
 _FP16, _INT8, _INT4 = range(len(QUANTIZATION_TIERS))
 
@@ -182,7 +182,7 @@ def resting_at(action: ServeAction, rules: Thresholds | None = None) -> Threshol
     )
 
 
-def without_moves(action: ServeAction) -> Thresholds:
+def standing_still(action: ServeAction) -> Thresholds:
     """Return thresholds under which no rule ever moves anything: the policy holds `action` from beginning to end."""
     return replace(
         resting_at(action),

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.rules.evaluation import evaluate_thresholds
-from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, without_moves
+from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
+from llmserve_agents.rules.values import threshold_values
 from llmserve_agents.search import best_static
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
@@ -181,7 +181,7 @@ class _Search:
     ) -> None:
         self._task, self._config, self._start, self._progress = task, config, start, progress
         self._names = tuned_names(can_split=ServingBatch(task, 1).can_split)
-        self._still, self._rules = without_moves(start), resting_at(start)
+        self._still, self._rules = standing_still(start), resting_at(start)
         self._rng = np.random.default_rng([config.seed, 7001])
         self._done = 0
         self._value = float("nan")
@@ -235,7 +235,7 @@ class _Search:
         return seeds
 
     def _values(self, many: Sequence[Thresholds], seeds: Sequence[int]) -> Floats:
-        return evaluate_thresholds(self._task, many, seeds, tell=self._count)
+        return threshold_values(self._task, many, seeds, tell=self._count)
 
     def _count(self, windows: int) -> None:
         self._done += windows

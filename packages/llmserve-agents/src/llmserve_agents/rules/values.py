@@ -6,17 +6,13 @@ The module knows nothing about how thresholds are searched.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from llmserve_agents.rules.heuristic import Rules
 from llmserve_agents.rules.thresholds import Thresholds, stacked
-from llmserve_agents.search import mean_reward, play
 from llmserve_sim.batch import ServingBatch
-from llmserve_sim.env import Outcome
-from llmserve_sim.schema import ServeAction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,13 +21,13 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["evaluate_thresholds"]
+__all__ = ["threshold_values"]
 
 _ROWS: Final = 256
 """Episodes side by side, at most: enough for the rules' arithmetic to vanish beside the simulation."""
 
 
-def evaluate_thresholds(
+def threshold_values(
     task: Task, candidates: Sequence[Thresholds], seeds: Sequence[int], *, tell: Callable[[int], object] | None = None
 ) -> Floats:
     """Return float64[n, seeds]: what the rules earn per window under each of n candidates, on the same episodes.
@@ -49,16 +45,15 @@ def evaluate_thresholds(
             tried = candidates[top : top + each]
             batch = first.select(np.tile(np.arange(len(some)), len(tried)), into=spent)
             rules = Rules(stacked([one for one in tried for _ in some]), batch.size)
-            earned = mean_reward(batch, play(batch, partial(_next_actions, rules), None))
-            values[top : top + each, left : left + _ROWS] = earned.reshape(len(tried), -1)
+            total = np.zeros(batch.size)
+            while True:
+                outcome = batch.advance(rules.actions())
+                total += outcome.reward
+                if outcome.done:
+                    break
+                rules.follow(outcome.measurement)
+            values[top : top + each, left : left + _ROWS] = (total / batch.episode_length).reshape(len(tried), -1)
             spent = batch
             if tell is not None:
                 tell(batch.size * batch.episode_length)
     return values
-
-
-def _next_actions(rules: Rules, outcome: Outcome | None) -> list[ServeAction]:
-    """Return the rules' actions after a window; None: before the first one."""
-    if outcome is not None:
-        rules.follow(outcome.measurement)
-    return rules.actions()
