@@ -139,7 +139,16 @@ def run_command(
         "priority_routing": priority_routing,
     }
     recording = _recording(
-        trace, trace_format, start_s, duration_s, limit, rate_scale, drain_s, sort, cotenant, prefix_reuse
+        trace,
+        format=trace_format,
+        start_s=start_s,
+        duration_s=duration_s,
+        limit=limit,
+        rate_scale=rate_scale,
+        drain_s=drain_s,
+        sort=sort,
+        cotenant=cotenant,
+        prefix_reuse=prefix_reuse,
     )
     _check_outputs(png, log)
     choice = Choice(task, seed, deployment, recording)
@@ -194,7 +203,16 @@ def grade(
     from llmserve_sim.tasks import list_tasks
 
     recording = _recording(
-        trace, trace_format, start_s, duration_s, limit, rate_scale, drain_s, sort, cotenant, prefix_reuse
+        trace,
+        format=trace_format,
+        start_s=start_s,
+        duration_s=duration_s,
+        limit=limit,
+        rate_scale=rate_scale,
+        drain_s=drain_s,
+        sort=sort,
+        cotenant=cotenant,
+        prefix_reuse=prefix_reuse,
     )
     try:
         with log.open("rb") as file:
@@ -263,33 +281,11 @@ def bench(
     return main(out=out, quick=quick)
 
 
-def _recording(
-    trace: Path | None,
-    trace_format: str | None,
-    start_s: float | None,
-    duration_s: float | None,
-    limit: int | None,
-    rate_scale: float | None,
-    drain_s: float | None,
-    sort: bool,
-    cotenant: bool,
-    prefix_reuse: bool,
-) -> Recording | None:
-    """What the options say of a trace; refuses them without one."""
-    given = {
-        "format": trace_format,
-        "start_s": start_s,
-        "duration_s": duration_s,
-        "limit": limit,
-        "rate_scale": rate_scale,
-        "drain_s": drain_s,
-        "sort": sort or None,
-        "cotenant": cotenant or None,
-        "prefix_reuse": prefix_reuse or None,
-    }
-    require_with_trace(trace, {f"--{name.replace('_', '-')}": value for name, value in given.items()})
-    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return None if trace is None else Recording(trace, **values)
+def _recording(trace: Path | None, **options: Any) -> Recording | None:
+    """Return the recording that the options ask for. Without a trace, refuses options that need one."""
+    require_with_trace(trace, {f"--{name.replace('_', '-')}": value for name, value in options.items()})
+    given = {name: value for name, value in options.items() if value is not None}
+    return None if trace is None else Recording(trace, **given)
 
 
 def _check_outputs(png: Path | None, log: Path | None) -> None:
