@@ -1,9 +1,9 @@
-"""Every check of this repository as a session that proves one thing; `nox -l` is the contributor's map.
+"""Every check of this repository as a session that proves one thing; `nox -l` lists them.
 
-`pip install uv nox && nox` runs the default set on the Python that runs nox; what takes many minutes (`examples`, `image`,
-`crash`, `fuzz`, `real`) or wants a machine that does nothing else (`bench`, `load`) is asked for by name. Sessions install
-the packages from their own folders, never editable, so what is tested is what a user would install. Nothing here knows what
-the packages do.
+`pip install uv nox && nox` runs the default set on the Python that runs nox. Name the other sessions to run them:
+those that take many minutes (`examples`, `image`, `crash`, `fuzz`, `real`), and those that need an idle machine
+(`bench`, `load`). Sessions install the packages from their own folders, never editable, so that they test what a user
+would install.
 """
 
 from __future__ import annotations
@@ -31,13 +31,19 @@ GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
 
 
 def _cache_folder() -> Path:
-    """Where this clone's environments live: outside the tree, since `openenv validate` refuses a tree with symlinks."""
+    """Return the folder of this clone's environments.
+
+    It is outside the tree, because `openenv validate` refuses a tree with symlinks.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return base / "llmserve-nox" / hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
 
 
 def _show_pyenv_interpreters() -> None:
-    """Let pyenv's shims find every interpreter it has: it hides all but one unless PYENV_VERSION lists them."""
+    """Let pyenv's shims find every interpreter that pyenv has.
+
+    Without PYENV_VERSION the shims hide all but one.
+    """
     if shutil.which("pyenv") is None or "PYENV_VERSION" in os.environ:
         return
     listed = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=False)
@@ -58,7 +64,7 @@ nox.options.stop_on_first_error = False
 
 
 def _requirements(package: str, extras: str = "") -> list[str]:
-    """What a package's pyproject.toml asks for, the extras' requirements included: ``[cli,fast]``."""
+    """Return a package's requirements from its pyproject.toml, with those of the extras: ``[cli,fast]``."""
     project = nox.project.load_toml(ROOT / "packages" / f"llmserve-{package}" / "pyproject.toml")["project"]
     optional = project.get("optional-dependencies", {})
     names = filter(None, extras.strip("[]").split(","))
@@ -66,7 +72,7 @@ def _requirements(package: str, extras: str = "") -> list[str]:
 
 
 def _split(package: str, extras: str = "") -> tuple[dict[str, str], list[str]]:
-    """The siblings that a package stands on with their extras, itself included, and what others publish for them."""
+    """Return a package and the siblings it needs, each with its extras, and the requirements from elsewhere."""
     siblings, foreign = {package: extras}, []
     for wanted in _requirements(package, extras):
         found = re.fullmatch(r"llmserve-(\w+)(\[.*\])?", wanted)
@@ -80,12 +86,12 @@ def _split(package: str, extras: str = "") -> tuple[dict[str, str], list[str]]:
 
 
 def _install(session: nox.Session, package: str, extras: str = "") -> None:
-    """Install one package with its siblings from their folders; a reused environment gets the present source."""
+    """Install one package and its siblings from their folders; a reused environment gets the present source."""
     siblings, _ = _split(package, extras)
     if session.venv_backend == "uv":
         session.install(*_reinstalled(session, siblings))
         return
-    # One after the other, from the lowest: pip takes a folder for what its siblings ask for only once it is installed.
+    # From the lowest package up: pip accepts a folder as a sibling's requirement only after it is installed.
     for name in PACKAGES:
         if name in siblings:
             session.install(*_reinstalled(session, {name: siblings[name]}))
@@ -93,7 +99,7 @@ def _install(session: nox.Session, package: str, extras: str = "") -> None:
 
 
 def _reinstalled(session: nox.Session, siblings: dict[str, str]) -> list[str]:
-    """Arguments that install the siblings from their folders, in their present state."""
+    """Return the arguments that install the siblings from their folders, in their present state."""
     anew = [option for name in siblings for option in ("--reinstall-package", f"llmserve-{name}")]
     folders = [f"./packages/llmserve-{name}{extras}" for name, extras in siblings.items()]
     return [*(anew if session.venv_backend == "uv" else ["--upgrade"]), *folders]
@@ -111,7 +117,7 @@ def _compose(session: nox.Session) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What the packages' tests may read: the folder of recorded data, where there is one, and a quiet plotting backend."""
+    """Return the environment of the packages' tests: the folder of recorded data (if any) and a plotting backend."""
     return {"MPLBACKEND": "Agg"} | ({"LLMSERVE_DATA": str(DATA)} if DATA.is_dir() else {})
 
 
@@ -121,7 +127,7 @@ def _pytest(session: nox.Session, *arguments: str, package: str = "sim") -> None
 
 
 TWO_AT_ONCE = ("-n", "2", "--dist", "loadfile")
-"""Options that let pytest work in two processes, a file of tests in one of them."""
+"""Options for pytest: two processes, each file of tests in one of them."""
 
 
 @nox.session(tags=["tests"])
@@ -156,14 +162,14 @@ def lowest(session: nox.Session) -> None:
         "--resolution", "lowest-direct", "--reinstall-package", "llmserve-sim", "./packages/llmserve-sim[cli,fast,gym]"
     )
     session.install(*GROUPS["test"])
-    # What an old release of somebody else's deprecates by now is not this package's fault.
+    # Old releases of other packages may use what is deprecated by now.
     _pytest(session, "tests", "-W", "default", *TWO_AT_ONCE)
 
 
 @nox.session(tags=["light"])
 @nox.parametrize("package", ["sim", "client"], ids=["sim", "client"])
 def light(session: nox.Session, package: str) -> None:
-    """llmserve-sim brings 6 distributions at most, llmserve-client is 15; neither imports what only some need, nor slowly."""
+    """llmserve-sim brings at most 6 distributions, llmserve-client at most 15; imports are fast and load no extra."""
     _install(session, package)
     session.run("python", str(ROOT / "scripts" / "check_light.py"), package)
 
@@ -178,16 +184,16 @@ def contract(session: nox.Session) -> None:
 
 @nox.session(tags=["tests"], default=False)
 def examples(session: nox.Session) -> None:
-    """Every command and example of the pages runs, or docs/reproduce.md says what it would need."""
+    """Every command and example of the pages runs, or docs/reproduce.md says what it needs."""
     _compose(session)
-    # pip, nox and hatchling are what some of the commands run; uv's environments come without pip.
+    # Some of the commands run pip, nox and hatchling; uv makes environments without pip.
     session.install(*GROUPS["test"], "hatchling", "nox>=2024.10.9", "pip")
     session.run("pytest", *(session.posargs or ["tests/examples"]), env=_environment())
 
 
 @nox.session(tags=["tests"])
 def browser(session: nox.Session) -> None:
-    """A person's whole visit to the page works in Chromium at two widths, and no request leaves the machine; takes pictures."""
+    """A whole visit to the page works in Chromium at two widths, without requests to other hosts; takes pictures."""
     if not _has_chromium(session):
         session.skip("there is no Chromium, and no right to install one: apt-get install chromium")
     _compose(session)
@@ -198,7 +204,7 @@ def browser(session: nox.Session) -> None:
 
 
 def _has_chromium(session: nox.Session) -> bool:
-    """Whether there is a Chromium, installed from Debian's packages where that is allowed."""
+    """Return whether Chromium is there; install it from Debian's packages if that is allowed."""
     if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         return True
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -210,7 +216,7 @@ def _has_chromium(session: nox.Session) -> bool:
 
 @nox.session(tags=["style"])
 def lint(session: nox.Session) -> None:
-    """Ruff finds nothing to say about the code or its format."""
+    """Ruff finds nothing to report in the code or its format."""
     session.install(*GROUPS["lint"])
     session.run("ruff", "check", *(session.posargs or ["."]))
     session.run("ruff", "format", "--check", ".")
@@ -226,14 +232,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session(tags=["style"])
 def imports(session: nox.Session) -> None:
-    """Imports go down the storeys only, extras are imported only where they are wanted."""
+    """Imports go down the layers only; extras are imported only where they are needed."""
     session.install(*GROUPS["imports"])
     session.run("lint-imports", env={"PYTHONPATH": os.pathsep.join(map(str, SOURCES))})
 
 
 @nox.session(tags=["style"])
 def docs(session: nox.Session) -> None:
-    """Links inside the repository's pages point at something, sessions they name exist, generated tables are fresh."""
+    """Links of the repository's pages resolve, sessions that they name exist, generated tables are fresh."""
     _install(session, "sim")
     session.run("python", str(ROOT / "scripts" / "check_docs.py"))
 
@@ -248,10 +254,10 @@ def serve(session: nox.Session) -> None:
 @nox.session(tags=["evidence"])
 @nox.parametrize("openenv", OPENENVS, ids=("openenv", "openenv-core"))
 def validate(session: nox.Session, openenv: str) -> None:
-    """OpenEnv's validators, graders and clients accept the environment, under its present name and under its old one."""
+    """OpenEnv's validators, graders and clients accept the environment, under its present and its old name."""
     options = []
     if openenv.startswith("openenv-core"):
-        # Both distributions own the import name, so the packages go in without what they ask for, and that without OpenEnv.
+        # Both distributions own the import name, so OpenEnv's new one must not come as a requirement of the packages.
         siblings, foreign = _split("server")
         session.install(openenv, "uv", *(wanted for wanted in foreign if not wanted.startswith("openenv")))
         session.install("--no-deps", *_reinstalled(session, siblings))
@@ -281,7 +287,10 @@ def bench(session: nox.Session) -> None:
 
 
 def _vidur(session: nox.Session) -> str | None:
-    """Make an environment with Vidur in it, once, and return its interpreter; None where it has no release for this Python."""
+    """Make an environment with Vidur, once, and return its interpreter.
+
+    Returns None if Vidur has no release for this Python.
+    """
     if sys.version_info >= (3, 13):
         session.warn("Vidur is not measured: vidur 0.0.26 is published for Python 3.10 to 3.12")
         return None
@@ -299,21 +308,21 @@ def _vidur(session: nox.Session) -> str | None:
 
 @nox.session(tags=["evidence"], default=False)
 def benchmark(session: nox.Session) -> None:
-    """Every number and picture about agents is made anew and judged; `-- --quick` checks what is committed instead."""
+    """Make and judge every number and picture about agents; `-- --quick` checks the committed ones instead."""
     _compose(session)
     session.install("matplotlib")
     session.run("python", "-m", "benchmarks.agents", *session.posargs, env=_service_environment())
 
 
 def _learner(session: nox.Session, extras: str = "[cli,fast,llm,plot,train]") -> None:
-    """Install the agents so that they can be trained; pip, and torch first, as in `conformance`."""
+    """Install the agents with what training needs; pip, and torch first, as in `conformance`."""
     session.install("torch==2.13.0")
     _install(session, "agents", extras)
 
 
 @nox.session(python="3.11", venv_backend="venv", tags=["tests"])
 def learning(session: nox.Session) -> None:
-    """Training learns, repeats itself, resumes, and acts in numpy as it did in torch."""
+    """Training learns, repeats itself, resumes, and acts in numpy as in torch."""
     _learner(session)
     session.install(*GROUPS["test"])
     _pytest(session, "tests/learning", *TWO_AT_ONCE, package="agents")
@@ -321,7 +330,7 @@ def learning(session: nox.Session) -> None:
 
 @nox.session(python="3.11", venv_backend="venv", tags=["evidence"], default=False)
 def train(session: nox.Session) -> None:
-    """The documented training command runs as it stands and beats the random policy (`-- --task NAME` for another one)."""
+    """The documented training command runs unchanged and beats the random policy (`-- --task NAME`: another task)."""
     _learner(session)
     documented = ["--task", "adversarial_multitenant", "--steps", "120000", "--seed", "0"]
     out = ["--output", str(ARTIFACTS / "training")]
@@ -330,7 +339,7 @@ def train(session: nox.Session) -> None:
 
 @nox.session(python="3.11", venv_backend="venv", tags=["tests"], default=False)
 def recipes(session: nox.Session) -> None:
-    """The recipes for other libraries run as they stand, on tiny budgets; TRL's trainer with a model made on the spot."""
+    """The recipes for other libraries run unchanged, on tiny budgets; TRL's trainer uses a model made by the test."""
     session.install("torch==2.13.0")
     session.install("stable-baselines3>=2.6", "tensorboard>=2.14", "transformers>=5.13,<6", "trl>=1.16,<2")
     _compose(session)
@@ -340,15 +349,15 @@ def recipes(session: nox.Session) -> None:
 
 @nox.session(tags=["evidence"], default=False)
 def references(session: nox.Session) -> None:
-    """The three anchors of every task's score, computed anew in this tree: `nox -s references -- bursty_workload`."""
-    # Editable, since what is computed is written where the simulator's source has it.
+    """Compute the three references of every task's score again in this tree: `nox -s references -- bursty_workload`."""
+    # Editable, because the command writes its results into the simulator's source.
     session.install("-e", "./packages/llmserve-sim[fast]", "./packages/llmserve-client", "./packages/llmserve-agents")
     session.run("python", "-m", "llmserve_agents.references", *session.posargs, env=_environment())
 
 
 @nox.session(python="3.11", venv_backend="venv", tags=["evidence"], default=False)
 def speed(session: nox.Session) -> None:
-    """Windows per second of training, beside Stable-Baselines3's PPO with the same network, and where a second goes."""
+    """Measure training in windows per second beside Stable-Baselines3's PPO, and the time of each part."""
     _learner(session)
     session.install("stable-baselines3>=2.6", "gymnasium>=1.1")
     session.run("python", "-m", "benchmarks.training_speed", *session.posargs, env=_service_environment())
@@ -356,7 +365,7 @@ def speed(session: nox.Session) -> None:
 
 @nox.session(python="3.11", venv_backend="venv", tags=["evidence"], default=False)
 def ray(session: nox.Session) -> None:
-    """Episodes and whole trainings run on a local Ray cluster of several processes, and come to the same results."""
+    """Episodes and whole trainings run on a local Ray cluster of several processes, with the same results."""
     _learner(session, "[cli,fast,ray,train]")
     session.install(*GROUPS["test"])
     _pytest(session, "tests/test_executors.py", "tests/evaluation/test_runner.py", package="agents")
@@ -373,7 +382,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python="3.11", venv_backend="venv", tags=["evidence"])
 def conformance(session: nox.Session) -> None:
-    """Gymnasium's and Stable-Baselines3's checkers pass without a warning, and SB3's own PPO trains on the environment."""
+    """Gymnasium's and Stable-Baselines3's checkers pass without warnings; SB3's PPO trains on the environment."""
     # pip, and torch first: asked for by another package, torch would come as a CUDA build of several gigabytes.
     session.install("torch==2.13.0")
     session.install("stable-baselines3>=2.6")
@@ -384,7 +393,7 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session(python="3.11", tags=["evidence"], default=False)
 def real(session: nox.Session) -> None:
-    """A whole episode in real mode, killed half way, against `transformers serve` with a tiny model made on the spot."""
+    """A whole episode in real mode, killed half way, against `transformers serve` with a tiny, untrained model."""
     _install(session, "server")
     arguments = ["--transformers-python", _transformers(session), "--out", str(ARTIFACTS / "real"), *session.posargs]
     session.run("python", "scripts/real_mode.py", *arguments, env=_environment())
@@ -392,7 +401,7 @@ def real(session: nox.Session) -> None:
 
 @nox.session(python="3.11", tags=["evidence"], default=False)
 def llm(session: nox.Session) -> None:
-    """The openai suite, a whole episode, against `transformers serve` with a tiny model made on the spot."""
+    """The openai suite, a whole episode, against `transformers serve` with a tiny, untrained model."""
     _install(session, "agents", "[cli,fast,llm]")
     _install(session, "client")
     arguments = ["--transformers-python", _transformers(session), "--out", str(ARTIFACTS / "llm"), *session.posargs]
@@ -414,7 +423,7 @@ def _transformers(session: nox.Session) -> str:
 
 @nox.session(tags=["tests"])
 def scripts(session: nox.Session) -> None:
-    """The submission's helper, the Space's staging and the two Dockerfiles do and say what they should."""
+    """The submission's helper, the Space's staging and the two Dockerfiles work as documented."""
     _compose(session)
     session.install(*GROUPS["test"])
     session.run("pytest", *(session.posargs or ["tests/scripts", "tests/image", "tests/space"]), env=_environment())
@@ -422,7 +431,7 @@ def scripts(session: nox.Session) -> None:
 
 @nox.session(tags=["space"])
 def space(session: nox.Session) -> None:
-    """The directory that `openenv push` uploads as a Space is staged, and holds nothing that a Space would not take."""
+    """The directory that `openenv push` uploads as a Space is staged, and holds nothing that a Space refuses."""
     session.install("pyyaml")
     arguments = session.posargs or ["--out", str(ARTIFACTS / "space"), "--replace"]
     session.run("python", "scripts/stage_space.py", *arguments)
@@ -430,7 +439,7 @@ def space(session: nox.Session) -> None:
 
 @nox.session(tags=["space"], default=False)
 def image(session: nox.Session) -> None:
-    """The image builds and does its part with no network: endpoints, page, uid, a fast first step, a clean stop."""
+    """The image builds and works without a network: endpoints, page, uid, a fast first step, a clean stop."""
     if subprocess.run([sys.executable, "scripts/check_image.py", "--engine"], cwd=ROOT, check=False).returncode:
         session.skip("no Docker engine runs here, and verify_image.sh is not to be had")
     session.install("httpx", "websockets", *GROUPS["test"], *GROUPS["browser"])
@@ -444,7 +453,7 @@ def image(session: nox.Session) -> None:
 
 @nox.session(tags=["evidence"], default=False)
 def load(session: nox.Session) -> None:
-    """One session steps nearly as fast as an echo server's, 256 go on for minutes, and one too many is turned away."""
+    """One session steps nearly as fast as on an echo server, 256 run for minutes, and one more is refused."""
     _compose(session)
     session.install("matplotlib")
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
@@ -455,7 +464,7 @@ def load(session: nox.Session) -> None:
 
 @nox.session(tags=["evidence"], default=False)
 def fuzz(session: nox.Session) -> None:
-    """Bad input by the ten thousand brings no 5xx, no hang, no lost session and no leak (`-- --cases N --seed N`)."""
+    """Ten thousands of bad inputs cause no 5xx, no hang, no lost session and no leak (`-- --cases N --seed N`)."""
     _compose(session)
     session.install(*GROUPS["fuzz"])
     session.run("python", "-m", "tests.fuzz", *session.posargs, env=_service_environment())
@@ -463,7 +472,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(tags=["evidence"], default=False)
 def crash(session: nox.Session) -> None:
-    """`kill -9` fifty times under sixteen sessions loses nothing, on SQLite and on PostgreSQL (`-- --kills N --seed N`)."""
+    """`kill -9` fifty times under 16 sessions loses nothing, on SQLite and PostgreSQL (`-- --kills N --seed N`)."""
     _compose(session)
     session.install(*_reinstalled(session, {"server": "[postgres]"}), *GROUPS["test"])
     session.run("python", "-m", "tests.crash", *session.posargs, env=_service_environment())
@@ -474,5 +483,5 @@ def crash(session: nox.Session) -> None:
 
 
 def _service_environment() -> dict[str, str]:
-    """What programs that start the server need: the repository's own scripts and folders to import from."""
+    """Return the environment of programs that start the server: they import the repository's scripts and folders."""
     return _environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), str(ROOT)])}

@@ -1,12 +1,12 @@
 """Makes or checks every number and picture about agents in the documentation: `nox -s benchmark`.
 
 All agents that can run here play the same test seeds: the shipped PPO (`weights/{task}`), PPO of each training seed
-(`weights/{task}/seeds/*`), and the others. Every episode is graded by replay. The planner and the clairvoyant search take
-seconds to minutes per episode; they play the first of the same seeds, beside the best of the others.
+(`weights/{task}/seeds/*`), and the others. Every episode is graded by replay. The planner and the clairvoyant search
+take seconds to minutes per episode; they play the first of the same seeds, beside the best of the others.
 
-The program writes the reports, the pictures, and the tables between the markers of README.md and docs/results.md. Then it
-judges the bars and exits with 1 if one is missed. With ``--quick`` it writes nothing: it plays fewer seeds, without the
-searches, and exits with 1 if the committed numbers disagree.
+The program writes the reports, the pictures, and the tables between the markers of README.md and docs/results.md. It
+then judges the bars and exits with 1 if one is missed. With ``--quick`` it writes nothing: it plays fewer seeds,
+without the searches, and exits with 1 if the committed numbers disagree.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BESIDE: Final = ("ppo", "tuned-heuristic", "best-static")
 """Agents that they are compared with; the clairvoyant search starts from the actions of these."""
 QUICK_EPISODES: Final = 20
 SLACK: Final = 2.0
-"""Largest distance of a committed mean from the quick run's mean, in half-widths of its interval (4 standard errors)."""
+"""Largest distance of a committed mean from the quick run's, in half-widths of its interval (4 standard errors)."""
 PAGES: Final = {"README.md": False, "docs/results.md": True}
 """The pages with markers, and whether a page holds every table (True) or only the README's."""
 
@@ -231,7 +231,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write, or check; 1 if a bar is missed or something committed does not agree."""
+    """Measure and write, or check; return 1 if a bar is missed or a committed number disagrees."""
     options = parse(arguments)
     place = make_executor(options.executor, options.workers)
     return check(options, place) if options.quick else measure(options, place)

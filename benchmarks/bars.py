@@ -1,4 +1,4 @@
-"""What the agents' benchmark has to show, as bars: each passes or fails by the numbers of one `EvaluationReport`.
+"""The claims of the agents' benchmark, as bars: each passes or fails by the numbers of one `EvaluationReport`.
 
 Intervals are those of the report: bootstrap, paired by seed. The module runs nothing.
 """
@@ -17,20 +17,20 @@ from llmserve_agents.evaluation.statistics import Bootstrap, Interval, mean
 __all__ = ["RIVALS", "Bar", "bars", "difference", "search_bars", "training_seeds"]
 
 RIVALS: Final = ("random", "best-static", "heuristic", "tuned-heuristic")
-"""What a trained policy has to beat."""
+"""The agents that a trained policy must beat."""
 _LEAST_SCORE: Final = 0.80
 _LEAST_BUSY: Final = 0.85
 _MEDIAN_ONLY: Final = "static_workload"
-"""There the claim is made for the median training seed."""
+"""On this task the claim is made for the median training seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One claim."""
+    """One claim and whether the numbers support it."""
 
     claim: str
     passed: bool | None
-    """None: not measured, because somebody whom it is about did not take part."""
+    """None: not measured, because an agent of the claim did not take part."""
     found: str
     """The numbers."""
 
@@ -53,7 +53,7 @@ def difference(report: EvaluationReport, ours: str, theirs: str, task: str) -> I
 
 
 def bars(report: EvaluationReport) -> list[Bar]:
-    """Return every bar, judged."""
+    """Return every bar with its verdict."""
     labels = [entry.label for entry in report.agents]
     trained = training_seeds(report)
     found = [_all_verified(report)]
@@ -64,7 +64,7 @@ def bars(report: EvaluationReport) -> list[Bar]:
 
 
 def search_bars(report: EvaluationReport) -> list[Bar]:
-    """Return the bars of the evaluation in which the planner and the clairvoyant search take part, judged."""
+    """Return the bars, with verdicts, of the evaluation that includes the planner and the clairvoyant search."""
     labels = [entry.label for entry in report.agents]
     bound = [_below_the_bound(report, labels, task) for task in report.tasks]
     return [_all_verified(report), *bound, *_busy(report)]

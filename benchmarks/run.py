@@ -1,9 +1,9 @@
-"""The whole bench: what the package measures of itself, and its simulated requests per second against Vidur's.
+"""Runs all benchmarks of the simulator: its own ratios, and its simulated requests per second against Vidur's.
 
-Vidur needs an environment of its own; `--vidur-python` names its interpreter (`nox -s bench` makes it). Both simulate the
-same requests on two replicas with the same token budget and batch cap, under a configuration that keeps up with the load,
-so that both serve all of it. Vidur gets a constant in place of its predictor, as long as our mean iteration, which favours
-it (see vidur_rate.py).
+Vidur needs its own environment; `--vidur-python` names its interpreter (`nox -s bench` makes it). Both simulate the
+same requests on two replicas with the same token budget and batch cap, under a configuration that keeps up with the
+load, so that both serve every request. Vidur gets a constant in place of its predictor, equal to our mean iteration.
+This favours Vidur (see vidur_rate.py).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def write_trace(case: Case, path: Path) -> None:
 
 
 def mean_iteration_ms(case: Case) -> float:
-    """Mean duration of an iteration of the case, ms."""
+    """Return the mean duration of an iteration of the case, ms."""
     engine = case.engine("numba")
     stats = [engine.step(plan) for plan in case.plans]
     return sum(s.busy_ps for s in stats) / sum(s.iterations for s in stats) / 1e9
 
 
 def our_rate(case: Case) -> float:
-    """Requests that one core simulates per CPU second, in a batch as training runs them; the best of a few rounds."""
+    """Return the requests that one core simulates per CPU second, in a batch as in training; best of a few rounds."""
     batch = KernelBatch(case.fleet, case.slo, ENVIRONMENTS, backend="numba")
     plans = [np.stack([pack_plan(plan)] * ENVIRONMENTS) for plan in case.plans]
     seconds = []
@@ -61,7 +61,7 @@ def our_rate(case: Case) -> float:
 
 
 def vidur_rate(python: str, case: Case) -> float:
-    """Requests that Vidur simulates per CPU second."""
+    """Return the requests that Vidur simulates per CPU second."""
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.csv"
         write_trace(case, trace)
@@ -73,7 +73,7 @@ def vidur_rate(python: str, case: Case) -> float:
 
 
 def against_vidur(python: str) -> Result:
-    """Simulated requests per CPU second over Vidur's, on the traffic of `static_workload`."""
+    """Return simulated requests per CPU second over Vidur's, on the traffic of `static_workload`."""
     task = load_task("static_workload")
     action = ServeAction(batch_cap=256, kv_budget_fraction=0.9, quantization_tier="INT8")
     case = task_case(task, task.seeds.validation.start, [action] * task.windows)
@@ -88,7 +88,7 @@ def against_vidur(python: str) -> Result:
 
 
 def main() -> int:
-    """Measure, print and write; 1 if a bar is missed."""
+    """Measure, print and write; return 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="folder for bench.json and bench.png")
     parser.add_argument("--quick", action="store_true", help="shorter measurements, no verdict")

@@ -1,8 +1,9 @@
-"""Vidur's simulated requests per second on one trace; runs in an environment of its own that holds vidur==0.0.26.
+"""Measures Vidur's simulated requests per second on one trace, in an environment of its own with vidur==0.0.26.
 
-Vidur predicts iteration times from kernel profiles that it downloads. Where those cannot be had, a constant stands in
-for the whole prediction, which favours Vidur: it then pays for scheduling only. Its metrics, plots and traces are off,
-and building its cluster and reading the trace are not timed, which favours it too.
+Vidur predicts iteration times from kernel profiles that it downloads. Because they are not always available, a
+constant replaces the whole prediction. This favours Vidur, which then spends time on scheduling only. Its metrics,
+plots and traces are off, and the time to build its cluster and to read the trace is not counted, which favours it
+too.
 
 Prints one JSON object: requests, simulated seconds, seconds taken, requests per second.
 """
@@ -28,7 +29,7 @@ LAYERS = 32  # Llama-3-8B
 
 
 def constant_predictor(iteration_ms: float) -> type[Any]:
-    """A predictor whose every iteration takes `iteration_ms`, computed once."""
+    """Return a predictor that gives every iteration `iteration_ms`, computed once."""
     parts = [0.0] * 14
     parts[4] = iteration_ms / LAYERS
     answer = ExecutionTime(LAYERS, *parts)
@@ -43,7 +44,7 @@ def constant_predictor(iteration_ms: float) -> type[Any]:
 
 
 def configuration(arguments: argparse.Namespace, output: str) -> configs.SimulationConfig:
-    """A fleet like ours: replicas of Llama-3-8B on A100, chunked prefill, least outstanding requests first."""
+    """Return a fleet like ours: Llama-3-8B on A100, chunked prefill, least outstanding requests first."""
     return configs.SimulationConfig(
         cluster_config=configs.ClusterConfig(
             num_replicas=arguments.replicas,
@@ -72,7 +73,7 @@ def configuration(arguments: argparse.Namespace, output: str) -> configs.Simulat
 
 
 def main() -> int:
-    """Simulate the trace once and print what it took."""
+    """Simulate the trace once and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "trace", type=Path, help="CSV: Date (the word all), Time, PromptTokenCount, CompletionTokenCount"

@@ -1,6 +1,7 @@
 """Checks the repository's Markdown files.
 
-Relative links point to files that exist, their anchors to headings; `nox -s NAME` names a session; generated tables are fresh.
+Relative links point to files that exist, and their anchors to headings. `nox -s NAME` names a session. Generated tables
+are fresh.
 """
 
 from __future__ import annotations

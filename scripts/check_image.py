@@ -1,7 +1,8 @@
-"""Builds the image and proves that it does its part: no network, uid 1000, a fast first step, a clean stop.
+"""Builds the image and checks that it works: no network, uid 1000, a fast first step, a clean stop.
 
-With Docker where an engine runs, else with the workplace's `verify_image.sh` (a build and a run without an engine; its path
-in `VERIFY_IMAGE`, else `../shared/tools/` beside the clone). Where there is neither it says so and ends with `NO_ENGINE`.
+Uses Docker if an engine runs here. Otherwise it uses a program `verify_image.sh` that builds and runs without an
+engine; its path is in `VERIFY_IMAGE`, else `../shared/tools/` beside the clone. Without either it says so and exits
+with `NO_ENGINE`.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ IMAGE = "llmserve-env"
 NO_ENGINE = 75
 PORT = 7860
 FIRST_STEP_S = 10
-#: A uid that owns nothing in the image, has no home there, and may not write to the kernel's cache.
+#: A uid that owns no file of the image, has no home there, and may not write to the kernel's cache.
 FOREIGN_UID = 12345
 VISIT = (sys.executable, str(SCRIPTS / "endpoints.py"), "--first-step-within", str(FIRST_STEP_S))
 
 
 class ImageError(RuntimeError):
-    """The image does not do its part; the message says which."""
+    """The image fails a check; the message says which."""
 
 
 def main() -> int:
-    """Find an engine and check with it, or (`--beside`) do what is done beside a running container."""
+    """Find an engine and run the checks; with `--beside`, run those beside a running container."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", action="store_true", help="only say which engine it would be")
     parser.add_argument(
@@ -66,7 +67,7 @@ def main() -> int:
 
 
 def with_docker(tests: Sequence[str]) -> None:
-    """Build with Docker; run once without a network, and once more with a port for `tests`."""
+    """Build with Docker; run the image once without a network, and once with a port for `tests`."""
     _run("docker", "build", "-t", IMAGE, str(ROOT))
     _run("docker", "history", "--format", "{{.Size}}\t{{.CreatedBy}}", IMAGE)
     name = f"{IMAGE}-check-{os.getpid()}"
@@ -113,7 +114,7 @@ def beside(tests: Sequence[str]) -> None:
 
 
 def _healthy(name: str) -> None:
-    """Wait until Docker's own HEALTHCHECK says that the container is well."""
+    """Wait until Docker's own HEALTHCHECK reports that the container is healthy."""
     for _ in range(120):
         health = _said("docker", "inspect", "--format", "{{.State.Health.Status}}", name)
         if health == "healthy":
@@ -127,7 +128,7 @@ def _healthy(name: str) -> None:
 
 
 def _run(*command: str, script: Path | None = None, env: dict[str, str] | None = None) -> None:
-    """Run a command, with a script as its standard input where one is named; raises if it fails."""
+    """Run a command, with the script (if given) as its standard input; raises if it fails."""
     print("+", " ".join(command), flush=True)
     text = script.read_bytes() if script else None
     subprocess.run(command, input=text, cwd=ROOT, env=os.environ | (env or {}), check=True)

@@ -1,4 +1,4 @@
-"""Checks, from inside an environment that holds only one package, what it brought and what importing it costs.
+"""Checks what a package installs and what importing it costs. Run it in an environment that holds only that package.
 
 python scripts/check_light.py sim|client
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from importlib import metadata
 
 MOST_DISTRIBUTIONS = {"sim": 6, "client": 15}
-"""The simulator's without itself, as its card says; the client's with itself and the simulator."""
-#: What the environment's own maker puts there (`venv`, not uv), brought by nobody.
+"""The simulator's number leaves itself out; the client's counts itself and the simulator."""
+#: Installed by `venv` itself (not by uv), not by a package.
 MAKER = {"pip", "setuptools", "wheel"}
 
 HEAVY = {
@@ -33,7 +33,7 @@ start = time.process_time()
 print(time.process_time() - start)
 """
 IMPORTS = ("import llmserve_client", "from llmserve_client import LLMServeEnv", "from llmserve_env import LLMServeEnv")
-"""The first only names things; the others load the client, but for pydantic and the types, which its first instance needs."""
+"""The first imports names only. The others load the client without pydantic and the types."""
 
 REFUSAL = "llmserve-sim[cli]"
 MOST_TIMES_HTTPX = 3.0
@@ -66,7 +66,11 @@ def _says_which_extra(package: str) -> bool:
 
 
 def _import_time(package: str) -> bool:
-    """Interleaved, in processor time, so that what else the machine does meets both alike; the median of the ratios."""
+    """Print the package's import times over httpx's, and return whether each is within its bound.
+
+    The ratio is the median over rounds, in processor time. The two imports take turns, so that other work on the
+    machine affects both alike.
+    """
     held = True
     for statement in IMPORTS:
         ratios = sorted(_seconds(statement) / _seconds("import httpx") for _ in range(ROUNDS))
@@ -90,7 +94,7 @@ CHECKS: dict[str, tuple[Callable[[str], bool], ...]] = {
 
 
 def main() -> int:
-    """Print what was found; the exit code says whether it is light."""
+    """Print the findings; return 1 if the package is too heavy."""
     package = sys.argv[1] if len(sys.argv) == 2 else ""
     if package not in CHECKS:
         print(f"say which package: {' or '.join(CHECKS)}", file=sys.stderr)

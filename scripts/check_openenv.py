@@ -1,7 +1,7 @@
-"""OpenEnv's own tools accept the environment: validators, runtime graders, clients; run by `nox -s validate`.
+"""Checks that OpenEnv's own tools accept the environment: validators, runtime graders, clients (`nox -s validate`).
 
-Works on an export of the checkout without a symlink, under the OpenEnv that is installed beside it: `openenv` 0.10 or
-`openenv-core` 0.3.0. What a release does not have (graders, say) is not asked of it. Needs the packages installed.
+It works on an export of the checkout without symlinks, under the installed OpenEnv: `openenv` 0.10 or `openenv-core`
+0.3.0. A check that a release does not have (graders, for example) is left out. The packages must be installed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EXECUTION = """  execution:
 
 
 def main() -> int:
-    """Run every check that this OpenEnv has and return 0, or raise at the first that fails."""
+    """Run every check that this OpenEnv has; raise at the first failure, else return 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--lock", action="store_true", help="make a uv.lock in the export (0.3.0's validator wants one)"
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def export(tree: Path) -> None:
-    """Copy what a commit of the present tree would hold."""
+    """Copy the files that a commit of the present tree would hold."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607 - found on the PATH
         cwd=ROOT,
@@ -75,19 +75,19 @@ def export(tree: Path) -> None:
 
 
 def run(command: list[str], folder: Path) -> None:
-    """Run one command of this environment in `folder`; raises where it fails."""
+    """Run one command of this environment in `folder`; raises if it fails."""
     print("$", *command, flush=True)
     subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=folder, check=True)
 
 
 def has_levels() -> bool:
-    """Whether this OpenEnv has validation levels and graders (from 0.10 on)."""
+    """Return whether this OpenEnv has validation levels and graders (0.10 and later)."""
     return importlib.util.find_spec("openenv.validation") is not None
 
 
 @contextlib.contextmanager
 def serving(tree: Path) -> Iterator[str]:
-    """The composed server on a free port, stopped by SIGTERM with exit code 0."""
+    """Run the composed server on a free port; SIGTERM stops it, with exit code 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -118,7 +118,7 @@ def wait(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def clients(url: str) -> None:
-    """OpenEnv's generic client finishes an episode, synchronously and asynchronously."""
+    """Finish an episode with OpenEnv's generic client, synchronously and asynchronously."""
     from openenv.core import GenericEnvClient
 
     async def episode() -> int:
@@ -144,7 +144,7 @@ def clients(url: str) -> None:
 
 
 def graders(tree: Path) -> None:
-    """The runtime graders pass; the server they measure is a process of this machine in place of a container."""
+    """Run the runtime graders; the server that they measure is a local process, not a container."""
     from openenv.validation import Level, run_validation
     from openenv.validation.types import ProviderCapability
 
@@ -177,7 +177,7 @@ def graders(tree: Path) -> None:
             self._context.__exit__(None, None, None)
 
     class LocalProcess:
-        """Starts the export's server as it is, without a container."""
+        """Starts the export's server as a local process, without a container."""
 
         name = "local-process"
         capabilities = frozenset({ProviderCapability.IMAGE_BUILD})

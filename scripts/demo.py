@@ -1,8 +1,8 @@
-"""The main job on real input: an hour of production traffic through the default deployment, configured in two ways.
+"""Replays an hour of production traffic on the default deployment, under two configurations.
 
-Replays the recorded hour of Azure's conversation traffic if that file is at hand ($LLMSERVE_DATA, else ../shared/data
-beside the repository); otherwise it says so and draws the hour from the generator fitted to it. Prints a table, draws
-demo.png.
+The traffic is the recorded hour of Azure's conversation trace, if that file is there ($LLMSERVE_DATA, else
+../shared/data beside the repository). Otherwise the script says so and uses a generator fitted to that hour. It
+prints a table and draws demo.png.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llmserve_sim.workload.traces import read_trace
 ROOT = Path(__file__).resolve().parents[1]
 TRACE = Path(os.environ.get("LLMSERVE_DATA", ROOT.parent / "shared" / "data")) / "azure_conv_2023.csv"
 SEED = 0
-# Nobody else is on the GPUs, and no prefix is reused: the recording knows of neither. Its longest request has 14,089 tokens.
+# No co-tenant and no prefix reuse: the recording has neither. Its longest request has 14,089 tokens.
 TASK = load_task("azure_conversation").model_copy(
     update={"windows": 720, "max_len_tokens": 16_384, "cotenant": None, "prefix_cache": None}
 )
@@ -37,7 +37,7 @@ CONFIGURATIONS = {
 
 
 def traffic(console: Console, rate_scale: float) -> tuple[str, Scenario | None]:
-    """What is served, in words, and the scenario that replays it (None: the fitted generator's)."""
+    """Return a description of the traffic, and the scenario that replays it (None: the fitted generator)."""
     if not TRACE.is_file():
         console.print(f"[yellow]No recorded traffic at {TRACE}[/]: drawing an hour from the generator fitted to it.")
         if rate_scale != 1.0:
@@ -52,7 +52,7 @@ def traffic(console: Console, rate_scale: float) -> tuple[str, Scenario | None]:
 
 
 def serve(name: str, action: ServeAction, scenario: Scenario | None, console: Console) -> EpisodeLog:
-    """Serve all of it under one configuration."""
+    """Serve the whole hour under one configuration."""
     env = ServingEnv(TASK)
     env.start(SEED, scenario=scenario)
     with console.status("loading the kernel (compiled once, on its first use)"):

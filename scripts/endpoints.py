@@ -1,7 +1,7 @@
-"""Tries every endpoint that the specification requires, as one visitor would, on any server with a URL.
+"""Calls every endpoint that the specification requires, on any server with a URL.
 
-`python scripts/endpoints.py URL` prints a line for each and fails if one does not do its part; without an argument the URL is
-read from `BASE_URL`, where the image's check leaves it. Knows HTTP and WebSocket, nothing of the server's insides.
+`python scripts/endpoints.py URL` prints a line for each endpoint and exits with 1 if one fails. Without an argument it
+reads the URL from `BASE_URL`, which the image's check sets. It uses HTTP and WebSocket only, no code of the server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TASKS = {"static_workload", "bursty_workload", "adversarial_multitenant"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What one endpoint did: `problem` is empty where it did its part."""
+    """The result of one endpoint; `problem` is empty if it works."""
 
     endpoint: str
     problem: str
@@ -31,7 +31,7 @@ class Finding:
 
 
 class _Visit:
-    """One visitor's walk over the endpoints, in an order in which each finds what it needs."""
+    """One visit to all endpoints, in an order in which each finds what it needs."""
 
     def __init__(self, client: httpx.Client, token: str | None) -> None:
         self.client = client
@@ -107,7 +107,7 @@ class _Visit:
 
 
 def check(url: str, *, token: str | None = None) -> list[Finding]:
-    """Walk over the endpoints of the server at `url` and return what each did, never raising for what a server does."""
+    """Call the endpoints of the server at `url` and return the findings; never raises for an answer of the server."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
         visit = _Visit(client, token)
@@ -146,7 +146,7 @@ def _try(endpoint: str, look: Callable[[], None]) -> Finding:
 
 
 def main() -> int:
-    """Print the findings; the exit code says whether every endpoint did its part."""
+    """Print the findings; return 1 if an endpoint failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "url", nargs="?", default=os.environ.get("BASE_URL"), help="server to visit (default: BASE_URL)"

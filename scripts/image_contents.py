@@ -1,7 +1,7 @@
-"""Says what an image holds that no endpoint shows: the folder of weights, and no torch. Runs inside the image.
+"""Checks what an image holds and no endpoint shows: the folder of weights, and no torch. Runs inside the image.
 
-`python scripts/image_contents.py` fails where the folder is missing from the working directory, where an agent looks for it,
-or where anything brought torch along. Needs nothing but Python.
+`python scripts/image_contents.py` fails if the folder is missing from the working directory, where agents look for
+it, or if torch is installed. It needs only Python.
 """
 
 from __future__ import annotations

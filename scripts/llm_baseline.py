@@ -1,9 +1,10 @@
-"""The openai suite against `transformers serve`: a real server that this project did not write, and no key or network.
+"""Runs the openai suite against `transformers serve`, a real server from another project, with no key and no network.
 
-A tiny Llama with random weights is made here (`tiny_llama.py`), served offline, and asked by `llmserve baseline --mode openai`
-for every window of an episode. What such a model says is no action, and that is what is to be seen: its answers are counted as
-invalid, the configuration in force is repeated, tokens are counted as the server counts them, every question and answer stands
-in the transcript, the key does not, and the grade verifies. Prints what was measured; exits with 1 where that does not hold.
+The script makes a tiny Llama with random weights (`tiny_llama.py`) and serves it offline. `llmserve baseline --mode
+openai` asks it for every window of an episode. Its answers are gibberish, so these must hold: the answers count as
+invalid and the configuration in force is repeated; tokens are counted as the server counts them; the transcript holds
+every question and answer but not the key; the grade verifies. The script prints what it measured and exits with 1 if
+one does not hold.
 
     python scripts/llm_baseline.py --transformers-python PYTHON_WITH_TORCH_AND_TRANSFORMERS [--out FOLDER]
 """
@@ -56,7 +57,7 @@ def main() -> int:
 
 
 def failed(report: dict[str, Any], transcript: Path) -> Iterator[str]:
-    """Print what was measured, and say what should hold and does not."""
+    """Print the measurements, and yield a sentence for each that is not as it must be."""
     [episode] = report["episodes"]
     usage = episode["usage"]
     for name, value in {**usage, "score": episode["score"], "verified": episode["verified"]}.items():

@@ -1,7 +1,6 @@
-"""Starts this project's server as a process of its own on a free loopback port, waits for its health, and stops it.
+"""Starts this project's server as a separate process on a free loopback port, waits for its health, and stops it.
 
-For checks that want the real thing: another process, a real socket, a log that can be read. Knows the command line of
-`llmserve_server` and nothing of its insides.
+For checks that need another process, a real socket and a log file. It uses the command line of `llmserve_server` only.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SERVER = ("-m", "llmserve_server", "--host", HOST, "--port", "{port}")
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers: its URLs, its process and the file that its output goes to."""
+    """A server that answers: its URLs, its process and the file with its output."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -33,18 +32,18 @@ class Running:
 
     @property
     def socket_url(self) -> str:
-        """The URL of OpenEnv's WebSocket."""
+        """Return the URL of OpenEnv's WebSocket."""
         return self.url.replace("http", "ws", 1) + "/ws"
 
     def memory_bytes(self) -> int:
-        """Resident memory of the process, as Linux counts it."""
+        """Return the resident memory of the process, as Linux reports it."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on at the moment."""
+    """Return a loopback port that no process listens on at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -61,7 +60,7 @@ def running(
     """Run `command` (arguments of this Python; `{port}` is filled in) with its log and its store in `folder`.
 
     Raises:
-        RuntimeError: it stopped, or did not answer `/health` in time; the message ends with its last lines.
+        RuntimeError: the process stopped, or did not answer `/health` in time; the message ends with its last lines.
     """
     port = free_port()
     log = folder / f"server-{port}.log"

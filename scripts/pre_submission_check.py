@@ -1,7 +1,7 @@
 """Runs every check that a submission must pass and prints one table; the exit code is 0 only if none failed.
 
-`--skip-docker` where no Docker engine runs, `--space-url` once a Space is deployed, `--run-openai-baseline` with
-`OPENAI_API_KEY` set. Each check stands alone: one that fails says what to do, and the others are still run.
+Options: `--skip-docker` if no Docker engine runs, `--space-url` once a Space is deployed, `--run-openai-baseline` with
+`OPENAI_API_KEY` set. The checks are independent: a failed check says what to do, and the others still run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Result = Literal["passed", "FAILED", "skipped"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one check; `detail` says what was seen, and for a failure what to do."""
+    """The result of one check; `detail` says what was found and, after a failure, what to do."""
 
     result: Result
     detail: str = ""
@@ -77,7 +77,7 @@ def tests(selection: Sequence[str]) -> Outcome:
 
 
 def manifest() -> Outcome:
-    """Let OpenEnv look at the tree."""
+    """Let OpenEnv validate the tree."""
     remedy = (
         "See `openenv validate --verbose`. It refuses any symlink below the root (environments that nox or tox make in "
         "the tree, say): run it on a clean checkout."
@@ -86,7 +86,7 @@ def manifest() -> Outcome:
 
 
 def visited(url: str, remedy: str) -> Outcome:
-    """Visit every required endpoint of the server at `url`."""
+    """Call every required endpoint of the server at `url`."""
     findings = endpoints.check(url, token=os.environ.get("LLMSERVE_API_TOKEN"))
     problems = [f"{finding.endpoint}: {finding.problem}" for finding in findings if finding.problem]
     if problems:
@@ -95,7 +95,7 @@ def visited(url: str, remedy: str) -> Outcome:
 
 
 def local_endpoints() -> Outcome:
-    """Start the server here and visit it, then let OpenEnv do the same."""
+    """Start the server here and call its endpoints, then let OpenEnv do the same."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with local_server.running(Path(folder)) as server:
@@ -147,12 +147,12 @@ def image() -> Outcome:
 
 
 def skipped(why: str) -> Outcome:
-    """Leave the check out, and say why in the table."""
+    """Leave the check out; the table says why."""
     return Outcome("skipped", why)
 
 
 def checks(options: argparse.Namespace) -> list[Check]:
-    """Return the checks in their order, the ones that the options leave out as skips that say so."""
+    """Return the checks in order; those that the options leave out are skips with a reason."""
     docker = partial(skipped, "--skip-docker") if options.skip_docker else image
     space_remedy = "Read the Space's build and container logs; check its port (7860) and that it is awake and public."
     space = (
@@ -177,7 +177,7 @@ def checks(options: argparse.Namespace) -> list[Check]:
 
 
 def run(selected: Sequence[Check]) -> int:
-    """Run the checks, print the table; 1 if any failed."""
+    """Run the checks and print the table; return 1 if one failed."""
     width = max(len(check.proves) for check in selected)
     failed = []
     for check in selected:

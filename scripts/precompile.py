@@ -1,8 +1,8 @@
-"""Compiles the simulator's kernel into numba's cache folder, so that a fresh process takes its first step at once.
+"""Compiles the simulator's kernel into numba's cache folder, so that a new process takes its first step at once.
 
-The image runs this at build time, with the processor named `generic` (`NUMBA_CPU_NAME`): numba files machine code under
-the processor it was made for, and an image is built on one machine and runs on another. With `--check` nothing may be
-compiled any more: the run fails if the cache grows.
+The image runs this at build time, for the processor named `generic` (`NUMBA_CPU_NAME`): numba stores machine code
+under the name of its processor, and an image is built on one machine and runs on another. With `--check` nothing may
+be compiled: the run fails if the cache grows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmserve_sim.env import ServingEnv
 from llmserve_sim.schema import ServeAction
 from llmserve_sim.tasks import list_tasks
 
-#: Every knob moved away from its default at least once, so that every function of the kernel is called.
+#: Every knob leaves its default at least once, so that every function of the kernel is called.
 ACTIONS = (
     ServeAction(),
     ServeAction(batch_cap=128, speculation_depth=4, quantization_tier="INT8", priority_routing=True),
@@ -26,7 +26,7 @@ ACTIONS = (
 
 
 def main() -> int:
-    """Play every shipped task for a few windows; the exit code says whether the cache is as it should be."""
+    """Play every shipped task for a few windows; return 1 if the cache is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="fail if anything is still compiled")
     check = parser.parse_args().check

@@ -1,8 +1,9 @@
-"""An episode in real mode, through the server, against `transformers serve`: a real server that this project did not write.
+"""Plays an episode in real mode against `transformers serve`: a real server that this project did not write.
 
-A tiny Llama with random weights is made here (`tiny_llama.py`), served offline, and asked by llmserve-server in real mode,
-which a client drives. In the middle of a step the server is killed and started again: the session goes on, and the step is
-run again. Prints what was measured, and exits with 1 where something that must hold does not.
+The script makes a tiny Llama with random weights (`tiny_llama.py`) and serves it offline. A client plays an episode on
+llmserve-server in real mode. In the middle of a step the script kills the server and starts it again: the session
+continues, and the step runs again. It prints what it measured and exits with 1 if something that must hold does not.
+
     python scripts/real_mode.py --transformers-python PYTHON_WITH_TORCH_AND_TRANSFORMERS [--out FOLDER]
 """
 
@@ -74,7 +75,7 @@ def main() -> int:
 
 
 def play(task: str, seed: int, environment: dict[str, str], out: Path) -> dict[str, object]:
-    """Play a whole episode with a kill in the middle of it; return what was measured."""
+    """Play a whole episode, with a kill in the middle; return the measurements."""
     seen: list[ServeObservation] = []
     began = time.monotonic()
     with running(out, env=environment) as server, LLMServeEnv.from_url(server.url) as env:
@@ -87,7 +88,7 @@ def play(task: str, seed: int, environment: dict[str, str], out: Path) -> dict[s
     with running(out, env=environment) as server, LLMServeEnv.from_url(server.url) as env:
         last = env.resume(session_id)
         resumed = env.state().step_count
-        # The interrupted step may just have been stored when the server was killed: then it is not lost, and not run again.
+        # If the server stored the interrupted step before it was killed, the step is not run again.
         seen = [*seen[:resumed], *([last] if resumed > len(seen) else [])]
         same = last.model_dump_json() == seen[-1].model_dump_json()
         while not seen[-1].done:
@@ -125,7 +126,7 @@ def play(task: str, seed: int, environment: dict[str, str], out: Path) -> dict[s
 
 
 def failed(report: dict[str, object]) -> Iterator[str]:
-    """Say what should hold and does not."""
+    """Yield a sentence for each measurement that is not as it must be."""
     expected = {
         "steps": 120,
         "resumed_as_it_stood": True,
@@ -146,7 +147,7 @@ def failed(report: dict[str, object]) -> Iterator[str]:
 
 
 def knobs(step: int) -> dict[str, object]:
-    """Return an action; every knob moves now and then."""
+    """Return an action; every knob changes now and then."""
     return {
         "batch_cap": (1, 4, 32)[step % 3],
         "priority_routing": step % 2 == 0,
@@ -155,7 +156,7 @@ def knobs(step: int) -> dict[str, object]:
 
 
 def interrupt(server: Running, env: LLMServeEnv, step: int) -> None:
-    """Kill the server while a step is under way; its caller gets an error, or an answer that just made it."""
+    """Kill the server during a step; the caller gets an error, or an answer that arrived just in time."""
     outcome: list[str] = []
 
     def one() -> None:
@@ -193,7 +194,7 @@ def serving_model(python: Path, model: Path, out: Path) -> Iterator[str]:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, *, limit_s: float = 180.0) -> None:
-    """Return once `url` answers; raise where the process ends first, or takes too long."""
+    """Return once `url` answers; raise if the process ends first or takes too long."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -205,7 +206,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, *, limit_s: 
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that was started here."""
+    """End a process that this script started."""
     if process.poll() is None:
         process.terminate()
     try:

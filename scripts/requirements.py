@@ -1,7 +1,7 @@
-"""Prints what a package of this repository needs from elsewhere, its siblings' needs included, one requirement a line.
+"""Prints the foreign requirements of a package of this repository, those of its siblings included, one per line.
 
-The image installs these first, so that a change of the source alone leaves that layer as it is. Reads the pyproject.toml
-files under `packages/` and nothing else; needs nothing but Python.
+The image installs these first, so that a change of the source alone reuses that layer. The script reads the
+pyproject.toml files under `packages/` and nothing else. It needs only Python.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _SIBLING = re.compile(r"(llmserve-\w+)(?:\[([\w,\s-]*)\])?(?![\w-])")
 
 
 def requirements(wanted: str) -> list[str]:
-    """Return the requirements of `wanted` (``llmserve-server[postgres]``, say), sorted, without this repository's packages.
+    """Return the requirements of `wanted` (for example ``llmserve-server[postgres]``), sorted.
+
+    The packages of this repository are left out.
 
     Raises:
         ValueError: `wanted` is no package of this repository.

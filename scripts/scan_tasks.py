@@ -1,18 +1,23 @@
-"""What control is worth in a task, and in variants of it: how the tasks' loads and ingredients were chosen.
+"""Measures what control is worth in a task and in variants of it; the tasks' loads and patterns were chosen with it.
 
     python scripts/scan_tasks.py bursty_workload --set traffic.rate_rps=6,9,12
     python scripts/scan_tasks.py phase_shift --knobs
     python scripts/scan_tasks.py adversarial_multitenant --held
 
-For every variant, on training seeds: the mean reward per window of the random policy, of the best fixed configuration (and the
-share of requests that it serves within their targets, which says whether the load sits on a cliff), and of the best
-configuration per *regime*: a table of configurations, one for each combination of what an attentive operator can tell apart. That
-gap is the room that control has and can learn. With `--knobs` the table is searched again with each knob tied to one value: what
-is lost is that knob's value over time. With `--bound` a pass of the clairvoyant search starts from the table.
-`--held` is the quick look, seconds a variant: a coarse grid of configurations, each held for whole episodes, and what every knob's
-values earn at their best in each regime. Where a knob's best value differs between regimes by more than a change costs, and the
-regimes last long enough to pay for it, it has value over time; training tells (`llmserve ablate --agent ppo`).
-Load belongs where the best fixed configuration is neither saturated nor idle; every knob should have value in some task.
+For every variant it prints mean rewards per window, on training seeds, of the random policy, of the best fixed
+configuration, and of the best configuration per *regime*. It also prints the share of requests that the best fixed
+configuration serves within their targets, which tells whether the load is at the cliff (docs/tasks.md). A regime is a
+combination of what an attentive operator can tell apart. The gap between the last two is what control can gain.
+
+`--knobs` searches the table of regimes again with each knob tied to one value: the loss is the knob's value over
+time. `--bound` runs a pass of the clairvoyant search that starts from the table. `--held` is quick, seconds a
+variant: it holds each configuration of a coarse grid for whole episodes, and prints the best reward of every knob's
+values in each regime. A knob has value over time if its best value differs between regimes by more than a change
+costs, and if the regimes last long enough to pay for the change. `llmserve ablate --agent ppo` measures it after
+training.
+
+Choose a load at which the best fixed configuration is neither saturated nor idle. Every knob should have value in
+some task.
 """
 
 from __future__ import annotations
@@ -59,10 +64,10 @@ def variants(task: Task, settings: Sequence[str]) -> list[tuple[str, Task]]:
 
 
 def regimes(task: Task, seeds: Sequence[int]) -> tuple[np.ndarray, list[str], list[list[int]]]:
-    """Return int64[seeds, windows] regimes that an operator could tell apart, the signs they are made of, and groups by sign.
+    """Return int64[seeds, windows] regimes that an operator could tell apart, their signs, and groups by sign.
 
-    Loaded windows and the one before them; the neighbour low, high or at its crest; drafts accepted more or less often
-    than on average; alternating lengths; a surge of priority requests: whichever of these the task has.
+    The signs, if the task has them: loaded windows and the one before them; the co-tenant low, high or at its peak;
+    draft acceptance above or below the average; alternating lengths; a surge of priority requests.
     """
     scenarios = [generate(task, seed) for seed in seeds]
     signs: dict[str, np.ndarray] = {}
@@ -89,7 +94,7 @@ def regimes(task: Task, seeds: Sequence[int]) -> tuple[np.ndarray, list[str], li
 
 
 def describe(task: Task, seeds: Sequence[int], *, knobs: bool, bound: bool) -> str:
-    """Return lines about a task: fixed, by regime, the knobs' values over time, and the clairvoyant's."""
+    """Return lines about a task: best fixed, best by regime, each knob's value over time, clairvoyant."""
     action, fixed = best_static(task, seeds, pairs=False)
     windows = (len(seeds), task.windows, len(GRID_SIZES))
     chance = ServingBatch(task, len(seeds))
@@ -123,7 +128,7 @@ def describe(task: Task, seeds: Sequence[int], *, knobs: bool, bound: bool) -> s
 
 
 def describe_held(task: Task, seeds: Sequence[int]) -> str:
-    """Return lines about a task: by regime, what each value of each knob earns at its best, held for whole episodes."""
+    """Return lines about a task: by regime, the best reward of each knob's values, held for whole episodes."""
     can_split = ServingBatch(task, 1).can_split
     grid = np.array([row for row in itertools.product(*COARSE) if can_split or not row[4]])
     first = ServingBatch(task, len(seeds))

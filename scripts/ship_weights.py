@@ -1,10 +1,11 @@
-"""Puts trained policies where they are shipped from: `weights/<task>/seeds/<seed>`, and the best one in `weights/<task>`.
+"""Copies trained policies into `weights/<task>/seeds/<seed>`, and the best of a task into `weights/<task>`.
 
     python scripts/ship_weights.py runs/bursty_workload/seed0 runs/bursty_workload/seed1
 
-A run's card names its task and seed. A task's best policy is the one with the highest mean reward on 200 validation seeds that
-no run was validated on: a run's own validation is the best of many on the same few seeds. Unfinished runs are refused, and runs of
-a task that is not built in, of different configurations, or of another version of the task.
+A run's card names its task and seed. The best policy of a task has the highest mean reward on 200 validation seeds
+that no run was validated on, because a run's own validation is the best of many on the same few seeds. The script
+refuses unfinished runs, and runs of a task that is not built in, of different configurations, or of another version
+of the task.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from llmserve_sim.tasks.registry import catalogue_task
 WEIGHTS: Final = Path(__file__).resolve().parents[1] / "weights"
 _FILES: Final = (POLICY, CARD, "learning.json")
 EPISODES: Final = 200
-"""Validation seeds that the best is chosen by."""
+"""Number of validation seeds that choose the best."""
 _SHARED: Final = ("task_digest", "features_hash", "simulator_version", "steps")
 
 
@@ -54,7 +55,7 @@ def mean_reward(run: Path, seeds: Sequence[int]) -> float:
 def fresh_seeds(cards: Sequence[dict[str, Any]], task: str) -> range:
     """Return the first `EPISODES` validation seeds of a task after those that its runs were validated on.
 
-    Raises `ValueError` where the task has not so many left.
+    Raises `ValueError` if the task has not enough of them left.
     """
     first = max(card["validation_seeds"][1] for card in cards)
     stop = catalogue_task(task).seeds.validation.stop
@@ -64,10 +65,10 @@ def fresh_seeds(cards: Sequence[dict[str, Any]], task: str) -> range:
 
 
 def ship(runs: list[Path], weights: Path, measure: Callable[[Path, Sequence[int]], float] = mean_reward) -> list[str]:
-    """Copy runs below `weights` and choose each task's best by what `measure` says; return a line per task.
+    """Copy runs below `weights` and choose each task's best with `measure`; return a line per task.
 
-    Raises `ValueError`, and has copied nothing, for runs that cannot be shipped, or not together, and `WeightsMismatchError` for
-    policies that do not fit this installation.
+    Raises `ValueError` for runs that cannot be shipped, or not together, and `WeightsMismatchError` for policies that
+    do not fit this installation. In both cases it has copied nothing.
     """
     for run in runs:
         if missing := [name for name in _FILES if not (run / name).is_file()]:

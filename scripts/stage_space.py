@@ -1,7 +1,8 @@
 """Stages the directory that `openenv push` uploads as a Hugging Face Docker Space, and checks it.
 
-What the Dockerfile copies, the files that a Space and OpenEnv read, and the two that `openenv push` asks for; no symlink,
-no lock file, no test, nothing too large for plain git. Knows nothing of credentials and sends nothing anywhere.
+The directory holds what the Dockerfile copies, the files that a Space and OpenEnv read, and the two that `openenv
+push` requires. It holds no symlink, no lock file, no test, and no file too large for plain git. The script uses no
+credentials and sends nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Read at the root of a Space, of an OpenEnv environment or of a repository, beside what the Dockerfile copies.
+#: Files that a Space, OpenEnv or a reader looks for at the root, with the README's picture; the Dockerfile copies more.
 ROOT_FILES = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "docs/page.png", "openenv.yaml", "pyproject.toml")
 #: `openenv push` 0.10 refuses a directory without these two.
 OPENENV_FILES = ("__init__.py", "client.py")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.py[co]", "*.egg-info", ".*", "tests", "fit")
-#: Hugging Face's git takes larger files only through LFS, which this project does not use.
+#: Hugging Face's git takes larger files through LFS only, which this project does not use.
 MAX_FILE_BYTES = 10 * 10**6
-#: A Space's repository may hold 1 GB; source code that comes near that has something in it that is none.
+#: A Space's repository may hold 1 GB; source code is far smaller, so a larger folder holds something by mistake.
 MAX_TOTAL_BYTES = 50 * 10**6
 LOCK_FILES = ("*.lock", "package-lock.json", "pylock*.toml", "requirements*.txt")
 FRONT_MATTER = {
@@ -40,7 +41,7 @@ FRONT_MATTER = {
 
 @dataclass(frozen=True)
 class Staged:
-    """What lies in the staged directory: its files with their sizes, and what is wrong with it (nothing, it is hoped)."""
+    """The staged directory: its files with their sizes, and its problems."""
 
     folder: Path
     sizes: dict[str, int]
@@ -48,7 +49,7 @@ class Staged:
 
 
 def context_sources(dockerfile: str) -> list[str]:
-    """Return the paths that a Dockerfile copies from its build context, in its order, each once."""
+    """Return the paths that a Dockerfile copies from its build context, in order, each once."""
     sources: list[str] = []
     for line in dockerfile.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -58,11 +59,11 @@ def context_sources(dockerfile: str) -> list[str]:
 
 
 def stage(out: Path) -> Staged:
-    """Make `out`, which may not hold anything yet, the Space's directory, and look it over.
+    """Write the Space's directory into `out`, which must be empty or not exist, and check it.
 
     Raises:
         FileExistsError: `out` exists and is not an empty directory.
-        FileNotFoundError: the Dockerfile copies something that is not there.
+        FileNotFoundError: the Dockerfile copies something that does not exist.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already: name an empty folder, or pass --replace")
@@ -80,7 +81,7 @@ def stage(out: Path) -> Staged:
 
 
 def look_over(folder: Path) -> Staged:
-    """Return what is in `folder` and what a Space, plain git or `openenv push` would not take."""
+    """Return the files in `folder`, and what a Space, plain git or `openenv push` would refuse."""
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
     sizes = {path.relative_to(folder).as_posix(): path.lstat().st_size for path in paths}
     problems = [f"{path.relative_to(folder)} is a symlink" for path in paths if path.is_symlink()]
@@ -122,7 +123,7 @@ def _manifest_problems(text: str) -> list[str]:
 
 
 def main() -> int:
-    """Stage the Space and say what is in it; the exit code says whether it can be pushed."""
+    """Stage the Space and print what is in it; return 1 if it cannot be pushed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--out", type=Path, default=ROOT / "artifacts" / "space", help="folder (default: artifacts/space)"

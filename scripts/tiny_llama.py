@@ -1,7 +1,9 @@
-"""Make a tiny Llama with random weights and a byte-level tokenizer, as a folder that `transformers serve` can load.
+"""Makes a tiny Llama with random weights and a byte-level tokenizer, as a folder that `transformers serve` can load.
 
-It knows nothing and answers gibberish, but it is a real model behind a real server, made here and without a network:
+Its answers are gibberish, but it is a real model behind a real server, made here without a network:
+
     python scripts/tiny_llama.py --out MODEL_FOLDER
+
 Needs torch and transformers, and nothing of this project.
 """
 
@@ -22,7 +24,7 @@ TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer in which every byte is a token: nothing has to be learned or fetched."""
+    """Return a tokenizer in which every byte is a token, so that nothing is learned or fetched."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     plain = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(alphabet)}, merges=[]))
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

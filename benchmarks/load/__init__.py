@@ -1,1 +1,1 @@
-"""What the server bears: its speed beside a minimal OpenEnv server's, many sessions for minutes, one session too many."""
+"""Load tests of the server: speed beside a minimal OpenEnv server, many sessions for minutes, one session too many."""

@@ -1,6 +1,6 @@
 """`python -m benchmarks.load` from the repository's root measures, prints the table, and fails if a bar is missed.
 
-All traffic goes to servers that it starts on loopback itself, and it ends by itself.
+All traffic goes to servers on the loopback that the program starts and stops.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The clients, the same for both servers: what each sends is given, what comes back is parsed and looked at.
+"""The clients, the same for both servers: each sends a given message, and parses and checks the answer.
 
-OpenEnv's own, and for both transports one as thin as a correct client can be (the standard library's HTTP, `websockets`),
-which leaves a step's time to the server.
+They are OpenEnv's own client and, for each transport, one as thin as a correct client can be (the standard library's
+HTTP, `websockets`), so that a step's time is the server's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 @dataclass(frozen=True)
 class Speech:
-    """What one of the two servers is told."""
+    """The messages for one of the two servers."""
 
     reset: dict[str, Any]
     action: dict[str, Any]
@@ -149,7 +149,7 @@ CLIENTS: dict[str, Callable[[str, Speech], Session]] = {
 
 
 def steps_per_second(session: Session, seconds: float) -> float:
-    """Return how many steps a second of stepping does; the resets in between are not counted."""
+    """Return the steps per second; the resets in between are not counted."""
     session.reset()
     taken, spent = 0, 0.0
     while spent < seconds:

@@ -1,6 +1,6 @@
-"""The yardstick: the least that an OpenEnv environment can do, served by OpenEnv's own `create_app`.
+"""The comparison server: the least that an OpenEnv environment can do, served by OpenEnv's own `create_app`.
 
-`python -m benchmarks.load.echo --host HOST --port PORT` serves it; it says back what it is told.
+`python -m benchmarks.load.echo --host HOST --port PORT` serves it; it answers with the message that it gets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class EchoObservation(Observation):  # type: ignore[misc]
 
 
 class EchoEnvironment(Environment[EchoAction, EchoObservation, State]):  # type: ignore[misc]
-    """Says back what it is told, and counts."""
+    """Answers with the message that it gets, and counts steps."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
@@ -36,23 +36,23 @@ class EchoEnvironment(Environment[EchoAction, EchoObservation, State]):  # type:
         self._state = State(step_count=0)
 
     def reset(self, seed: int | None = None, episode_id: str | None = None, **kwargs: Any) -> EchoObservation:
-        """Begin to count anew."""
+        """Set the count to 0."""
         self._state = State(episode_id=episode_id, step_count=0)
         return EchoObservation(message="", reward=0.0, done=False)
 
     def step(self, action: EchoAction, timeout_s: float | None = None, **kwargs: Any) -> EchoObservation:
-        """Say it back."""
+        """Return the message."""
         self._state.step_count += 1
         return EchoObservation(message=action.message, reward=1.0, done=False)
 
     @property
     def state(self) -> State:
-        """The count."""
+        """Return the count."""
         return self._state
 
 
 def main() -> None:
-    """Serve it until told to stop."""
+    """Serve the environment until the process is stopped."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)

@@ -1,4 +1,4 @@
-"""What was measured as a table, a JSON file and a picture."""
+"""The results as a table, a JSON file and a picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.load.speed import Speed
 
 
 def problems(speeds: list[Speed], soak: Soak | None) -> list[str]:
-    """Return every bar that was missed, in words."""
+    """Return a sentence for every bar that was missed."""
     found = [
         f"{speed.client}: {speed.ratio:.2f} x the echo server's steps per second, less than {speed.bar}"
         for speed in speeds
@@ -25,7 +25,7 @@ def problems(speeds: list[Speed], soak: Soak | None) -> list[str]:
 
 
 def table(speeds: list[Speed], soak: Soak | None) -> str:
-    """Return what a person reads: one line per bar, what was measured, what it must be."""
+    """Return the printed table: one line per bar, with the measurement and its bound."""
     lines = [
         f"{speed.client:<36} {speed.ratio:6.2f} x echo  (at least {speed.bar}; turns "
         f"{min(speed.ratios):.2f} to {max(speed.ratios):.2f}; {max(speed.ours):,.0f} beside {max(speed.echo):,.0f} steps/s)"

@@ -1,4 +1,4 @@
-"""Minutes under a full house: latency, errors and memory, and what happens to whoever knocks when it is full."""
+"""Fills a server for minutes: latency, errors and memory, and how it refuses one more session."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 import local_server
 
-#: The p99 latency of a step is at most so many times its p50.
+#: Largest p99 latency of a step as a multiple of its p50.
 MAX_TAIL = 20.0
-#: After the warm-up, memory grows by at most this share of itself until the end.
+#: Largest growth of memory from the warm-up to the end, as a share.
 MAX_GROWTH = 0.05
 #: Shares of the run: the warm-up, and the slice of it over which memory is taken at the beginning and at the end.
 WARM_UP, SLICE = 0.2, 0.2
@@ -26,7 +26,7 @@ KNOCK_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Soak:
-    """What a full house for `seconds` looked like; latencies in seconds, memory as (seconds, bytes)."""
+    """The measurements of a full server over `seconds`; latencies in seconds, memory as (seconds, bytes)."""
 
     sessions: int
     seconds: float
@@ -44,12 +44,12 @@ class Soak:
 
     @property
     def tail(self) -> float:
-        """The p99 as a multiple of the p50."""
+        """Return the p99 latency as a multiple of the p50."""
         return self.latency(99) / self.latency(50)
 
     @property
     def growth(self) -> float:
-        """Memory at the end over memory after the warm-up, less one."""
+        """Return the memory at the end over the memory after the warm-up, minus one."""
         end = self.memory[-1][0]
 
         def median(low: float, high: float) -> float:
@@ -58,7 +58,7 @@ class Soak:
         return median(1 - SLICE, 1) / median(WARM_UP, WARM_UP + SLICE) - 1
 
     def problems(self) -> list[str]:
-        """Return which bars were missed, in words."""
+        """Return a sentence for every bar that was missed."""
         found = [f"{len(self.errors)} errors, the first: {self.errors[0]}"] if self.errors else []
         if not self.steps:
             return [*found, "no step was taken"]
@@ -74,7 +74,7 @@ class Soak:
 
 
 def soak(folder: Path, *, sessions: int, seconds: float) -> Soak:
-    """Fill a server of exactly `sessions` places and keep it full for `seconds`."""
+    """Fill a server that holds `sessions` sessions and keep it full for `seconds`."""
     env = {"LLMSERVE_MAX_CONCURRENT_ENVS": str(sessions), "LLMSERVE_LOG_LEVEL": "warning"}
     with local_server.running(folder, env=env) as server:
         return asyncio.run(_soak(server, sessions, seconds))
@@ -123,7 +123,7 @@ async def _knock_over_http(url: str) -> str:
 
 
 async def _knock_over_socket(url: str) -> str:
-    """Knock at `/ws`: the handshake is refused with 429, or the first reset with the code that stands for it."""
+    """Connect to `/ws` of a full server: it refuses the handshake with 429, or the first reset with its code."""
     try:
         async with connect(url.replace("http", "ws", 1) + "/ws", open_timeout=60) as socket:
             await socket.send('{"type": "reset", "data": {}}')

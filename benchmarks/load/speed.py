@@ -1,4 +1,4 @@
-"""How fast one session steps, as a ratio: this server beside the echo server, in turns, with the same client."""
+"""The speed of one session as a ratio: this server beside the echo server, in turns, with the same client."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import local_server
 
 ECHO_COMMAND = ("-m", "benchmarks.load.echo", "--port", "{port}")
 WARM_UP_S = 1.0
-#: What the ratios must reach. The bare WebSocket client does next to nothing, so that its ratio shows the simulation itself,
-#: which an echo has not.
+#: Least ratios. The bare WebSocket client does almost nothing, so its ratio shows the cost of the simulation.
 BARS = {"WebSocket, OpenEnv's client": 0.7, "WebSocket, bare": 0.5, "HTTP, bare": 0.5}
 
 
@@ -27,22 +26,25 @@ class Speed:
 
     @property
     def ratios(self) -> list[float]:
-        """The ratio of each turn."""
+        """Return the ratio of each turn."""
         return [ours / echo for ours, echo in zip(self.ours, self.echo, strict=True)]
 
     @property
     def ratio(self) -> float:
-        """The median over the turns: a neighbour on the machine disturbs both halves of a turn, or is outvoted."""
+        """Return the median over the turns, so that a few disturbed turns do not matter."""
         return statistics.median(self.ratios)
 
     @property
     def bar(self) -> float:
-        """What the ratio must reach."""
+        """Return the least ratio that passes."""
         return BARS[self.client]
 
 
 def measure(folder: Path, *, turns: int, seconds: float) -> list[Speed]:
-    """Run both servers at once and let them step in turns, the shorter the better: what else the machine does meets both alike."""
+    """Run both servers at once and let them step in turns.
+
+    Short turns are better: other work on the machine then affects both alike.
+    """
     found = []
     with (
         local_server.running(folder, ECHO_COMMAND) as echo,

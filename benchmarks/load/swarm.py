@@ -1,6 +1,6 @@
-"""Many sessions at once, half over WebSocket and half over HTTP, each stepping as soon as it is answered.
+"""Steps many sessions at once, half over WebSocket and half over HTTP; each steps as soon as it gets an answer.
 
-A process of its own beside the server; it counts what went wrong, and a session in which something did stops and says so.
+It runs in a process of its own beside the server and counts errors. A session that meets an error stops and reports it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from benchmarks.load.clients import OURS
 from websockets.asyncio.client import connect
 
 Ask = Callable[[dict[str, Any] | None], Awaitable[dict[str, Any]]]
-"""One question and its answer: a step's action, or None for a reset with the session's own seed."""
+"""One request and its answer: a step's action, or None for a reset with the session's own seed."""
 
 
 @dataclass
 class Tally:
-    """What the swarm saw: when each step was answered, how long it took, and every error."""
+    """The measurements of the swarm: when each step was answered, how long it took, and every error."""
 
     steps: list[tuple[float, float]] = field(default_factory=list)
     """(seconds since the start, latency in seconds) of every step."""
@@ -44,7 +44,10 @@ class Swarm:
     started: float = 0.0
 
     async def run(self) -> None:
-        """Open the sessions (few at a time: a crowd at the door is not what is measured) and step until told to stop."""
+        """Open the sessions and step until told to stop.
+
+        Only a few sessions open at a time: opening many at once is not what is measured.
+        """
         door = asyncio.Semaphore(8)
         self.started = time.perf_counter()
         async with asyncio.TaskGroup() as group:
@@ -123,7 +126,10 @@ class Swarm:
 
 
 def _request(path: str, body: bytes) -> bytes:
-    """Return an HTTP request; a pooling client takes longer over 128 connections than the server over the requests."""
+    """Return an HTTP request as bytes.
+
+    A pooling client would spend more time on 128 connections than the server spends on the requests.
+    """
     head = f"POST {path} HTTP/1.1\r\nHost: loopback\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 

@@ -1,4 +1,4 @@
-"""The client that OpenEnv's tools look for at the root of a Space; llmserve-client is where it is written."""
+"""The client that OpenEnv's tools look for at the root of a Space; the code is in llmserve-client."""
 
 from __future__ import annotations
 

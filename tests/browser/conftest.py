@@ -1,7 +1,7 @@
-"""A browser and a server to look at: the one at BASE_URL, or one of the tests' own.
+"""A browser and a server: the one at BASE_URL, or one that the tests start.
 
-Only Playwright and a Chromium are needed beside a running server, so the same tests look at the page of an image. No request
-may leave for another host, and nothing may be complained about on the browser's console: every test fails where one does.
+The tests need only Playwright and a Chromium beside a running server, so they also check the page of an image. No
+request may go to another host, and the browser's console must stay free of warnings: each test fails otherwise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs documented commands in a copy of the repository, with the addresses that exist here in place of the documented ones.
+"""Runs documented commands in a copy of the repository, with local addresses in place of the documented ones.
 
-A command that serves is started on a free port, asked for its health and stopped; a `nox` command is asked to list what it
-would run. Everything else runs as it stands, with the programs of the environment that runs the tests.
+A command that serves starts on a free port, answers `/health` and is stopped. A `nox` command only lists its sessions.
+Every other command runs unchanged, with the programs of the environment that runs the tests.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands and addresses that the specification of this environment documents, as facts: it is not in the repository.
+"""The commands and addresses of this environment's specification, which is not in the repository.
 
 Its Python example is the one that README.md and the client's readme repeat, and is run there.
 """

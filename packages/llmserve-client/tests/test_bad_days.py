@@ -1,4 +1,4 @@
-"""What clients do when connections break: retry what may be retried, resume, apply no step twice, and give up in time."""
+"""Clients on broken connections: they retry what is safe, resume, apply no step twice, and give up in time."""
 
 from __future__ import annotations
 

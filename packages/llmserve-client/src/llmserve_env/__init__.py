@@ -1,4 +1,4 @@
-"""The import name of the documented example, ``from llmserve_env import LLMServeEnv``: llmserve_client under a short name."""
+"""The import name of the documented example, ``from llmserve_env import LLMServeEnv``; it is llmserve_client."""
 
 from __future__ import annotations
 
