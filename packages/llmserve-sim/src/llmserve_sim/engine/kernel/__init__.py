@@ -12,9 +12,9 @@ It must answer as `engine.reference` does, to the integer; `tests/engine/test_ex
 
 The modules are plain Python over anything that indexes like an int64 array; `compiled.py` imports them a second
 time and compiles them with numba. Hence no classes, no keyword arguments, integers only. Arguments that recur: `a` the
-row, `tb` the cost tables, `tr` the traffic, `rec` the records, `ln` a replica's offset, `s` a slot's.
+row, `tb` the cost tables, `tr` the traffic, `rec` the records, `r` a replica's offset, `s` a slot's.
 
-Read from the outside in: `fleet.run_window`, `iterations.advance` and `start`, then the rest.
+Read from the outside in: `fleet.run_window`, `iterations.advance_replica` and `start`, then the rest.
 """
 
 from __future__ import annotations

@@ -37,7 +37,6 @@ from llmserve_sim.engine.kernel.layout import (
     H_EVICT,
     H_FREE,
     H_HANDOVER,
-    H_LANES_END,
     H_LINK,
     H_MAX_LEN,
     H_MAX_UNFINISHED,
@@ -46,6 +45,7 @@ from llmserve_sim.engine.kernel.layout import (
     H_PATIENCE,
     H_RECORDING,
     H_RECORDS,
+    H_REPLICAS_END,
     H_RESIZE,
     H_SCRATCH,
     H_SPLIT,
@@ -57,24 +57,24 @@ from llmserve_sim.engine.kernel.layout import (
     HEAP,
     HIST_ITL,
     HIST_TTFT,
-    L_ACTIVE,
-    L_FRESH,
-    L_GIVE_UP,
-    L_GROUPS,
-    L_GROUPS_END,
-    L_HANDOVERS,
-    L_INDEX,
-    L_JOINERS,
-    L_PREFILLS,
-    L_RESUMED,
-    L_UNTIL,
-    LANE_SIZE,
-    LANES,
     MEMBERS,
     MEMBERS_SIZE,
     NEVER,
     PHASES,
+    R_ACTIVE,
+    R_FRESH,
+    R_GIVE_UP,
+    R_GROUPS,
+    R_GROUPS_END,
+    R_HANDOVERS,
+    R_INDEX,
+    R_JOINERS,
+    R_PREFILLS,
+    R_RESUMED,
+    R_UNTIL,
     RECORD_SIZE,
+    REPLICA_SIZE,
+    REPLICAS,
     S_CHAIN,
     S_NEXT,
     SLOT_SIZE,
@@ -306,7 +306,7 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
     groups = (int(traffic.tenant.max(initial=0)) + 1) * GROUP_SIZE
     row[H_ARRIVALS] = len(traffic)
     row[H_RECORDING] = record
-    row[H_LANES_END] = LANES + fleet.replicas * LANE_SIZE
+    row[H_REPLICAS_END] = REPLICAS + fleet.replicas * REPLICA_SIZE
     row[H_SCRATCH] = slots + fleet.max_unfinished * SLOT_SIZE
     row[H_SWAP : H_SWAP + 3] = fleet.swap_ps
     row[H_SPLIT] = fleet.split_ps
@@ -326,21 +326,21 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
     for hist in (HIST_TTFT, HIST_ITL):
         row[hist : hist + 2] = (BINS, -1)
     for index in range(fleet.replicas):
-        lane = LANES + index * LANE_SIZE
-        row[lane + L_UNTIL] = -1
-        row[lane + L_GIVE_UP] = NEVER
-        row[lane + L_INDEX] = index
-        first = LANES + fleet.replicas * LANE_SIZE + index * TENANTS * GROUP_SIZE
-        row[lane + L_GROUPS] = first
-        row[lane + L_GROUPS_END] = first + groups
+        replica = REPLICAS + index * REPLICA_SIZE
+        row[replica + R_UNTIL] = -1
+        row[replica + R_GIVE_UP] = NEVER
+        row[replica + R_INDEX] = index
+        first = REPLICAS + fleet.replicas * REPLICA_SIZE + index * TENANTS * GROUP_SIZE
+        row[replica + R_GROUPS] = first
+        row[replica + R_GROUPS_END] = first + groups
         for c in range(2):
-            ring = lane + L_ACTIVE + c * ENDS
+            ring = replica + R_ACTIVE + c * ENDS
             row[ring : ring + ENDS] = ring
-            queue_clear(row, lane + L_RESUMED + c * ENDS, S_NEXT)
-            queue_clear(row, lane + L_FRESH + c * ENDS, S_NEXT)
-        queue_clear(row, lane + L_HANDOVERS, S_NEXT)
-        queue_clear(row, lane + L_PREFILLS, S_CHAIN)
-        queue_clear(row, lane + L_JOINERS, S_CHAIN)
+            queue_clear(row, replica + R_RESUMED + c * ENDS, S_NEXT)
+            queue_clear(row, replica + R_FRESH + c * ENDS, S_NEXT)
+        queue_clear(row, replica + R_HANDOVERS, S_NEXT)
+        queue_clear(row, replica + R_PREFILLS, S_CHAIN)
+        queue_clear(row, replica + R_JOINERS, S_CHAIN)
         for tenant in range(TENANTS):
             group = first + tenant * GROUP_SIZE
             members = MEMBERS + (index * TENANTS + tenant) * MEMBERS_SIZE

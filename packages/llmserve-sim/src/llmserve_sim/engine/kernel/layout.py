@@ -1,12 +1,14 @@
-"""Where everything stands in an engine's arena: one flat row of int64 per environment.
+"""The layout of an engine's arena: one flat row of int64 per environment.
 
-A row is replicas | groups | header | statistics | histograms | members | slots | scratch. A fork is a copy of the row, a state's
-hash is a hash of the row. Every unfinished request has a slot; a slot is named by its offset in the row, so 0 is nobody.
-Replicas and groups come first because plain Python keeps integers up to 256 at hand: their offsets cost no allocation. All lists (waiting lines, running requests, hand-overs, free slots) are linked through the slots.
+A row is replicas | groups | header | statistics | histograms | members | slots | scratch. A fork copies the row; the
+hash of a state is the hash of its row. Every unfinished request has a slot, identified by its offset in the row; offset
+0 means "no slot". All lists (waiting queues, running requests, hand-overs, free slots) are linked through the slots.
 
-The names here are offsets, imported one by one by the kernel so that numba sees constants:
-`H_` header, `P_` plan (inside the header), `W_` window statistics, `L_` replica ("lane"), `G_` group,
-`S_` slot, `TB_` table, `R_` request record.
+Replicas and groups come first because CPython caches the integers up to 256: small offsets cost no allocation.
+
+The names are offsets. The kernel imports them one by one, so that numba sees constants: `R_` replica, `G_` group of a
+replica, `H_` header, `P_` plan, `PLAN_` the plan in force (inside the header), `W_` window statistics, `S_` slot,
+`TB_` cost table, `REC_` request record.
 """
 
 from __future__ import annotations
@@ -35,39 +37,39 @@ if TYPE_CHECKING:
 NEVER = 1 << 62
 """A time after everything, ps."""
 # ---- replicas
-LANES = 1
-L_UNTIL = 0  # end of the leap in flight, or -1
-L_NOW = 1  # end of the last iteration, or when an idle replica was given work
-L_READY = 2  # no iteration starts before this
-L_START = 3  # start of the leap in flight
-L_STEPS = 4  # its iterations; they take first + i·rise
-L_FIRST = 5
-L_RISE = 6
-L_LAST_END = 7  # last completion: when every continuing sequence got its last token
-L_DEPTH = 8  # depth of the leap in flight
-L_RATED = 9  # depth whose rates the groups have; −1: those of an older plan
-L_PIECE = 10  # piece of the decode table used last, where the next look-up starts
-L_POOL = 11
-L_BLOCKS = 12  # blocks held by prefilling sequences, and by decoding ones if every clock were 0
-L_SPARE = 13  # at least so many blocks stay free while the leap in flight lasts
-L_CACHED = 14  # blocks with text of finished requests, as far as they are free
-L_DECODING = 15
-L_RUNNING = 16
-L_WAITING = 17  # [2] by class
-L_CONTEXT = 19  # sum of the decoding sequences' contexts, fixed-point tokens
-L_GROWTH = 20  # what an iteration adds to it: sum of the rates of the decoding sequences
-L_GIVE_UP = 21  # nobody waiting here gives up before this
-L_LINK_FREE = 22
-L_INDEX = 23
-L_RESUMED = 24  # [2] queues by class
-L_FRESH = 28  # [2] queues by class
-L_HANDOVERS = 32  # queue of requests on their way to a decode replica
-L_PREFILLS = 34  # queue by S_CHAIN
-L_JOINERS = 36  # stack by S_CHAIN of those handed over into the iteration in flight
-L_ACTIVE = 38  # [2] rings of running requests by class, oldest first
-L_GROUPS_END = 42  # offset after the last group in use
-L_GROUPS = 43  # offset of its groups
-LANE_SIZE = 44
+REPLICAS = 1
+R_UNTIL = 0  # end of the leap in flight, or -1
+R_NOW = 1  # end of the last iteration, or when an idle replica was given work
+R_READY = 2  # no iteration starts before this
+R_START = 3  # start of the leap in flight
+R_STEPS = 4  # its iterations; they take first + i·rise
+R_FIRST = 5
+R_RISE = 6
+R_LAST_END = 7  # last completion: when every continuing sequence got its last token
+R_DEPTH = 8  # depth of the leap in flight
+R_RATED = 9  # depth whose rates the groups have; −1: those of an older plan
+R_PIECE = 10  # piece of the decode table used last, where the next look-up starts
+R_POOL = 11
+R_BLOCKS = 12  # blocks held by prefilling sequences, and by decoding ones if every clock were 0
+R_SPARE = 13  # at least so many blocks stay free while the leap in flight lasts
+R_CACHED = 14  # blocks with text of finished requests, as far as they are free
+R_DECODING = 15
+R_RUNNING = 16
+R_WAITING = 17  # [2] by class
+R_CONTEXT = 19  # sum of the decoding sequences' contexts, fixed-point tokens
+R_GROWTH = 20  # what an iteration adds to it: sum of the rates of the decoding sequences
+R_GIVE_UP = 21  # nobody waiting here gives up before this
+R_LINK_FREE = 22
+R_INDEX = 23
+R_RESUMED = 24  # [2] queues by class
+R_FRESH = 28  # [2] queues by class
+R_HANDOVERS = 32  # queue of requests on their way to a decode replica
+R_PREFILLS = 34  # queue by S_CHAIN
+R_JOINERS = 36  # stack by S_CHAIN of those handed over into the iteration in flight
+R_ACTIVE = 38  # [2] rings of running requests by class, oldest first
+R_GROUPS_END = 42  # offset after the last group in use
+R_GROUPS = 43  # offset of its groups
+REPLICA_SIZE = 44
 # ---- groups, [TENANTS] per replica, behind the last replica: a tenant's decoding sequences, which advance in lock-step
 G_COUNT = 0
 G_CLOCK = 1  # tokens gained by every sequence, fixed point
@@ -78,7 +80,7 @@ G_HIGH = 5
 G_PHASE = 6  # offset of its PHASES
 G_HEAP = 7  # offset of its HEAP
 GROUP_SIZE = 8
-HEADER = LANES + REPLICAS_MAX * (LANE_SIZE + TENANTS * GROUP_SIZE)
+HEADER = REPLICAS + REPLICAS_MAX * (REPLICA_SIZE + TENANTS * GROUP_SIZE)
 ENDS = 2
 """Queues and rings are a first and a last slot."""
 # ---- header: progress
@@ -94,8 +96,8 @@ H_RECORDING = HEADER + 8
 H_RECORDS = HEADER + 9  # records written in this window
 # ---- header: fixed for the episode
 H_TABLE = HEADER + 10  # offset of the table of the tier in force
-H_LANES_END = HEADER + 11  # offset after the last replica
-H_DECODERS = HEADER + 12  # offset of the first replica that only decodes; H_LANES_END unless split
+H_REPLICAS_END = HEADER + 11  # offset after the last replica
+H_DECODERS = HEADER + 12  # offset of the first replica that only decodes; H_REPLICAS_END unless split
 H_SCRATCH = HEADER + 13  # offset of the scratch area
 H_SWAP = HEADER + 14  # 3 ps
 H_SPLIT = HEADER + 17
@@ -189,13 +191,13 @@ TOKEN_MASK = (1 << TOKEN_BITS) - 1
 CLASS_SHIFT = 48
 TENANT_SHIFT = 49
 # ---- records
-R_ID = 0
-R_STATUS = 1
-R_SCHEDULED = 2
-R_FIRST = 3
-R_LAST = 4
-R_PREEMPTIONS = 5
-R_REPLICA = 6
+REC_ID = 0
+REC_STATUS = 1
+REC_SCHEDULED = 2
+REC_FIRST = 3
+REC_LAST = 4
+REC_PREEMPTIONS = 5
+REC_REPLICA = 6
 RECORD_SIZE = 7
 STATUSES = ("finished", "abandoned", "rejected")
 FINISHED, ABANDONED, REJECTED = 0, 1, 2
