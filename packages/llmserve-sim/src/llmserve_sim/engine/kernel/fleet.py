@@ -1,4 +1,4 @@
-"""The fleet: arrivals and routing, hand-overs, a change of configuration, and a whole window."""
+"""The fleet: arrivals and routing, hand-overs, applying a plan, and a whole window (`run_window`)."""
 # ruff: noqa: PLR1730 - plain Python compares faster than it calls min() and max()
 
 from __future__ import annotations
@@ -127,11 +127,11 @@ from llmserve_sim.engine.kernel.linked import queue_pop, queue_push
 from llmserve_sim.engine.kernel.requests import (
     abandon,
     abandon_expired,
-    free_blocks,
-    next_line,
+    next_queue,
+    num_free_blocks,
+    num_used_blocks,
     preempt,
     record,
-    used_blocks,
     victim,
 )
 
@@ -141,23 +141,23 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def enqueue(a: Row, r: int, lines: int, s: int, now: int) -> None:
-    """Put slot `s` at the end of a replica's waiting line at time `now`; `lines` is R_RESUMED or R_FRESH."""
+def enqueue(a: Row, r: int, queues: int, s: int, now: int) -> None:
+    """Put slot `s` at the end of a replica's waiting queue at time `now`; `queues` is R_RESUMED or R_FRESH."""
     a[H_SEQ] += 1
     a[s + S_SEQ] = a[H_SEQ]
     c = a[s + S_CLASS]
-    q = r + lines + c * ENDS
+    q = r + queues + c * ENDS
     queue_push(a, q, S_NEXT, s)
     a[r + R_WAITING + c] += 1
     if a[r + R_UNTIL] < 0:
         if a[r + R_NOW] < now:
             a[r + R_NOW] = now
-    elif a[r + R_STEPS] > 1 and a[r + R_RUNNING] < a[PLAN_BATCH_CAP] and a[q] == s and next_line(a, r) == q:
+    elif a[r + R_STEPS] > 1 and a[r + R_RUNNING] < a[PLAN_BATCH_CAP] and a[q] == s and next_queue(a, r) == q:
         cut_leap(a, r, now)  # it may join the very next iteration
 
 
 def least_loaded(a: Row, begin: int, end: int) -> int:
-    """The replica with the fewest unfinished requests of those from `begin` to `end`."""
+    """Return the replica with the fewest running and waiting requests of those from `begin` to `end`."""
     best = begin
     if begin + REPLICA_SIZE < end:
         least = NEVER
@@ -170,7 +170,7 @@ def least_loaded(a: Row, begin: int, end: int) -> int:
 
 
 def advance_fleet(a: Row, tb: Row, rec: Row, te: int, until: int) -> None:
-    """Run every replica up to `te`, passing on the requests whose hand-over is done by `until`."""
+    """Run every replica up to `te` and enqueue, on decode replicas, the requests whose hand-over is done by `until`."""
     decoders = a[H_DECODERS]
     end = a[H_REPLICAS_END]
     for r in range(REPLICAS, decoders, REPLICA_SIZE):
@@ -196,7 +196,7 @@ def advance_fleet(a: Row, tb: Row, rec: Row, te: int, until: int) -> None:
 
 
 def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
-    """Take in request `i` at time `now`."""
+    """Count request `i`, which arrives at `now`, and reject it or route it to a replica."""
     packed = tr[i * TRAFFIC_WIDTH + 1]
     prompt = packed & TOKEN_MASK
     output = packed >> TOKEN_BITS & TOKEN_MASK
@@ -230,13 +230,13 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
     a[s + S_SCHEDULED] = -1
     a[s + S_PREEMPTIONS] = 0
     r = least_loaded(a, REPLICAS, a[H_DECODERS])
-    if a[H_PATIENCE] > 0 and a[r + R_GIVE_UP] == NEVER:  # else somebody gives up before this one
+    if a[H_PATIENCE] > 0 and a[r + R_GIVE_UP] == NEVER:  # else another request gives up earlier
         a[r + R_GIVE_UP] = now + a[H_PATIENCE]
     enqueue(a, r, R_FRESH, s, now)
 
 
 def sort_scratch(a: Row, base: int, size: int) -> None:
-    """Shell sort of `size` entries at `base`, ascending."""
+    """Sort `size` entries at `base` in ascending order (shell sort: it needs no memory and no call)."""
     gap = 1
     while gap < size // 3:
         gap = 3 * gap + 1
@@ -252,7 +252,7 @@ def sort_scratch(a: Row, base: int, size: int) -> None:
 
 
 def drain_queue(a: Row, q: int, into: int) -> int:
-    """Empty queue `q` into scratch as sortable entries, from offset `into`; returns the offset after them."""
+    """Empty queue `q` into the scratch area at `into`, as entries that sort by id; return the offset after them."""
     while a[q] != 0:
         s = queue_pop(a, q, S_NEXT)
         a[s + S_STORED] = 0
@@ -262,7 +262,7 @@ def drain_queue(a: Row, q: int, into: int) -> int:
 
 
 def set_roles(a: Row) -> None:
-    """Let the replicas that the plan in force asks for do nothing but decode."""
+    """Set which replicas only decode: the second half if the plan in force splits prefill from decode, else none."""
     a[H_DECODERS] = a[H_REPLICAS_END]
     if a[PLAN_SPLIT] != 0:
         replicas = (a[H_REPLICAS_END] - REPLICAS) // REPLICA_SIZE
@@ -270,7 +270,7 @@ def set_roles(a: Row) -> None:
 
 
 def restart(a: Row, rec: Row, now: int, stall: int) -> None:
-    """Change tier or roles: what is in flight is lost, everybody queues again, nothing starts until the stall is over."""
+    """Change tier or roles: all KV is lost, every request is routed anew, nothing runs during the stall (ps)."""
     scratch = a[H_SCRATCH]
     resumed = scratch
     for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
@@ -278,7 +278,7 @@ def restart(a: Row, rec: Row, now: int, stall: int) -> None:
             preempt(a, r, victim(a, r))
             a[W_PREEMPTIONS] += 1
         abandon_expired(a, rec, r, now)
-        while a[r + R_HANDOVERS] != 0:  # their tokens on the way are lost
+        while a[r + R_HANDOVERS] != 0:  # the token that travels with the KV is lost
             s = queue_pop(a, r + R_HANDOVERS, S_NEXT)
             a[s + S_STORED] = 0
             if a[s + S_FIRST] >= 0:
@@ -300,7 +300,7 @@ def restart(a: Row, rec: Row, now: int, stall: int) -> None:
         for c in range(2):
             fresh = drain_queue(a, r + R_FRESH + c * ENDS, fresh)
     set_roles(a)
-    # those that have streamed go first, so that in every line a lower sequence number stands further ahead
+    # requests with a first token go first, so that sequence numbers ascend in every waiting queue
     sort_scratch(a, scratch, resumed - scratch)
     sort_scratch(a, resumed, fresh - resumed)
     for i in range(scratch, fresh):
@@ -312,14 +312,14 @@ def restart(a: Row, rec: Row, now: int, stall: int) -> None:
 
 
 def set_pool(a: Row, r: int, now: int) -> None:
-    """Give a replica the pool that the plan in force allows it."""
-    for pool in (a[r + R_POOL], a[PLAN_POOL_BLOCKS]):  # what the old pool had displaced from the cache stays displaced
+    """Resize a replica's KV pool to that of the plan in force, preempting the newest requests until the rest fits."""
+    for pool in (a[r + R_POOL], a[PLAN_POOL_BLOCKS]):  # blocks that the old pool had taken from the cache stay lost
         a[r + R_POOL] = pool
-        a[r + R_CACHED] = min(a[r + R_CACHED], free_blocks(a, r))
+        a[r + R_CACHED] = min(a[r + R_CACHED], num_free_blocks(a, r))
     a[r + R_SPARE] = 0
     evicted = 0
     in_flight = 0 if a[r + R_UNTIL] < 0 else 1
-    while used_blocks(a, r, in_flight) > a[r + R_POOL]:
+    while num_used_blocks(a, r, in_flight) > a[r + R_POOL]:
         preempt(a, r, victim(a, r))
         evicted += 1
     if a[PLAN_RESIZED] != 0:
@@ -331,7 +331,7 @@ def set_pool(a: Row, r: int, now: int) -> None:
 
 
 def apply_plan(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
-    """Put the plan at `plan[at:]` into force at the window's start."""
+    """Apply the plan at `plan[at:]` at the window's start. The first plan is the initial state and costs nothing."""
     now = a[H_NOW]
     tier = a[PLAN_TIER]
     split = a[PLAN_SPLIT]
@@ -345,7 +345,7 @@ def apply_plan(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
         if a[PLAN_TIER] != tier or a[H_STARTED] == 0:
             a[r + R_PIECE] = tb[first]
         for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
-            a[g + G_HIGH] = 0  # the histogram's range in use starts anew
+            a[g + G_HIGH] = 0  # the histogram is cleared, so the bin used last no longer holds
     if a[H_STARTED] == 0:
         a[H_STARTED] = 1
         set_roles(a)
@@ -364,7 +364,7 @@ def apply_plan(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
 
 
 def clear_stats(a: Row) -> None:
-    """Zero the window's statistics and the bins in use."""
+    """Reset the window's statistics and the histogram bins in use."""
     a[WINDOW_STATS : WINDOW_STATS + WINDOW_STATS_SIZE] = a[ZEROS : ZEROS + WINDOW_STATS_SIZE]
     for h in (HIST_TTFT, HIST_ITL):
         used = a[h + 1] + 1 - a[h]
@@ -377,7 +377,7 @@ def clear_stats(a: Row) -> None:
 
 
 def clocked_tokens(a: Row) -> int:
-    """The sum over the groups of count times clock, in whole tokens: what `join_decode` says of deliveries."""
+    """Return the sum over all groups of count times clock, in whole tokens (see `requests.join_decode`)."""
     tokens = 0
     for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
         for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
@@ -386,7 +386,7 @@ def clocked_tokens(a: Row) -> int:
 
 
 def close_window(a: Row, rec: Row) -> None:
-    """Take the levels at the window's end, and the sums."""
+    """Measure the levels at the window's end and derive the figures that are not counted one by one."""
     a[W_DELIVERED_TOKENS] += clocked_tokens(a)
     a[W_DRAFT_FP] *= FP
     end = a[H_NOW]
@@ -404,7 +404,7 @@ def close_window(a: Row, rec: Row) -> None:
             s = a[s + S_NEXT]
         a[W_RUNNING] += a[r + R_RUNNING]
         a[W_PREFILLING] += a[r + R_RUNNING] - a[r + R_DECODING]
-        free = free_blocks(a, r)
+        free = num_free_blocks(a, r)
         a[W_USED_BLOCKS] += a[r + R_POOL] - free
         a[W_POOL_BLOCKS] += a[r + R_POOL]
         a[W_CACHED_BLOCKS] += min(a[r + R_CACHED], free)
@@ -451,14 +451,14 @@ def run_batch(
     arena: Sequence[Row],
     tb: Row,
     traffic: Sequence[Row],
-    faces: Row,
+    traffic_index: Row,
     rec: Row,
     plans: Sequence[Row],
     active: Row,
     low: int,
     high: int,
 ) -> None:
-    """Run one window of the environments low..high−1 that are active; environment e faces the traffic in row faces[e]."""
+    """Run one window of the active environments of low..high−1; environment e gets `traffic[traffic_index[e]]`."""
     for e in range(low, high):
         if active[e] != 0:
-            run_window(arena[e], tb, traffic[faces[e]], rec, plans[e], 0)
+            run_window(arena[e], tb, traffic[traffic_index[e]], rec, plans[e], 0)

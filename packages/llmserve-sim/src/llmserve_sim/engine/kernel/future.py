@@ -1,4 +1,4 @@
-"""Reads what is known of the requests in an arena row, and replaces the traffic that the row has yet to see."""
+"""Read the progress of the requests in an arena row, and replace the row's future traffic."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = ["progress_of", "retarget"]
 
 
 def progress_of(row: Row) -> Progress:
-    """Return what is known of the requests that have arrived in an arena row."""
+    """Return the progress of the requests that have arrived in an arena row."""
     arrived = int(row[H_NEXT])
     ended = np.ones(arrived, dtype=np.bool_)
     produced = np.zeros(arrived, dtype=np.int64)
@@ -57,7 +57,7 @@ def progress_of(row: Row) -> Progress:
 
 
 def retarget(row: Row, traffic: Traffic) -> None:
-    """Give the fleet in an arena row, at the end of a window, another traffic that `check_future` has let pass."""
+    """Replace the traffic of an arena row, between windows, by one that `check_future` has accepted."""
     longest = row[H_MAX_LEN]
     for slot, _ in _unfinished(row):
         row[slot + S_OUTPUT] = min(int(traffic.output[row[slot + S_ID]]), longest - row[slot + S_PROMPT])
@@ -69,7 +69,7 @@ def retarget(row: Row, traffic: Traffic) -> None:
             slots = [int(row[at]) & SLOT_MASK for at in range(top, top + count)]
             clocks = [row[s + S_OUTPUT] + row[s + S_PROMPT] - row[s + S_BASE] for s in slots]
             entries = sorted(int(clock) << SLOT_BITS | slot for clock, slot in zip(clocks, slots, strict=True))
-            for at, entry in enumerate(entries, top):  # in ascending order they are a heap
+            for at, entry in enumerate(entries, top):  # a sorted array is a heap
                 row[at] = entry
     row[H_ARRIVALS] = len(traffic)
 
@@ -79,7 +79,7 @@ def _replicas(row: Row) -> range:
 
 
 def _unfinished(row: Row) -> Iterator[tuple[int, int]]:
-    """The slots in use, each with the tokens that its output is known to exceed."""
+    """Yield each slot in use, with the number of tokens that its output is known to exceed."""
     for replica in _replicas(row):
         for kind in range(2):
             ring = replica + R_ACTIVE + kind * ENDS
@@ -94,7 +94,7 @@ def _unfinished(row: Row) -> Iterator[tuple[int, int]]:
             for queue in (replica + R_RESUMED + kind * ENDS, replica + R_FRESH + kind * ENDS):
                 for slot in _chain(row, queue):
                     yield slot, int(row[slot + S_PRODUCED])
-        for slot in _chain(row, replica + R_HANDOVERS):  # with a token on its way that is not its last
+        for slot in _chain(row, replica + R_HANDOVERS):  # one more token travels with the KV, and it is not the last
             yield slot, int(row[slot + S_PRODUCED]) + 1
 
 

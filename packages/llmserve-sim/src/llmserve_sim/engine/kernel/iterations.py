@@ -1,4 +1,8 @@
-"""One replica's iterations: what starts at a scheduling point, how far it can leap, and what its end brings."""
+"""The iterations of one replica: what `start` schedules, how far it leaps, and what `complete` delivers at the end.
+
+KV blocks are allocated in `start` (for a prompt) and freed in `end_prefill`, where a decoding sequence gets them back
+through `requests.join_decode`.
+"""
 # ruff: noqa: PLR1730 - plain Python compares faster than it calls min() and max()
 
 from __future__ import annotations
@@ -105,9 +109,9 @@ from llmserve_sim.engine.kernel.requests import (
     finish,
     finish_due,
     join_decode,
-    next_line,
+    next_queue,
+    num_used_blocks,
     preempt,
-    used_blocks,
     victim,
 )
 
@@ -116,7 +120,7 @@ if TYPE_CHECKING:
 
 
 def sample_itl(a: Row, r: int, g: int, gap: int, steps: int, weight: int) -> None:
-    """Record the gaps of sequences at the rate of group `g`: `gap`, then those of the iterations after the first."""
+    """Count the gaps of sequences at the rate of group `g`: `gap`, then those of the iterations after the first."""
     first = a[r + R_FIRST]
     rise = a[r + R_RISE]
     if gap != first:
@@ -130,7 +134,7 @@ def sample_itl(a: Row, r: int, g: int, gap: int, steps: int, weight: int) -> Non
 
 
 def count_joiners(a: Row, r: int, gap: int, now: int) -> None:
-    """Count the gap since their hand-over for those who joined in the iteration ending now, not `gap` as for the rest."""
+    """Correct the gaps of slots that joined in the iteration ending now: theirs began at the hand-over."""
     s = a[r + R_JOINERS]
     while s != 0:
         rate = a[a[r + R_GROUPS] + a[s + S_TENANT] * GROUP_SIZE + G_RATE]
@@ -142,7 +146,7 @@ def count_joiners(a: Row, r: int, gap: int, now: int) -> None:
 
 
 def prefilled(a: Row, s: int, now: int) -> None:
-    """Slot `s` delivers the token that a finished prefill yields: its first, or the next one after a preemption."""
+    """Deliver the token that a finished prefill of slot `s` yields: its first, or the next one after a preemption."""
     a[s + S_PRODUCED] += 1
     a[W_DELIVERED_TOKENS] += 1
     if a[s + S_FIRST] < 0:
@@ -157,7 +161,7 @@ def prefilled(a: Row, s: int, now: int) -> None:
 
 
 def hand_over(a: Row, r: int, s: int, now: int) -> None:
-    """Send slot `s`, prefilled here, to a decode replica; its client hears nothing until it is there."""
+    """Send slot `s`, prefilled here, to a decode replica. Its token is delivered when its KV has arrived there."""
     ring_drop(a, s)
     a[r + R_RUNNING] -= 1
     sent = max(now, a[r + R_LINK_FREE]) + a[H_LINK] * (a[s + S_PROMPT] + a[s + S_PRODUCED])
@@ -169,7 +173,7 @@ def hand_over(a: Row, r: int, s: int, now: int) -> None:
 
 
 def end_prefill(a: Row, rec: Row, r: int, s: int, now: int) -> None:
-    """Slot `s` has its whole context computed: hand it over, or deliver a token and then decode or finish."""
+    """End the prefill of slot `s`: free its blocks, then hand it over, or deliver a token and decode or finish."""
     blocks = a[s + S_TARGET] + 15 >> 4
     a[s + S_TARGET] = 0
     a[r + R_BLOCKS] -= blocks
@@ -187,7 +191,7 @@ def end_prefill(a: Row, rec: Row, r: int, s: int, now: int) -> None:
 
 
 def complete(a: Row, rec: Row, r: int, steps: int, now: int) -> None:
-    """End the first `steps` iterations of the leap in flight, which takes until `now`; the rest, if any, is forgotten."""
+    """Complete the first `steps` iterations of the leap in flight, which end at `now`; drop the rest of the leap."""
     begun = a[r + R_START]
     n = a[r + R_DECODING]
     if n > 0:
@@ -247,7 +251,7 @@ def complete(a: Row, rec: Row, r: int, steps: int, now: int) -> None:
 
 
 def set_depth(a: Row, r: int, budget: int) -> int:
-    """Fix the depth of the coming iterations, the largest planned one that fits the budget, and the rates that follow."""
+    """Set the speculation depth, at most the planned one, to what fits the token budget, and the rates that follow."""
     n = a[r + R_DECODING]
     depth = a[PLAN_DEPTH]
     if n * (depth + 1) > budget:
@@ -267,11 +271,11 @@ def set_depth(a: Row, r: int, budget: int) -> int:
 
 
 def leap_steps(a: Row, r: int, n: int, left: int, growth: int, span: int, free: int) -> int:
-    """How many pure decode iterations of n sequences pass until something must be decided.
+    """Return how many pure decode iterations of n sequences pass until the next event.
 
-    That is a finish, a bend of the cost table after `left` more context, of which an iteration adds `growth`, blocks
-    running out, of which `free` are left after the first iteration, or `span`: the time until the head of the line,
-    which waits for blocks, gives up (NEVER if nothing changes by waiting).
+    The events are: a finish; a bend of the cost table, after `left` more context, of which an iteration adds `growth`;
+    blocks running out, of which `free` are left after the first iteration; and the end of `span`, the time (ps) after
+    which the request at the head of the waiting queue gives up (NEVER if it does not wait for blocks).
     """
     steps = (left - 1) // growth + 1
     for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
@@ -280,18 +284,18 @@ def leap_steps(a: Row, r: int, n: int, left: int, growth: int, span: int, free: 
             coming = ((a[a[g + G_HEAP] + 1] >> SLOT_BITS) * FP - a[g + G_CLOCK] + rate - 1) // rate
             if coming < steps:
                 steps = coming
-    if span != NEVER:  # the last iteration is the last to start before the deadline
+    if span != NEVER:  # the last iteration of the leap is the last one that starts before the deadline
         steps = min(steps, steps_within(a[r + R_FIRST], a[r + R_RISE], span - 1, steps) + 1)
     if steps > 1:
-        # a sequence takes a block for every 16 tokens, and perhaps one more at either end
+        # an upper bound: a sequence takes a block for every 16 tokens, and perhaps one more at either end
         spare = free - (steps * growth // (BLOCK_TOKENS * FP) + 2 * n)
         if spare < 0:
-            spare = a[r + R_POOL] - used_blocks(a, r, steps)
+            spare = a[r + R_POOL] - num_used_blocks(a, r, steps)
             if spare < 0:
                 low = 1
                 while steps - low > 1:
                     mid = (low + steps) >> 1
-                    if used_blocks(a, r, mid) <= a[r + R_POOL]:
+                    if num_used_blocks(a, r, mid) <= a[r + R_POOL]:
                         low = mid
                     else:
                         steps = mid
@@ -302,7 +306,7 @@ def leap_steps(a: Row, r: int, n: int, left: int, growth: int, span: int, free: 
 
 
 def cut_leap(a: Row, r: int, now: int) -> None:
-    """Let the leap in flight end with the iteration that is under way at `now`, or ends then."""
+    """Shorten the leap in flight: its last iteration is the one that runs, or ends, at `now`."""
     first = a[r + R_FIRST]
     rise = a[r + R_RISE]
     begun = a[r + R_START]
@@ -316,7 +320,7 @@ def cut_leap(a: Row, r: int, now: int) -> None:
 
 
 def settle_leap(a: Row, rec: Row, r: int, now: int) -> None:
-    """Deliver what has ended by `now` of a leap in flight; what has started stays in flight, the rest is forgotten."""
+    """Complete the iterations of the leap in flight that ended by `now`; keep the running one and drop the rest."""
     begun = a[r + R_START]
     first = a[r + R_FIRST]
     rise = a[r + R_RISE]
@@ -334,9 +338,12 @@ def settle_leap(a: Row, rec: Row, r: int, now: int) -> None:
 
 
 def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
-    """Schedule what starts at `now`: one iteration with prefill chunks, a leap of pure decodes, or nothing.
+    """Schedule what starts at `now`: one iteration with prefill chunks, or a leap of pure decode iterations.
 
-    Returns its end; or −1, the end of nothing.
+    As in vLLM V1: the decoding sequences first, preempting the newest request while blocks are missing; then the prompt
+    that is being prefilled; then the waiting requests, in order, until one does not fit.
+
+    Returns the time at which it ends; −1 if nothing runs.
     """
     if a[r + R_GIVE_UP] <= now:
         abandon_expired(a, rec, r, now)
@@ -352,18 +359,18 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
     room = 0
     if waiting > 0:
         room = a[PLAN_BATCH_CAP] - a[r + R_RUNNING]
-    free = a[r + R_SPARE] - n  # in a step a sequence takes at most one block
+    free = a[r + R_SPARE] - n  # in one step a sequence takes at most one more block
     single = 0
     if free < 0 or room > 0:
-        free = a[r + R_POOL] - used_blocks(a, r, 1)
+        free = a[r + R_POOL] - num_used_blocks(a, r, 1)
         while free < 0:
             preempt(a, r, victim(a, r))
             a[W_PREEMPTIONS] += 1
             single = 1
             depth = set_depth(a, r, budget)
-            free = a[r + R_POOL] - used_blocks(a, r, 1)
+            free = a[r + R_POOL] - num_used_blocks(a, r, 1)
         if single != 0:
-            waiting = 0  # nobody is admitted
+            waiting = 0  # after a preemption no request is admitted in this iteration
             n = a[r + R_DECODING]
             tokens = n * (depth + 1)
     left = budget - tokens
@@ -372,7 +379,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
     chunks = 0
     ends = 0
     s = a[r + R_PREFILLS]
-    if s != 0:  # only one prompt can be left over from the iteration before
+    if s != 0:  # at most one prompt is partly computed: chunks are cut only where the budget ends
         c = a[s + S_COMPUTED]
         q = min(a[s + S_TARGET] - c, left)
         a[s + S_CHUNK] = q
@@ -385,8 +392,8 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
                 ends = 1
     span = NEVER
     while waiting > 0 and left > 0 and room > 0:
-        line = next_line(a, r)
-        s = a[line]
+        queue = next_queue(a, r)
+        s = a[queue]
         if a[s + S_STORED] != 0:
             g = a[r + R_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
             clock = a[g + G_CLOCK]
@@ -394,13 +401,13 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
                 clock = 0
             rate = a[g + G_RATE]
             stored = a[s + S_PROMPT] + a[s + S_PRODUCED] - 1
-            # room for the most that a step can bring, so that whoever does not fit now will not fit by waiting
+            # ask for the most blocks that a step can need: then a request that does not fit now cannot fit by waiting
             if depth + 1 > left or blocks_of(stored + (rate + FP - 1 >> 8)) > free:
                 break
             blocks = blocks_of(stored + (clock + rate >> 8) - (clock >> 8))
             single = 1
             left -= depth + 1
-            queue_pop(a, line, S_NEXT)
+            queue_pop(a, queue, S_NEXT)
             queue_push(a, r + R_JOINERS, S_CHAIN, s)
             join_decode(a, r, s)
             n += 1
@@ -432,7 +439,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
             chunks += 1
             if c + q == target:
                 ends += 1
-            queue_pop(a, line, S_NEXT)
+            queue_pop(a, queue, S_NEXT)
             queue_push(a, r + R_PREFILLS, S_CHAIN, s)
             a[r + R_BLOCKS] += blocks
             if a[s + S_SCHEDULED] < 0:
@@ -490,7 +497,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
 
 
 def advance_replica(a: Row, tb: Row, rec: Row, r: int, te: int) -> None:
-    """Run one replica up to the next event outside it, at `te`; a leap that goes on beyond `te` stays in flight."""
+    """Run one replica up to `te`, the next event outside it. A leap that ends after `te` stays in flight."""
     until = a[r + R_UNTIL]
     while until <= te:
         if until >= 0:

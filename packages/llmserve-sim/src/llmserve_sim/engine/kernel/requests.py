@@ -1,4 +1,8 @@
-"""A request's way through one replica: waiting, running, preempted, finished, given up; and the blocks it holds."""
+"""A request on one replica: it joins and leaves the decoding batch, is preempted, finishes or is abandoned.
+
+KV blocks have no identity here, only their number is kept: `R_BLOCKS` and the block phases of the groups give the
+blocks held. `join_decode` allocates the blocks of a decoding sequence; `leave_decode` and `preempt` free blocks.
+"""
 
 from __future__ import annotations
 
@@ -85,15 +89,16 @@ if TYPE_CHECKING:
 
 
 def blocks_of(tokens: int) -> int:
-    """Blocks that hold so many tokens."""
+    """Return the number of KV blocks that `tokens` tokens need."""
     return (tokens + 15) >> 4
 
 
-def used_blocks(a: Row, r: int, steps: int) -> int:
-    """Blocks that a replica's running requests hold after `steps` more iterations at the rates of the leap in flight.
+def num_used_blocks(a: Row, r: int, steps: int) -> int:
+    """Return the KV blocks that a replica's running requests hold after `steps` more iterations.
 
-    A sequence holds (f + clock) >> 4 blocks with a constant f, which is f >> 4 and, since clock and f carry into the
-    next block together, clock >> 4 and one more if their last four bits add up to 16.
+    The iterations run at the rates of the leap in flight. A sequence holds (f + clock) >> 4 blocks, f being constant.
+    That is (f >> 4) + (clock >> 4), and one more where the last four bits of f and clock add up to 16 or more. The
+    phases count the sequences by the last four bits of f.
     """
     used = a[r + R_BLOCKS]
     for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
@@ -108,7 +113,7 @@ def used_blocks(a: Row, r: int, steps: int) -> int:
 def record(
     a: Row, rec: Row, request: int, status: int, scheduled: int, first: int, end: int, preemptions: int, replica: int
 ) -> None:
-    """Write down how a request ended."""
+    """Append a request's history to the records."""
     at = a[H_RECORDS] * RECORD_SIZE
     a[H_RECORDS] += 1
     rec[at + REC_ID] = request
@@ -121,19 +126,19 @@ def record(
 
 
 def record_slot(a: Row, rec: Row, s: int, status: int, end: int, replica: int) -> None:
-    """Write down how the request in slot `s` ended."""
+    """Append the history of the request in slot `s` to the records."""
     record(a, rec, a[s + S_ID], status, a[s + S_SCHEDULED], a[s + S_FIRST], end, a[s + S_PREEMPTIONS], replica)
 
 
 def free_slot(a: Row, s: int) -> None:
-    """Give slot `s` back."""
+    """Return slot `s` to the list of free slots."""
     a[s + S_NEXT] = a[H_FREE]
     a[H_FREE] = s
     a[H_UNFINISHED] -= 1
 
 
 def abandon(a: Row, rec: Row, r: int, s: int) -> None:
-    """Slot `s` has waited for a first token as long as anyone does; it is in no line any more."""
+    """Count slot `s`, already out of its queue, as abandoned: it waited too long for a first token."""
     a[W_ABANDONED] += 1
     a[W_DUE + a[s + S_CLASS]] += 1
     if a[H_RECORDING] != 0:
@@ -142,7 +147,7 @@ def abandon(a: Row, rec: Row, r: int, s: int) -> None:
 
 
 def abandon_expired(a: Row, rec: Row, r: int, now: int) -> None:
-    """Abandon the requests of a replica that have waited for a first token as long as anyone does."""
+    """Abandon the requests of a replica whose patience has run out by `now` before their first token."""
     patience = a[H_PATIENCE]
     if patience == 0:
         return
@@ -158,10 +163,10 @@ def abandon_expired(a: Row, rec: Row, r: int, now: int) -> None:
 
 
 def join_decode(a: Row, r: int, s: int) -> None:
-    """Let slot `s` decode from its replica's next iteration on.
+    """Add slot `s` to its tenant's decoding group and allocate its KV blocks; it decodes from the next iteration on.
 
-    What a group delivers is what its count times its clock (in whole tokens) rises by, joins and leaves apart; so the
-    window's sum is corrected here and in `leave_decode`, and nowhere in between.
+    The tokens that a group delivers between joins and leaves are the rise of count times clock (in whole tokens). So
+    `W_DELIVERED_TOKENS` is corrected here and in `leave_decode`, and not in every iteration.
     """
     g = a[r + R_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
     size = a[g + G_COUNT] + 1
@@ -183,7 +188,7 @@ def join_decode(a: Row, r: int, s: int) -> None:
 
 
 def leave_decode(a: Row, r: int, g: int, s: int, place: int) -> int:
-    """Take slot `s` out of its group, in whose heap it stands at `place`; returns its context."""
+    """Remove slot `s` from its group, free its KV blocks and return its context. `place` is its index in the heap."""
     base = a[s + S_BASE]
     clock = a[g + G_CLOCK]
     whole = clock >> 8
@@ -199,7 +204,7 @@ def leave_decode(a: Row, r: int, g: int, s: int, place: int) -> int:
 
 
 def finish(a: Row, rec: Row, r: int, s: int, now: int) -> None:
-    """Slot `s` has delivered its last token."""
+    """Count slot `s`, which has delivered its last token, as finished; its blocks are freed already."""
     ring_drop(a, s)
     a[r + R_RUNNING] -= 1
     c = a[s + S_CLASS]
@@ -216,7 +221,7 @@ def finish(a: Row, rec: Row, r: int, s: int, now: int) -> None:
 
 
 def finish_due(a: Row, rec: Row, r: int, g: int, now: int) -> None:
-    """Finish the sequences of a group whose finish clock has been reached."""
+    """Finish the sequences of a group whose finish clock has been reached; their freed blocks stay cached."""
     clock = a[g + G_CLOCK] >> 8
     top = a[g + G_HEAP] + 1
     entry = a[top]
@@ -229,9 +234,9 @@ def finish_due(a: Row, rec: Row, r: int, g: int, now: int) -> None:
 
 
 def preempt(a: Row, r: int, s: int) -> None:
-    """Put running slot `s` back at the front of the line; its KV is lost and will be computed again."""
-    # what it frees holds no text, so what its kind of growth has displaced from the cache is settled before
-    a[r + R_CACHED] = min(a[r + R_CACHED], free_blocks(a, r))
+    """Preempt running slot `s`: free its KV blocks and put it at the front of its waiting queue, to be recomputed."""
+    # the blocks freed here hold no reusable prefix, so the cached blocks are first cut to those that are free now
+    a[r + R_CACHED] = min(a[r + R_CACHED], num_free_blocks(a, r))
     ring_drop(a, s)
     a[r + R_RUNNING] -= 1
     if a[s + S_TARGET] > 0:
@@ -239,7 +244,7 @@ def preempt(a: Row, r: int, s: int) -> None:
         queue_drop(a, r + R_PREFILLS, S_CHAIN, s)
         a[s + S_TARGET] = 0
     else:
-        if a[s + S_STORED] != 0:  # joined in the iteration in flight: nothing delivered here yet
+        if a[s + S_STORED] != 0:  # it joined in the iteration in flight and has delivered nothing here yet
             queue_drop(a, r + R_JOINERS, S_CHAIN, s)
             a[s + S_STORED] = 0
         else:
@@ -261,13 +266,13 @@ def preempt(a: Row, r: int, s: int) -> None:
             a[r + R_GIVE_UP] = min(a[r + R_GIVE_UP], a[s + S_ARRIVAL] + a[H_PATIENCE])
 
 
-def free_blocks(a: Row, r: int) -> int:
-    """Blocks that nobody holds, the iteration in flight included; 0 if the pool has become too small."""
-    return max(0, a[r + R_POOL] - used_blocks(a, r, 0 if a[r + R_UNTIL] < 0 else 1))
+def num_free_blocks(a: Row, r: int) -> int:
+    """Return the blocks that no request holds at the end of the iteration in flight; 0 if the pool is too small."""
+    return max(0, a[r + R_POOL] - num_used_blocks(a, r, 0 if a[r + R_UNTIL] < 0 else 1))
 
 
 def victim(a: Row, r: int) -> int:
-    """The running slot to preempt next: the newest, of the standard class first when routing by priority."""
+    """Return the running slot to preempt next: the newest; with priority routing, standard ones first."""
     priority = a[r + R_ACTIVE + 1]
     standard = a[r + R_ACTIVE + ENDS + 1]
     if standard == r + R_ACTIVE + ENDS:
@@ -277,8 +282,8 @@ def victim(a: Row, r: int) -> int:
     return priority
 
 
-def next_line(a: Row, r: int) -> int:
-    """The queue whose head is to be admitted next, where somebody waits."""
+def next_queue(a: Row, r: int) -> int:
+    """Return the waiting queue whose head is admitted next; at least one queue must not be empty."""
     r0 = r + R_RESUMED
     r1 = r0 + ENDS
     f0 = r + R_FRESH
