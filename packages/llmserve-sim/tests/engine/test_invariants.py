@@ -144,7 +144,7 @@ def test_2_every_block_in_use_belongs_to_a_running_request(workload: Workload) -
         for replica in engine.replicas:
             running = replica.decoding + replica.prefilling
             assert replica.used == sum(r.blocks for r in running) <= replica.pool
-            assert 0 <= replica.cached <= replica.free
+            assert 0 <= replica.cached <= replica.num_free_blocks
             assert all(r.blocks * BLOCK_TOKENS >= r.target for r in replica.prefilling)
             assert all(r.blocks * BLOCK_TOKENS >= r.stored for r in replica.decoding)
             waiting = [r for line in replica.resumed + replica.fresh for r in line]

@@ -14,7 +14,7 @@ from llmserve_sim.arithmetic import ARRAYS, SCALAR
 from llmserve_sim.configuration import Configurator, EpisodeConditions, Setting, tokens_per_step
 from llmserve_sim.engine import KernelEngine
 from llmserve_sim.engine.interface import PS_PER_S
-from llmserve_sim.engine.kernel.layout import L_READY, LANES
+from llmserve_sim.engine.kernel.layout import R_READY, REPLICAS
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import get_deployment
@@ -95,7 +95,7 @@ def test_stalls_add_up_as_they_do_in_the_engine() -> None:
     episode = env._episode
     assert episode is not None
     assert isinstance(episode.engine, KernelEngine)
-    assert episode.engine._row[LANES + L_READY] - setting.plan.end_ps == setting.stall_ps
+    assert episode.engine._row[REPLICAS + R_READY] - setting.plan.end_ps == setting.stall_ps
 
 
 @given(

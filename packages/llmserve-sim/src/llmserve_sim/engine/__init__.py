@@ -1,4 +1,4 @@
-"""The serving engine: a plain reference scheduler and the event-leaping kernel that must agree with it."""
+"""The serving engine: a plain reference scheduler, and a fast event-leaping kernel that gives the same results."""
 
 from __future__ import annotations
 

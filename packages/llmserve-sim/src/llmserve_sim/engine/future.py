@@ -1,7 +1,8 @@
-"""A fork onto another future: what it must agree with.
+"""Check the traffic that a fork is given in place of the true future.
 
-A planner without foresight forks an engine onto a forecast. Requests that have arrived stay as they are. Only outputs that
-nobody has seen yet may differ: the scheduler never reads them, so they change nothing but when those requests will finish.
+A planner that does not know the future forks an engine onto a forecast. Requests that have arrived must stay the same.
+Only the tokens that they have yet to produce may differ: the scheduler never reads an output length in advance, so it
+only changes when the request will finish.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ __all__ = ["check_future"]
 
 
 def check_future(past: Traffic, future: Traffic, progress: Progress, now_ps: int) -> None:
-    """Refuse a future that contradicts what has been seen.
+    """Raise an error if `future` contradicts what has been observed by `now_ps`.
 
     Raises:
-        InvalidInputError: names the column of the traffic and what it must agree with.
+        InvalidInputError: it names the column of the traffic and what that column must agree with.
     """
     arrived = len(progress.ended)
     for name in ("arrival_ps", "prompt", "priority", "tenant"):

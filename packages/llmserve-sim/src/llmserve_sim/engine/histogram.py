@@ -1,7 +1,7 @@
-"""Log-linear histograms of durations: integer bins, at most 1.6 % between a sample and its bin's middle.
+"""Log-linear histograms of durations. The middle of a bin differs from any sample in it by at most 1.6 %.
 
-A duration in picoseconds is cut to units of 2^20 ps (about 1.05 us). The first 64 bins are one unit wide; after that
-every octave has 32 bins. The last bin also takes whatever is longer (about 4,500 s).
+A duration is rounded down to units of 2^20 ps (about 1.05 us). The first 64 bins are one unit wide; after that every
+octave has 32 bins. The last bin also counts everything longer (about 4,500 s).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BINS = 896
 
 
 def bin_of(ps: int) -> int:
-    """The bin of a duration (ps, not negative)."""
+    """Return the bin of a duration (ps, not negative)."""
     v = ps >> UNIT_BITS
     if v < LINEAR:
         return v
@@ -26,7 +26,7 @@ def bin_of(ps: int) -> int:
 
 
 def bin_edge_ps(index: int) -> int:
-    """The lower edge of a bin, ps."""
+    """Return the lower edge of a bin, ps."""
     if index < LINEAR:
         return index << UNIT_BITS
     octave, step = divmod(index - LINEAR, PER_OCTAVE)
@@ -34,12 +34,12 @@ def bin_edge_ps(index: int) -> int:
 
 
 def bin_middle_ps(index: int) -> int:
-    """The middle of a bin, ps: what a sample in it is reported as."""
+    """Return the middle of a bin, ps; percentiles report it for every sample in the bin."""
     return (bin_edge_ps(index) + bin_edge_ps(index + 1)) // 2
 
 
 def percentile_ps(hist: Sequence[int], q_percent: int) -> int | None:
-    """Nearest-rank percentile of a weighted histogram, ps; None if it is empty."""
+    """Return the nearest-rank percentile of a weighted histogram, ps; None if it is empty."""
     total = sum(hist)
     if total == 0:
         return None

@@ -1,14 +1,14 @@
-"""What goes into an engine and what comes out: plain, frozen, integer records.
+"""The inputs and outputs of an engine, as plain integer records.
 
-Both schedulers, the plain one in `reference.py` and the event-leaping one in `kernel.py`, are driven through these
-types and must answer identically. Nothing here knows of tasks, rewards or hardware: the costs of an iteration arrive
-as integer tables (`TierTables`) and the decisions of an agent as a `WindowPlan`.
+Both schedulers, the plain one in `engine/reference/` and the fast one in `engine/kernel/`, take and return these types
+and must give identical results. Nothing here depends on tasks, rewards or hardware: the costs of an iteration come as
+integer tables (`TierTables`), the decisions of an agent as a `WindowPlan`.
 
 Units, everywhere in the engine:
 
 - time: integer picoseconds (`_ps`), 0 at the start of the episode;
-- tokens: integers, or *fixed-point tokens* of 1/256 token (`_fp`), in which rates of speculative decoding and sums of
-  context are kept so that closed forms stay exact;
+- tokens: integers, or *fixed-point tokens* of 1/256 token (`_fp`) for the rates of speculative decoding and for sums of
+  context, so that closed forms stay exact;
 - KV memory: blocks of 16 tokens.
 """
 
@@ -51,7 +51,7 @@ BLOCK_TOKENS = 16
 FP = 256
 """Fixed-point steps in one token."""
 TENANTS = 4
-"""Tenant classes: each has an acceptance of its own, so each is one lock-step group of a replica."""
+"""Tenant classes. Each has its own acceptance rate, so each is one lock-step group of a replica."""
 DEPTHS = 9
 """Speculation depths 0..8."""
 REPLICAS_MAX = 8
@@ -66,7 +66,8 @@ PRIORITY, STANDARD = 0, 1
 class Traffic:
     """The requests of an episode, sorted by arrival; a request's id is its index. Arrays of one length, int64.
 
-    `output` is the true output length in tokens (at least 1). No scheduler may read it before the request gets there.
+    `output` is the true output length in tokens (at least 1). A scheduler may read it only to see
+    that a request is finished.
     """
 
     arrival_ps: Ints
@@ -98,9 +99,9 @@ class TierTables:
     budget: int
     """Most tokens in one iteration (vLLM's `max_num_batched_tokens`)."""
     gemm: Ints
-    """[budget + 1] ps: everything that depends only on the token count, and the constant CPU time; [0] is unused."""
+    """[budget + 1] ps, by token count: all costs that depend only on it, and the constant CPU time; [0] is unused."""
     head: Ints
-    """[budget + 1] ps of the output head by sampled rows."""
+    """[budget + 1] ps of the output head, by number of sampled rows."""
     cpu_seq: int
     """ps per sequence in the batch."""
     dec_t0: int
@@ -120,7 +121,7 @@ class TierTables:
     pf_coef: int
     """ps/1024 per unit."""
     pf_crit: int
-    """ps/1024 per token of the longest single context (0 where no critical path is modelled)."""
+    """ps/1024 per token of the longest single context (0 if no critical path is modelled)."""
     mix_seq: int
     """ps per decoding sequence in a mixed iteration."""
     mix_ctx: int
@@ -138,7 +139,7 @@ class FleetSpec:
     """A fleet of identical replicas and the fixed rules of its scheduler."""
 
     replicas: int
-    """1 to 8; a fleet of one cannot split prefill from decode."""
+    """1 to 8; prefill and decode can be split only with at least 2."""
     tiers: tuple[TierTables, TierTables, TierTables]
     """Costs at FP16, INT8, INT4."""
     swap_ps: tuple[int, int, int]
@@ -162,7 +163,7 @@ class FleetSpec:
 
     @property
     def min_pool_blocks(self) -> int:
-        """Blocks that every pool must have, so that the largest request always fits (with its speculative overshoot)."""
+        """Fewest blocks of a pool: the largest request then always fits, with the tokens that speculation adds."""
         return (self.max_len + BLOCK_TOKENS) // BLOCK_TOKENS + 2
 
 
@@ -177,7 +178,7 @@ class Slo:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPlan:
-    """One window's configuration, as the engine understands it. The kernel reads the fields in this order."""
+    """The configuration of one window. The kernel reads the fields in this order."""
 
     end_ps: int
     """The window ends here; it starts where the previous one ended."""
@@ -192,34 +193,35 @@ class WindowPlan:
     priority: bool
     """Priority requests are admitted first and preempted last."""
     pool_blocks: int
-    """KV blocks per replica, what the co-tenant leaves; at least `FleetSpec.min_pool_blocks`."""
+    """KV blocks per replica that the co-tenant leaves; at least `FleetSpec.min_pool_blocks`."""
     resized: bool
-    """The agent's own action changed the pool it asks for."""
+    """Whether the agent's action, not the co-tenant, changed the pool."""
     hit_q10: int = 0
-    """Largest prefix-cache hit share of a prompt, in 1/1024."""
+    """Largest share of a prompt that the prefix cache can hit, in 1/1024."""
     hit_half_blocks: int = 1
-    """Cached blocks at which half of that share is hit."""
+    """Number of cached blocks at which half of that share is hit."""
     tokens_per_step: tuple[tuple[int, ...], ...]
     """[TENANTS][DEPTHS] fixed-point tokens per step; [t][0] = 256."""
 
 
 @dataclass
 class WindowStats:
-    """What an engine counts in a window: integers, or lists of them, by class (0 priority, 1 standard) or by tenant.
+    """The statistics of a window: integers, or lists of integers by class (0 priority, 1 standard) or by tenant.
 
-    Percentiles are −1 in a window without samples. The histograms are filled in only by an engine that records.
+    Percentiles are −1 in a window without samples. Only an engine that records fills in the histograms.
 
     How to add a counted figure:
 
-    1. Add a field here. Its default tells how many entries it has: 0, or a list of as many zeros.
-    2. Count it in the plain scheduler, in `reference/ledger.py`. A level at the window's end is taken in
+    1. Add a field here. Its default gives the number of entries: 0, or a list of that many zeros.
+    2. Count it in the plain scheduler, in `reference/ledger.py`. Measure a level (the state at the window's end) in
        `ReferenceEngine._measure_levels`.
-    3. Count it in the kernel, at `W_` and the field's name in capitals: `forced_evictions` is at `W_FORCED_EVICTIONS`,
-       imported from `kernel/layout.py`. A level is taken in `kernel.fleet.close_window`.
-    4. Run `tests/engine/test_exactness.py`: it compares every field of both schedulers.
+    3. Count it in the kernel: import `W_` + the field's name in capitals from `kernel/layout.py` (`forced_evictions` is
+       `W_FORCED_EVICTIONS`) and increment `a[W_...]`. Measure a level in `kernel.fleet.close_window`.
+    4. Run `tests/engine/test_exactness.py`, which compares every field of both schedulers.
 
-    The layout of an arena row, the batches and the reading back follow from the fields. Agents see a figure only if
-    `metrics.py` shows it to them.
+    The layout of an arena row, `read_stats`, the columns of a batch and the totals are derived from the fields. A new
+    field changes the layout, and with it the committed digests of states. Agents see a figure only if `metrics.py` adds
+    it to the observation.
     """
 
     # since the start of the episode
@@ -240,12 +242,12 @@ class WindowStats:
     rejected: int = 0
     preemptions: int = 0
     forced_evictions: int = 0
-    """Preemptions because the co-tenant took the blocks; they are not among `preemptions`."""
+    """Preemptions because the co-tenant took the blocks; `preemptions` does not count them."""
     handovers: int = 0
     due: list[int] = field(default_factory=lambda: [0, 0])
     """Requests that finished, were abandoned or were rejected."""
     met: list[int] = field(default_factory=lambda: [0, 0])
-    """Those of them that met their objectives."""
+    """Of those, requests that met their objectives."""
     good_tokens: list[int] = field(default_factory=lambda: [0] * TENANTS)
     """Output tokens of the requests that met their objectives."""
     delivered_tokens: int = 0
@@ -265,7 +267,7 @@ class WindowStats:
     itl_hist: list[int] = field(default_factory=list)
     # levels at the window's end
     queue_depth: int = 0
-    """Requests that wait or are on their way between replicas."""
+    """Requests that wait or are being handed over."""
     queue: list[int] = field(default_factory=lambda: [0, 0])
     running: int = 0
     prefilling: int = 0
@@ -273,16 +275,16 @@ class WindowStats:
     pool_blocks: int = 0
     cached_blocks: int = 0
     oldest_wait_ps: int = 0
-    """Age of the oldest request that waits for its first token."""
+    """Age of the oldest waiting request without a first token."""
 
 
 TOTALS = tuple(name for name in vars(WindowStats()) if name.startswith("total_"))
-"""The first fields of `WindowStats`: they go on from window to window, all others start anew."""
+"""The first fields of `WindowStats`: they accumulate over the episode, all others are reset in every window."""
 
 
 @dataclass(frozen=True, order=True)
 class RequestRecord:
-    """One request's history; times in ps, −1 where it never happened."""
+    """One request's history. Times in ps; −1 for what never happened."""
 
     id: int
     status: str
@@ -290,15 +292,15 @@ class RequestRecord:
     scheduled_ps: int
     first_ps: int
     last_ps: int
-    """Last token; for an abandoned or rejected request the time at which it ended."""
+    """Time of the last token; for an abandoned or rejected request the time at which it ended."""
     preemptions: int
     replica: int
-    """Where it ended; −1 if it was rejected."""
+    """The replica on which it ended; −1 if it was rejected."""
 
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """How far the k requests that have arrived have come, by id: all that an operator knows of their outputs."""
+    """The progress of the k requests that have arrived, by id: all that an operator knows of their outputs."""
 
     ended: NDArray[np.bool_]
     """bool[k]: finished, abandoned or rejected."""
@@ -314,17 +316,18 @@ class Engine(Protocol):
         ...
 
     def fork(self, traffic: Traffic | None = None) -> Self:
-        """An independent engine in the same state, facing the same future, or the one in `traffic`.
+        """Return an independent engine in the same state, with the same future or the one in `traffic`.
 
-        `traffic` repeats what has arrived; only outputs of unfinished requests, and whatever is to come, may differ.
+        `traffic` must repeat the requests that have arrived. Only the outputs of unfinished requests and later requests
+        may differ.
 
         Raises:
-            InvalidInputError: `traffic` contradicts what has been seen.
+            InvalidInputError: `traffic` contradicts what has been observed.
         """
         ...
 
     def progress(self) -> Progress:
-        """What is known of the requests that have arrived."""
+        """Return the progress of the requests that have arrived."""
         ...
 
     def records(self) -> list[RequestRecord]:

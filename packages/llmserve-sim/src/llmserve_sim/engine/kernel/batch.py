@@ -1,7 +1,7 @@
-"""`KernelBatch`: many environments of one fleet in one arena, a window of all of them in one call.
+"""`KernelBatch`: many environments of one fleet in one arena; one call runs a window of all of them.
 
-The compiled kernel gives up the interpreter lock, so two threads run two halves of the batch at once. Environments
-never touch each other, hence neither the order nor the number of threads can change a result.
+The compiled kernel releases the GIL, so threads run parts of the batch in parallel. Environments do not share state, so
+neither the order nor the number of threads changes a result.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 __all__ = ["KernelBatch"]
 
 CHUNKS_PER_THREAD = 4
-"""Pieces a thread's share is cut into, since environments differ in load."""
+"""Chunks of environments per thread: several, because environments differ in load."""
 
 
 class KernelBatch:
-    """`size` fleets of the same kind, side by side.
+    """`size` independent copies of one fleet.
 
     Args:
-        fleet: costs and rules, shared by all.
-        slo: targets, shared by all.
+        fleet: replicas, costs and scheduling rules of every environment.
+        slo: targets of every environment.
         size: number of environments.
         backend: as for `KernelEngine`.
-        threads: threads of one `step` (with the "python" backend they would only take turns).
+        threads: threads of one `step`; of no use to the "python" backend, which holds the GIL.
     """
 
     def __init__(self, fleet: FleetSpec, slo: Slo, size: int, *, backend: Backend = "auto", threads: int = 1) -> None:
@@ -74,10 +74,10 @@ class KernelBatch:
             self._rows = [[0] * shape[1] for _ in range(size)]
             self._traffic = [[] for _ in range(size)]
             self.stats = np.zeros((size, STATS_SIZE), dtype=np.int64)
-        self._faces: Ints = np.arange(size)
-        """[size] the row of the traffic that an environment faces."""
+        self._traffic_index: Ints = np.arange(size)
+        """[size] index of each environment's traffic in `_traffic`."""
         self._lent = False
-        """The traffic is shared with a selection, or is a selection's: whoever changes it takes a copy first."""
+        """Whether another batch shares `_traffic`: then `_put` copies it before it writes."""
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         pieces = min(size, 1 if threads == 1 else threads * CHUNKS_PER_THREAD)
         edges = np.linspace(0, size, pieces + 1).astype(int).tolist()
@@ -86,23 +86,25 @@ class KernelBatch:
 
     @property
     def arena(self) -> Ints:
-        """[size, row_size] the state of every environment, a row as `KernelEngine.state_bytes`."""
+        """[size, row_size] the state of every environment; a row holds what `KernelEngine.state_bytes` returns."""
         return np.asarray(self._rows, dtype=np.int64)
 
     def load(self, index: int, traffic: Traffic) -> None:
-        """Start environment `index` anew, idle at time 0, with these requests to come."""
+        """Reset environment `index` to an idle fleet at time 0 with `traffic` to come."""
         self._put(index, native(new_row(self.fleet, self.slo, traffic), self.backend), pack_traffic(traffic))
 
     def adopt(self, index: int, engine: KernelEngine) -> None:
-        """Let environment `index` go on where an engine of this fleet stands, facing the same requests."""
+        """Copy the state and the traffic of an engine of the same fleet into environment `index`."""
         self._put(index, native(engine.row, self.backend), engine.traffic)
 
     def _put(self, index: int, row: Any, packed: Ints) -> None:
         if self._lent:
             self._traffic = (
-                self._traffic[self._faces] if self.backend == "numba" else [self._traffic[i] for i in self._faces]
+                self._traffic[self._traffic_index]
+                if self.backend == "numba"
+                else [self._traffic[i] for i in self._traffic_index]
             )
-            self._faces, self._lent = np.arange(self.size), False
+            self._traffic_index, self._lent = np.arange(self.size), False
         if self.backend == "numba":
             if len(packed) > self._traffic.shape[1]:
                 wider = np.zeros((self.size, len(packed) + len(packed) // 8), dtype=np.int64)
@@ -116,39 +118,39 @@ class KernelBatch:
             self._show(index)
 
     def select(self, indices: Ints, into: KernelBatch | None = None) -> KernelBatch:
-        """Independent copies of the environments at `indices`, in this order and with repeats, on one thread.
+        """Return independent copies of the environments at `indices`, in this order and with repeats, on one thread.
 
-        `into` is an earlier selection that nobody needs any more: its memory is used again where the size is the same.
+        `into` is an earlier selection that is no longer needed; its memory is reused if the size is the same.
         """
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)  # the traffic, which nobody changes, is shared
-        twin.size = len(indices)
-        self._lent = twin._lent = True
-        twin._faces = self._faces[indices]
+        clone = object.__new__(type(self))
+        clone.__dict__.update(self.__dict__)  # shares the traffic; `_lent` makes both copy it before a change
+        clone.size = len(indices)
+        self._lent = clone._lent = True
+        clone._traffic_index = self._traffic_index[indices]
         if self.backend == "numba":
             old = None if into is None else into.arena
-            if old is not None and old.shape != (twin.size, self._rows.shape[1]):
+            if old is not None and old.shape != (clone.size, self._rows.shape[1]):
                 old = None
-            twin._rows = np.take(self._rows, indices, axis=0, out=old, mode="clip")
-            twin._view()
+            clone._rows = np.take(self._rows, indices, axis=0, out=old, mode="clip")
+            clone._view()
         else:
-            twin._rows = [self._rows[i].copy() for i in indices]
-            twin.stats = self.stats[indices]
-        twin._pool = None
-        twin._chunks = [(0, twin.size)]
-        twin._everyone = np.ones(twin.size, dtype=np.int64)
-        return twin
+            clone._rows = [self._rows[i].copy() for i in indices]
+            clone.stats = self.stats[indices]
+        clone._pool = None
+        clone._chunks = [(0, clone.size)]
+        clone._everyone = np.ones(clone.size, dtype=np.int64)
+        return clone
 
     def _view(self) -> None:
-        """Show the statistics where compiled code leaves them: in the rows themselves."""
+        """Make `stats` a view of the rows, where compiled code writes the statistics."""
         self.stats = self._rows[:, STATS : STATS + STATS_SIZE]
 
     def step(self, plans: Ints, active: NDArray[np.bool_] | None = None) -> Ints:
         """Run one window of every active environment.
 
         Args:
-            plans: [size, PLAN_SIZE], each row as `engine.pack_plan` makes it. They are taken as valid.
-            active: [size] bool; the others stay as they are, their statistics too. None: all.
+            plans: [size, PLAN_SIZE], each row as `engine.pack_plan` returns it. They are not checked.
+            active: [size] bool; the other environments and their statistics stay unchanged. None: all.
 
         Returns:
             `self.stats`.
@@ -158,8 +160,16 @@ class KernelBatch:
         mask = self._everyone if active is None else active.astype(np.int64)
         compiles = self.backend == "numba"
         run: Any = compiled.compiled_fleet().run_batch if compiles else fleet_kernel.run_batch
-        faces = native(self._faces, self.backend)
-        args = (self._rows, self._tables, self._traffic, faces, self._no_records, native(plans, self.backend), mask)
+        traffic_index = native(self._traffic_index, self.backend)
+        args = (
+            self._rows,
+            self._tables,
+            self._traffic,
+            traffic_index,
+            self._no_records,
+            native(plans, self.backend),
+            mask,
+        )
         if self._pool is None:
             run(*args, 0, self.size)
         else:
@@ -171,7 +181,7 @@ class KernelBatch:
         return self.stats
 
     def _show(self, index: int) -> None:
-        """Copy what plain Python keeps in a list to where callers read it; compiled code works in the array itself."""
+        """Copy the statistics of an environment from its list to `stats`; the numba backend needs no copy."""
         self.stats[index] = self._rows[index][STATS : STATS + STATS_SIZE]
 
     def close(self) -> None:

@@ -1,10 +1,12 @@
-"""The kernel compiled by numba: the same source files, imported a second time and decorated function by function.
+"""Compile the kernel with numba: import the same source files a second time and decorate every function.
 
-The plain modules stay plain, so that both can run side by side in one process. Machine code is cached on disk by
-numba (`NUMBA_CACHE_DIR`, or beside the source, or in the user's cache directory where that is not writable); where
-none of these can be written, every process compiles anew and a warning says so. Numba
-freezes constants and callees of other files into it but looks only at a function's own file for changes, so every
-compiled function carries a digest of all the files in its qualified name: other sources, other cache entries.
+The plain modules stay plain, so that both versions can run in one process. Numba caches machine code on disk: in
+`NUMBA_CACHE_DIR`, beside the source, or in the user's cache directory if the source folder is not writable. If none of
+these is writable, every process compiles anew and a warning says so.
+
+Numba freezes constants and callees from other files into the machine code, but checks only a function's own file for
+changes. So the qualified name of every compiled function contains a digest of all the files: if one of them changes,
+no old cache entry is used.
 """
 
 from __future__ import annotations
@@ -31,13 +33,13 @@ _CONSTANTS = (_HERE / "layout.py", _HERE.parent / "histogram.py", _HERE.parent /
 
 
 def available() -> bool:
-    """Whether numba is installed (the extra `fast`)."""
+    """Return whether numba is installed (the extra `fast`)."""
     return importlib.util.find_spec("numba") is not None
 
 
 @cache
 def compiled_fleet() -> ModuleType:
-    """The kernel's `fleet` module with every function compiled. The first call of a function compiles it.
+    """Return the kernel's `fleet` module with every function compiled; the first call of a function compiles it.
 
     Raises:
         MissingExtraError: numba is not installed.
@@ -62,7 +64,7 @@ def compiled_fleet() -> ModuleType:
 
 
 def _can_cache(numba: ModuleType) -> bool:
-    """Whether numba finds a folder for its cache; it refuses to compile at all where it is told to cache and finds none."""
+    """Return whether numba finds a folder for its cache. With `cache=True` and no folder it would raise an error."""
 
     def probe() -> None: ...
 

@@ -1,4 +1,4 @@
-"""Time of an iteration, read from the integer tables, and how many of a leap's iterations fit into a span."""
+"""The time of an iteration, from the integer tables, and how many iterations of a leap fit into a span of time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def decode_piece(tb: Row, n: int, x: int, piece: int) -> int:
-    """The piece of the decode-attention table that holds n sequences with context sum x; the search starts at `piece`."""
+    """Return the piece of the decode table for n sequences with context sum x; the search starts at `piece`."""
     while n * tb[piece] > x:
         piece -= PIECE_SIZE
     while n * tb[piece + PIECE_SIZE] <= x:
@@ -30,16 +30,16 @@ def decode_piece(tb: Row, n: int, x: int, piece: int) -> int:
 
 
 def prefill_units(tb: Row, t0: int, new: int, before: int) -> int:
-    """Attention work of a chunk of `new` tokens after `before` computed ones."""
+    """Return the attention work of a chunk of `new` tokens after `before` computed ones."""
     tile = tb[t0 + TB_PF_TILE]
     return (new + tile - 1) // tile * (2 * before + new + tb[t0 + TB_PF_OFF])
 
 
 def mixed_ps(tb: Row, t0: int, units: int, longest: int, n: int, x: int, alone: int) -> int:
-    """Attention of prefill chunks and of the n decoding sequences, with context sum x, that share their iteration.
+    """Return the attention time (ps) of an iteration with prefill chunks and n decoding sequences with context sum x.
 
-    The chunks are `units` of work, the longest sequence among them has `longest` tokens; without them the decoding
-    sequences would take `alone`.
+    The chunks are `units` of work and the longest sequence among them has `longest` tokens. `alone` is the time (ps)
+    that the decoding sequences would take without them.
     """
     work = tb[t0 + TB_PF_COEF] * units >> 10
     critical = tb[t0 + TB_PF_CRIT] * longest >> 10
@@ -53,7 +53,7 @@ def mixed_ps(tb: Row, t0: int, units: int, longest: int, n: int, x: int, alone: 
 
 
 def steps_within(first: int, rise: int, budget: int, most: int) -> int:
-    """How many of at most `most` durations first, first + rise, first + 2·rise, … fit into `budget` together."""
+    """Return how many of the durations first, first + rise, first + 2·rise, … fit into `budget`, at most `most`."""
     if first > budget:
         return 0
     high = min(most, budget // first)

@@ -1,4 +1,4 @@
-"""`KernelEngine`: the kernel behind the same face as the reference engine, and the arena it works in."""
+"""`KernelEngine`: the kernel with the interface of `Engine`, and the arena row it works in."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ from llmserve_sim.engine.kernel.layout import (
     H_EVICT,
     H_FREE,
     H_HANDOVER,
-    H_LANES_END,
     H_LINK,
     H_MAX_LEN,
     H_MAX_UNFINISHED,
@@ -46,6 +45,7 @@ from llmserve_sim.engine.kernel.layout import (
     H_PATIENCE,
     H_RECORDING,
     H_RECORDS,
+    H_REPLICAS_END,
     H_RESIZE,
     H_SCRATCH,
     H_SPLIT,
@@ -57,24 +57,24 @@ from llmserve_sim.engine.kernel.layout import (
     HEAP,
     HIST_ITL,
     HIST_TTFT,
-    L_ACTIVE,
-    L_FRESH,
-    L_GIVE_UP,
-    L_GROUPS,
-    L_GROUPS_END,
-    L_HANDOVERS,
-    L_INDEX,
-    L_JOINERS,
-    L_PREFILLS,
-    L_RESUMED,
-    L_UNTIL,
-    LANE_SIZE,
-    LANES,
     MEMBERS,
     MEMBERS_SIZE,
     NEVER,
     PHASES,
+    R_ACTIVE,
+    R_FRESH,
+    R_GIVE_UP,
+    R_GROUPS,
+    R_GROUPS_END,
+    R_HANDOVERS,
+    R_INDEX,
+    R_JOINERS,
+    R_PREFILLS,
+    R_RESUMED,
+    R_UNTIL,
     RECORD_SIZE,
+    REPLICA_SIZE,
+    REPLICAS,
     S_CHAIN,
     S_NEXT,
     SLOT_SIZE,
@@ -99,7 +99,7 @@ if TYPE_CHECKING:
     Native = Ints | list[int]
 
 NO_EDGE = 1 << 52
-"""A context sum (fixed-point tokens per sequence) that no batch reaches, and that 512 of do not overflow."""
+"""A context (fixed-point tokens per sequence) that no sequence reaches; 512 times it does not overflow int64."""
 
 __all__ = ["Backend", "KernelEngine", "check_plan", "new_row", "pack_plan", "pack_tables", "pack_traffic", "read_stats"]
 
@@ -110,12 +110,12 @@ class KernelEngine:
     """A fleet in one arena row, run by the event-leaping kernel.
 
     Args:
-        fleet: costs and rules.
+        fleet: replicas, costs and scheduling rules.
         slo: targets by class.
         traffic: every request of the episode.
         record: keep each request's history (`records()`) and fill in the histograms of `WindowStats`.
-        backend: "numba" compiles the kernel (extra `fast`), "python" runs it as it stands, "auto" takes numba where
-            it is installed. Both give the same bytes.
+        backend: "numba" compiles the kernel (extra `fast`), "python" interprets it, "auto" uses numba if it
+            is installed. Both give the same bytes.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class KernelEngine:
         """Apply `plan` and run to its end.
 
         Raises:
-            InvalidInputError: the plan cannot be run (nothing has changed then).
+            InvalidInputError: the plan cannot be run. The state is unchanged then.
         """
         check_plan(self.fleet, plan, int(self._row[H_NOW]))
         packed = pack_plan(plan) if self.backend == "numba" else list_plan(plan)
@@ -147,32 +147,32 @@ class KernelEngine:
         return read_stats(self._row, histograms=self._record)
 
     def fork(self, traffic: Traffic | None = None) -> Self:
-        """An independent engine in the same state, facing the same future or that of `traffic` (see `Engine.fork`)."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)  # the traffic and the tables, which nobody changes, are shared
-        twin._row = self._row.copy()
+        """Return an independent engine in the same state, with the same future or the one in `traffic`."""
+        clone = object.__new__(type(self))
+        clone.__dict__.update(self.__dict__)  # shares the traffic and the tables, which are never changed
+        clone._row = self._row.copy()
         if traffic is not None:
             packed = pack_traffic(traffic)
             check_future(self._offered, traffic, self.progress(), int(self._row[H_NOW]))
-            twin._offered, twin._traffic = traffic, native(packed, self.backend)
-            retarget(twin._row, traffic)
-        return twin
+            clone._offered, clone._traffic = traffic, native(packed, self.backend)
+            retarget(clone._row, traffic)
+        return clone
 
     def progress(self) -> Progress:
-        """What is known of the requests that have arrived."""
+        """Return the progress of the requests that have arrived."""
         return progress_of(self._row)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the kernel, which another process has to look up for itself."""
+        """Return everything but the kernel function, which another process looks up again."""
         return {name: value for name, value in self.__dict__.items() if name != "_run"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Go on where the pickled engine stood."""
+        """Restore the pickled state and look up the kernel function."""
         self.__dict__.update(state)
         self._run = _kernel(self.backend)
 
     def records(self) -> list[RequestRecord]:
-        """Histories of the requests that ended in the last window, by id. Empty unless recording; a second call too."""
+        """Take the histories of the requests that ended in the last window, by id; empty unless recording."""
         count = int(self._row[H_RECORDS]) if len(self._records) else 0
         values = integers(self._records[: count * RECORD_SIZE])
         self._records = []
@@ -181,16 +181,16 @@ class KernelEngine:
 
     @property
     def row(self) -> Ints:
-        """[row_size] a copy of the whole state."""
+        """[row_size] a copy of the state."""
         return np.array(self._row, dtype=np.int64)
 
     @property
     def traffic(self) -> Ints:
-        """The requests it faces, as the kernel reads them."""
+        """The requests of the episode, as `pack_traffic` returns them."""
         return np.asarray(self._traffic, dtype=np.int64)
 
     def state_bytes(self) -> bytes:
-        """The whole state, for hashing."""
+        """Return the state as bytes, for hashing."""
         return np.asarray(self._row, dtype=np.int64).tobytes()
 
     def _room_for_records(self, end_ps: int) -> Ints:
@@ -201,15 +201,15 @@ class KernelEngine:
 
 
 def _kernel(backend: str) -> Any:
-    """The function that runs a window."""
+    """Return the function that runs a window."""
     return compiled.compiled_fleet().run_window if backend == "numba" else fleet_kernel.run_window
 
 
 def check_plan(fleet: FleetSpec, plan: WindowPlan, now_ps: int) -> None:
-    """Refuse a plan that the engine cannot run.
+    """Raise an error if the engine cannot run `plan`.
 
     Raises:
-        InvalidInputError: names the field of `WindowPlan` and its bound.
+        InvalidInputError: it names the field of `WindowPlan` and its bound.
     """
     if plan.end_ps <= now_ps:
         raise InvalidInputError("end_ps", f"must be after {now_ps}", got=plan.end_ps)
@@ -230,19 +230,19 @@ def check_plan(fleet: FleetSpec, plan: WindowPlan, now_ps: int) -> None:
 
 
 def pack_plan(plan: WindowPlan) -> Ints:
-    """A plan as the kernel reads it: int64[PLAN_SIZE]."""
+    """Return a plan as the kernel reads it: int64[PLAN_SIZE]."""
     return np.array(list_plan(plan), dtype=np.int64)
 
 
 def list_plan(plan: WindowPlan) -> list[int]:
-    """`pack_plan` as a list."""
+    """Return what `pack_plan` does, as a list."""
     *numbers, tokens_per_step = vars(plan).values()
     return [*numbers, *chain.from_iterable(tokens_per_step)]
 
 
 @lru_cache(maxsize=16)
 def pack_tables(tiers: tuple[TierTables, TierTables, TierTables]) -> Ints:
-    """The cost tables of three tiers as one int64 array: their offsets, then per tier scalars and arrays."""
+    """Return the cost tables of three tiers as one int64 array: three offsets, then per tier its scalars and arrays."""
     parts: list[Ints] = [np.zeros(3, dtype=np.int64)]
     at = 3
     for index, tier in enumerate(tiers):
@@ -272,7 +272,7 @@ def pack_tables(tiers: tuple[TierTables, TierTables, TierTables]) -> Ints:
 
 
 def pack_traffic(traffic: Traffic) -> Ints:
-    """Requests as the kernel reads them: int64[2 × requests].
+    """Return the requests as the kernel reads them: int64[2 × requests].
 
     Raises:
         InvalidInputError: arrivals out of order, or a value out of range.
@@ -300,13 +300,13 @@ def pack_traffic(traffic: Traffic) -> Ints:
 
 
 def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False) -> Ints:
-    """The arena row of an idle fleet at time 0."""
+    """Return the arena row of an idle fleet at time 0."""
     row = np.zeros(row_size(fleet.replicas, fleet.max_unfinished), dtype=np.int64)
     slots = MEMBERS + fleet.replicas * TENANTS * MEMBERS_SIZE
     groups = (int(traffic.tenant.max(initial=0)) + 1) * GROUP_SIZE
     row[H_ARRIVALS] = len(traffic)
     row[H_RECORDING] = record
-    row[H_LANES_END] = LANES + fleet.replicas * LANE_SIZE
+    row[H_REPLICAS_END] = REPLICAS + fleet.replicas * REPLICA_SIZE
     row[H_SCRATCH] = slots + fleet.max_unfinished * SLOT_SIZE
     row[H_SWAP : H_SWAP + 3] = fleet.swap_ps
     row[H_SPLIT] = fleet.split_ps
@@ -326,21 +326,21 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
     for hist in (HIST_TTFT, HIST_ITL):
         row[hist : hist + 2] = (BINS, -1)
     for index in range(fleet.replicas):
-        lane = LANES + index * LANE_SIZE
-        row[lane + L_UNTIL] = -1
-        row[lane + L_GIVE_UP] = NEVER
-        row[lane + L_INDEX] = index
-        first = LANES + fleet.replicas * LANE_SIZE + index * TENANTS * GROUP_SIZE
-        row[lane + L_GROUPS] = first
-        row[lane + L_GROUPS_END] = first + groups
+        replica = REPLICAS + index * REPLICA_SIZE
+        row[replica + R_UNTIL] = -1
+        row[replica + R_GIVE_UP] = NEVER
+        row[replica + R_INDEX] = index
+        first = REPLICAS + fleet.replicas * REPLICA_SIZE + index * TENANTS * GROUP_SIZE
+        row[replica + R_GROUPS] = first
+        row[replica + R_GROUPS_END] = first + groups
         for c in range(2):
-            ring = lane + L_ACTIVE + c * ENDS
+            ring = replica + R_ACTIVE + c * ENDS
             row[ring : ring + ENDS] = ring
-            queue_clear(row, lane + L_RESUMED + c * ENDS, S_NEXT)
-            queue_clear(row, lane + L_FRESH + c * ENDS, S_NEXT)
-        queue_clear(row, lane + L_HANDOVERS, S_NEXT)
-        queue_clear(row, lane + L_PREFILLS, S_CHAIN)
-        queue_clear(row, lane + L_JOINERS, S_CHAIN)
+            queue_clear(row, replica + R_RESUMED + c * ENDS, S_NEXT)
+            queue_clear(row, replica + R_FRESH + c * ENDS, S_NEXT)
+        queue_clear(row, replica + R_HANDOVERS, S_NEXT)
+        queue_clear(row, replica + R_PREFILLS, S_CHAIN)
+        queue_clear(row, replica + R_JOINERS, S_CHAIN)
         for tenant in range(TENANTS):
             group = first + tenant * GROUP_SIZE
             members = MEMBERS + (index * TENANTS + tenant) * MEMBERS_SIZE
@@ -351,7 +351,7 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
 
 
 def read_stats(row: Native, *, histograms: bool) -> WindowStats:
-    """The statistics of a row's last window."""
+    """Return the statistics of a row's last window; the fields come from `layout.STAT_COLUMNS`."""
     values = integers(row[STATS : STATS + STATS_SIZE])
     figures: dict[str, Any] = {name: values[where] for name, where in STAT_COLUMNS.items()}
     if histograms:
@@ -361,16 +361,16 @@ def read_stats(row: Native, *, histograms: bool) -> WindowStats:
 
 
 def native(values: Ints, backend: str) -> Native:
-    """The array itself for compiled code, a list for plain Python, which indexes lists five times as fast."""
+    """Return the array itself for compiled code, and a list for plain Python, which indexes lists faster."""
     return values if backend == "numba" else values.tolist()
 
 
 @lru_cache(maxsize=16)
 def native_tables(tiers: tuple[TierTables, TierTables, TierTables], backend: str) -> Native:
-    """`pack_tables`, as `native` makes it."""
+    """Return `pack_tables` in the form that the backend reads."""
     return native(pack_tables(tiers), backend)
 
 
 def integers(values: Native) -> list[int]:
-    """A list of Python's integers."""
+    """Return a list of Python integers."""
     return values if isinstance(values, list) else values.tolist()

@@ -1,4 +1,4 @@
-"""The fleet: arrivals and routing, hand-overs, a change of configuration, and a whole window."""
+"""The fleet: arrivals and routing, hand-overs, applying a plan, and a whole window (`run_window`)."""
 # ruff: noqa: PLR1730 - plain Python compares faster than it calls min() and max()
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import FP, TENANTS
 from llmserve_sim.engine.kernel.histograms import percentiles
-from llmserve_sim.engine.kernel.iterations import advance, cut, settle, stream
+from llmserve_sim.engine.kernel.iterations import advance_replica, cut_leap, prefilled, settle_leap
 from llmserve_sim.engine.kernel.layout import (
     CLASS_SHIFT,
     ENDS,
@@ -20,7 +20,6 @@ from llmserve_sim.engine.kernel.layout import (
     H_DECODERS,
     H_EVICT,
     H_FREE,
-    H_LANES_END,
     H_MAX_LEN,
     H_MAX_UNFINISHED,
     H_NEXT,
@@ -29,6 +28,7 @@ from llmserve_sim.engine.kernel.layout import (
     H_PLAN,
     H_RECORDING,
     H_RECORDS,
+    H_REPLICAS_END,
     H_RESIZE,
     H_SCRATCH,
     H_SEQ,
@@ -39,27 +39,6 @@ from llmserve_sim.engine.kernel.layout import (
     H_UNFINISHED,
     HIST_ITL,
     HIST_TTFT,
-    L_CACHED,
-    L_DECODING,
-    L_FRESH,
-    L_GIVE_UP,
-    L_GROUPS,
-    L_GROUPS_END,
-    L_HANDOVERS,
-    L_LINK_FREE,
-    L_NOW,
-    L_PIECE,
-    L_POOL,
-    L_RATED,
-    L_READY,
-    L_RESUMED,
-    L_RUNNING,
-    L_SPARE,
-    L_STEPS,
-    L_UNTIL,
-    L_WAITING,
-    LANE_SIZE,
-    LANES,
     NEVER,
     PLAN_BATCH_CAP,
     PLAN_END_PS,
@@ -68,7 +47,28 @@ from llmserve_sim.engine.kernel.layout import (
     PLAN_SIZE,
     PLAN_SPLIT,
     PLAN_TIER,
+    R_CACHED,
+    R_DECODING,
+    R_FRESH,
+    R_GIVE_UP,
+    R_GROUPS,
+    R_GROUPS_END,
+    R_HANDOVERS,
+    R_LINK_FREE,
+    R_NOW,
+    R_PIECE,
+    R_POOL,
+    R_RATED,
+    R_READY,
+    R_RESUMED,
+    R_RUNNING,
+    R_SPARE,
+    R_STEPS,
+    R_UNTIL,
+    R_WAITING,
     REJECTED,
+    REPLICA_SIZE,
+    REPLICAS,
     S_ARRIVAL,
     S_CLASS,
     S_FIRST,
@@ -126,11 +126,11 @@ from llmserve_sim.engine.kernel.layout import (
 from llmserve_sim.engine.kernel.linked import queue_pop, queue_push
 from llmserve_sim.engine.kernel.requests import (
     abandon,
-    blocks_free,
-    blocks_used,
-    next_line,
+    abandon_expired,
+    next_queue,
+    num_free_blocks,
+    num_used_blocks,
     preempt,
-    purge,
     record,
     victim,
 )
@@ -141,62 +141,62 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def give_work(a: Row, ln: int, lines: int, s: int, now: int) -> None:
-    """Put slot `s` at the end of a replica's waiting line at time `now`; `lines` is L_RESUMED or L_FRESH."""
+def enqueue(a: Row, r: int, queues: int, s: int, now: int) -> None:
+    """Put slot `s` at the end of a replica's waiting queue at time `now`; `queues` is R_RESUMED or R_FRESH."""
     a[H_SEQ] += 1
     a[s + S_SEQ] = a[H_SEQ]
     c = a[s + S_CLASS]
-    q = ln + lines + c * ENDS
+    q = r + queues + c * ENDS
     queue_push(a, q, S_NEXT, s)
-    a[ln + L_WAITING + c] += 1
-    if a[ln + L_UNTIL] < 0:
-        if a[ln + L_NOW] < now:
-            a[ln + L_NOW] = now
-    elif a[ln + L_STEPS] > 1 and a[ln + L_RUNNING] < a[PLAN_BATCH_CAP] and a[q] == s and next_line(a, ln) == q:
-        cut(a, ln, now)  # it may join the very next iteration
+    a[r + R_WAITING + c] += 1
+    if a[r + R_UNTIL] < 0:
+        if a[r + R_NOW] < now:
+            a[r + R_NOW] = now
+    elif a[r + R_STEPS] > 1 and a[r + R_RUNNING] < a[PLAN_BATCH_CAP] and a[q] == s and next_queue(a, r) == q:
+        cut_leap(a, r, now)  # it may join the very next iteration
 
 
 def least_loaded(a: Row, begin: int, end: int) -> int:
-    """The replica with the fewest unfinished requests of those from `begin` to `end`."""
+    """Return the replica with the fewest running and waiting requests of those from `begin` to `end`."""
     best = begin
-    if begin + LANE_SIZE < end:
+    if begin + REPLICA_SIZE < end:
         least = NEVER
-        for ln in range(begin, end, LANE_SIZE):
-            load = a[ln + L_RUNNING] + a[ln + L_WAITING] + a[ln + L_WAITING + 1]
+        for r in range(begin, end, REPLICA_SIZE):
+            load = a[r + R_RUNNING] + a[r + R_WAITING] + a[r + R_WAITING + 1]
             if load < least:
-                best = ln
+                best = r
                 least = load
     return best
 
 
 def advance_fleet(a: Row, tb: Row, rec: Row, te: int, until: int) -> None:
-    """Run every replica up to `te`, passing on the requests whose hand-over is done by `until`."""
+    """Run every replica up to `te` and enqueue, on decode replicas, the requests whose hand-over is done by `until`."""
     decoders = a[H_DECODERS]
-    end = a[H_LANES_END]
-    for ln in range(LANES, decoders, LANE_SIZE):
-        if a[ln + L_UNTIL] <= te:
-            advance(a, tb, rec, ln, te)
+    end = a[H_REPLICAS_END]
+    for r in range(REPLICAS, decoders, REPLICA_SIZE):
+        if a[r + R_UNTIL] <= te:
+            advance_replica(a, tb, rec, r, te)
     if decoders == end:
         return
     while True:
         source = 0
         ready = until + 1
-        for ln in range(LANES, decoders, LANE_SIZE):
-            s = a[ln + L_HANDOVERS]
+        for r in range(REPLICAS, decoders, REPLICA_SIZE):
+            s = a[r + R_HANDOVERS]
             if s != 0 and a[s + S_READY] < ready:
                 ready = a[s + S_READY]
-                source = ln
-        for ln in range(decoders, end, LANE_SIZE):
-            advance(a, tb, rec, ln, te if source == 0 else ready)
+                source = r
+        for r in range(decoders, end, REPLICA_SIZE):
+            advance_replica(a, tb, rec, r, te if source == 0 else ready)
         if source == 0:
             return
-        s = queue_pop(a, source + L_HANDOVERS, S_NEXT)
-        stream(a, s, ready)
-        give_work(a, least_loaded(a, decoders, end), L_RESUMED, s, ready)
+        s = queue_pop(a, source + R_HANDOVERS, S_NEXT)
+        prefilled(a, s, ready)
+        enqueue(a, least_loaded(a, decoders, end), R_RESUMED, s, ready)
 
 
 def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
-    """Take in request `i` at time `now`."""
+    """Count request `i`, which arrives at `now`, and reject it or route it to a replica."""
     packed = tr[i * TRAFFIC_WIDTH + 1]
     prompt = packed & TOKEN_MASK
     output = packed >> TOKEN_BITS & TOKEN_MASK
@@ -206,9 +206,9 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
         a[W_ARRIVALS_PRIORITY] += 1
     a[W_PROMPT_TOKENS] += prompt
     a[W_OFFERED_TENANT + t] += output
-    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-        if a[ln + L_GIVE_UP] <= now:
-            purge(a, rec, ln, now)
+    for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
+        if a[r + R_GIVE_UP] <= now:
+            abandon_expired(a, rec, r, now)
     longest = a[H_MAX_LEN] - prompt
     if longest < 1 or a[H_UNFINISHED] >= a[H_MAX_UNFINISHED]:
         a[W_REJECTED] += 1
@@ -229,14 +229,14 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
     a[s + S_FIRST] = -1
     a[s + S_SCHEDULED] = -1
     a[s + S_PREEMPTIONS] = 0
-    ln = least_loaded(a, LANES, a[H_DECODERS])
-    if a[H_PATIENCE] > 0 and a[ln + L_GIVE_UP] == NEVER:  # else somebody gives up before this one
-        a[ln + L_GIVE_UP] = now + a[H_PATIENCE]
-    give_work(a, ln, L_FRESH, s, now)
+    r = least_loaded(a, REPLICAS, a[H_DECODERS])
+    if a[H_PATIENCE] > 0 and a[r + R_GIVE_UP] == NEVER:  # else another request gives up earlier
+        a[r + R_GIVE_UP] = now + a[H_PATIENCE]
+    enqueue(a, r, R_FRESH, s, now)
 
 
 def sort_scratch(a: Row, base: int, size: int) -> None:
-    """Shell sort of `size` entries at `base`, ascending."""
+    """Sort `size` entries at `base` in ascending order (shell sort: it needs no memory and no call)."""
     gap = 1
     while gap < size // 3:
         gap = 3 * gap + 1
@@ -251,8 +251,8 @@ def sort_scratch(a: Row, base: int, size: int) -> None:
         gap //= 3
 
 
-def gather(a: Row, q: int, into: int) -> int:
-    """Empty queue `q` into scratch as sortable entries, from offset `into`; returns the offset after them."""
+def drain_queue(a: Row, q: int, into: int) -> int:
+    """Empty queue `q` into the scratch area at `into`, as entries that sort by id; return the offset after them."""
     while a[q] != 0:
         s = queue_pop(a, q, S_NEXT)
         a[s + S_STORED] = 0
@@ -262,76 +262,76 @@ def gather(a: Row, q: int, into: int) -> int:
 
 
 def set_roles(a: Row) -> None:
-    """Let the replicas that the plan in force asks for do nothing but decode."""
-    a[H_DECODERS] = a[H_LANES_END]
+    """Set which replicas only decode: the second half if the plan in force splits prefill from decode, else none."""
+    a[H_DECODERS] = a[H_REPLICAS_END]
     if a[PLAN_SPLIT] != 0:
-        replicas = (a[H_LANES_END] - LANES) // LANE_SIZE
-        a[H_DECODERS] = LANES + replicas // 2 * LANE_SIZE
+        replicas = (a[H_REPLICAS_END] - REPLICAS) // REPLICA_SIZE
+        a[H_DECODERS] = REPLICAS + replicas // 2 * REPLICA_SIZE
 
 
-def reconfigure(a: Row, rec: Row, now: int, stall: int) -> None:
-    """Change tier or roles: what is in flight is lost, everybody queues again, nothing starts until the stall is over."""
+def restart(a: Row, rec: Row, now: int, stall: int) -> None:
+    """Change tier or roles: all KV is lost, every request is routed anew, nothing runs during the stall (ps)."""
     scratch = a[H_SCRATCH]
     resumed = scratch
-    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-        while a[ln + L_RUNNING] > 0:
-            preempt(a, ln, victim(a, ln))
+    for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
+        while a[r + R_RUNNING] > 0:
+            preempt(a, r, victim(a, r))
             a[W_PREEMPTIONS] += 1
-        purge(a, rec, ln, now)
-        while a[ln + L_HANDOVERS] != 0:  # their tokens on the way are lost
-            s = queue_pop(a, ln + L_HANDOVERS, S_NEXT)
+        abandon_expired(a, rec, r, now)
+        while a[r + R_HANDOVERS] != 0:  # the token that travels with the KV is lost
+            s = queue_pop(a, r + R_HANDOVERS, S_NEXT)
             a[s + S_STORED] = 0
             if a[s + S_FIRST] >= 0:
-                queue_push(a, ln + L_RESUMED, S_NEXT, s)
+                queue_push(a, r + R_RESUMED, S_NEXT, s)
             elif 0 < a[H_PATIENCE] <= now - a[s + S_ARRIVAL]:
-                abandon(a, rec, ln, s)
+                abandon(a, rec, r, s)
             else:
-                queue_push(a, ln + L_FRESH, S_NEXT, s)
-        a[ln + L_UNTIL] = -1
-        a[ln + L_SPARE] = 0
-        a[ln + L_CACHED] = 0
-        a[ln + L_LINK_FREE] = now
-        a[ln + L_READY] = max(a[ln + L_READY], now) + stall
+                queue_push(a, r + R_FRESH, S_NEXT, s)
+        a[r + R_UNTIL] = -1
+        a[r + R_SPARE] = 0
+        a[r + R_CACHED] = 0
+        a[r + R_LINK_FREE] = now
+        a[r + R_READY] = max(a[r + R_READY], now) + stall
         for c in range(2):
-            a[ln + L_WAITING + c] = 0
-            resumed = gather(a, ln + L_RESUMED + c * ENDS, resumed)
+            a[r + R_WAITING + c] = 0
+            resumed = drain_queue(a, r + R_RESUMED + c * ENDS, resumed)
     fresh = resumed
-    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
+    for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
         for c in range(2):
-            fresh = gather(a, ln + L_FRESH + c * ENDS, fresh)
+            fresh = drain_queue(a, r + R_FRESH + c * ENDS, fresh)
     set_roles(a)
-    # those that have streamed go first, so that in every line a lower sequence number stands further ahead
+    # requests with a first token go first, so that sequence numbers ascend in every waiting queue
     sort_scratch(a, scratch, resumed - scratch)
     sort_scratch(a, resumed, fresh - resumed)
     for i in range(scratch, fresh):
         s = a[i] & SLOT_MASK
-        ln = least_loaded(a, LANES, a[H_DECODERS])
+        r = least_loaded(a, REPLICAS, a[H_DECODERS])
         if i >= resumed and a[H_PATIENCE] > 0:
-            a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], a[s + S_ARRIVAL] + a[H_PATIENCE])
-        give_work(a, ln, L_RESUMED if i < resumed else L_FRESH, s, now)
+            a[r + R_GIVE_UP] = min(a[r + R_GIVE_UP], a[s + S_ARRIVAL] + a[H_PATIENCE])
+        enqueue(a, r, R_RESUMED if i < resumed else R_FRESH, s, now)
 
 
-def resize(a: Row, ln: int, now: int) -> None:
-    """Give a replica the pool that the plan in force allows it."""
-    for pool in (a[ln + L_POOL], a[PLAN_POOL_BLOCKS]):  # what the old pool had displaced from the cache stays displaced
-        a[ln + L_POOL] = pool
-        a[ln + L_CACHED] = min(a[ln + L_CACHED], blocks_free(a, ln))
-    a[ln + L_SPARE] = 0
+def set_pool(a: Row, r: int, now: int) -> None:
+    """Resize a replica's KV pool to that of the plan in force, preempting the newest requests until the rest fits."""
+    for pool in (a[r + R_POOL], a[PLAN_POOL_BLOCKS]):  # blocks that the old pool had taken from the cache stay lost
+        a[r + R_POOL] = pool
+        a[r + R_CACHED] = min(a[r + R_CACHED], num_free_blocks(a, r))
+    a[r + R_SPARE] = 0
     evicted = 0
-    in_flight = 0 if a[ln + L_UNTIL] < 0 else 1
-    while blocks_used(a, ln, in_flight) > a[ln + L_POOL]:
-        preempt(a, ln, victim(a, ln))
+    in_flight = 0 if a[r + R_UNTIL] < 0 else 1
+    while num_used_blocks(a, r, in_flight) > a[r + R_POOL]:
+        preempt(a, r, victim(a, r))
         evicted += 1
     if a[PLAN_RESIZED] != 0:
         a[W_PREEMPTIONS] += evicted
-        a[ln + L_READY] = max(a[ln + L_READY], now, a[ln + L_UNTIL]) + a[H_RESIZE]
+        a[r + R_READY] = max(a[r + R_READY], now, a[r + R_UNTIL]) + a[H_RESIZE]
     elif evicted > 0:
         a[W_FORCED_EVICTIONS] += evicted
-        a[ln + L_READY] = max(a[ln + L_READY], now, a[ln + L_UNTIL]) + a[H_EVICT]
+        a[r + R_READY] = max(a[r + R_READY], now, a[r + R_UNTIL]) + a[H_EVICT]
 
 
-def begin(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
-    """Put the plan at `plan[at:]` into force at the window's start."""
+def apply_plan(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
+    """Apply the plan at `plan[at:]` at the window's start. The first plan is the initial state and costs nothing."""
     now = a[H_NOW]
     tier = a[PLAN_TIER]
     split = a[PLAN_SPLIT]
@@ -339,18 +339,18 @@ def begin(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
         a[H_PLAN + i] = plan[at + i]
     a[H_TABLE] = tb[a[PLAN_TIER]]
     first = a[H_TABLE] + TB_PIECES
-    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-        purge(a, rec, ln, now)
-        a[ln + L_RATED] = -1
+    for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
+        abandon_expired(a, rec, r, now)
+        a[r + R_RATED] = -1
         if a[PLAN_TIER] != tier or a[H_STARTED] == 0:
-            a[ln + L_PIECE] = tb[first]
-        for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
-            a[g + G_HIGH] = 0  # the histogram's range in use starts anew
+            a[r + R_PIECE] = tb[first]
+        for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
+            a[g + G_HIGH] = 0  # the histogram is cleared, so the bin used last no longer holds
     if a[H_STARTED] == 0:
         a[H_STARTED] = 1
         set_roles(a)
-        for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-            a[ln + L_POOL] = a[PLAN_POOL_BLOCKS]
+        for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
+            a[r + R_POOL] = a[PLAN_POOL_BLOCKS]
         return
     stall = 0
     if a[PLAN_TIER] != tier:
@@ -358,13 +358,13 @@ def begin(a: Row, tb: Row, rec: Row, plan: Row, at: int) -> None:
     if a[PLAN_SPLIT] != split:
         stall += a[H_SPLIT]
     if a[PLAN_TIER] != tier or a[PLAN_SPLIT] != split:
-        reconfigure(a, rec, now, stall)
-    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-        resize(a, ln, now)
+        restart(a, rec, now, stall)
+    for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
+        set_pool(a, r, now)
 
 
 def clear_stats(a: Row) -> None:
-    """Zero the window's statistics and the bins in use."""
+    """Reset the window's statistics and the histogram bins in use."""
     a[WINDOW_STATS : WINDOW_STATS + WINDOW_STATS_SIZE] = a[ZEROS : ZEROS + WINDOW_STATS_SIZE]
     for h in (HIST_TTFT, HIST_ITL):
         used = a[h + 1] + 1 - a[h]
@@ -377,37 +377,37 @@ def clear_stats(a: Row) -> None:
 
 
 def clocked_tokens(a: Row) -> int:
-    """The sum over the groups of count times clock, in whole tokens: what `join_decode` says of deliveries."""
+    """Return the sum over all groups of count times clock, in whole tokens (see `requests.join_decode`)."""
     tokens = 0
-    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-        for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
+    for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
+        for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
             tokens += a[g + G_COUNT] * (a[g + G_CLOCK] >> 8)
     return tokens
 
 
 def close_window(a: Row, rec: Row) -> None:
-    """Take the levels at the window's end, and the sums."""
+    """Measure the levels at the window's end and derive the figures that are not counted one by one."""
     a[W_DELIVERED_TOKENS] += clocked_tokens(a)
     a[W_DRAFT_FP] *= FP
     end = a[H_NOW]
     oldest = end
-    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-        purge(a, rec, ln, end)
+    for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
+        abandon_expired(a, rec, r, end)
         for c in range(2):
-            a[W_QUEUE + c] += a[ln + L_WAITING + c]
-            s = a[ln + L_FRESH + c * ENDS]
+            a[W_QUEUE + c] += a[r + R_WAITING + c]
+            s = a[r + R_FRESH + c * ENDS]
             if s != 0:
                 oldest = min(oldest, a[s + S_ARRIVAL])
-        s = a[ln + L_HANDOVERS]
+        s = a[r + R_HANDOVERS]
         while s != 0:
             a[W_QUEUE + a[s + S_CLASS]] += 1
             s = a[s + S_NEXT]
-        a[W_RUNNING] += a[ln + L_RUNNING]
-        a[W_PREFILLING] += a[ln + L_RUNNING] - a[ln + L_DECODING]
-        free = blocks_free(a, ln)
-        a[W_USED_BLOCKS] += a[ln + L_POOL] - free
-        a[W_POOL_BLOCKS] += a[ln + L_POOL]
-        a[W_CACHED_BLOCKS] += min(a[ln + L_CACHED], free)
+        a[W_RUNNING] += a[r + R_RUNNING]
+        a[W_PREFILLING] += a[r + R_RUNNING] - a[r + R_DECODING]
+        free = num_free_blocks(a, r)
+        a[W_USED_BLOCKS] += a[r + R_POOL] - free
+        a[W_POOL_BLOCKS] += a[r + R_POOL]
+        a[W_CACHED_BLOCKS] += min(a[r + R_CACHED], free)
     a[W_QUEUE_DEPTH] = a[W_QUEUE] + a[W_QUEUE + 1]
     a[W_OLDEST_WAIT_PS] = end - oldest
     a[W_FINISHED] = a[W_DUE] + a[W_DUE + 1] - a[W_ABANDONED] - a[W_REJECTED]
@@ -426,7 +426,7 @@ def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     """Run one window under the plan at `plan[at:]`."""
     clear_stats(a)
     a[W_DELIVERED_TOKENS] = -clocked_tokens(a)
-    begin(a, tb, rec, plan, at)
+    apply_plan(a, tb, rec, plan, at)
     end = a[PLAN_END_PS]
     i = a[H_NEXT]
     first = i
@@ -440,9 +440,9 @@ def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     a[H_NEXT] = i
     a[W_ARRIVALS] = i - first
     advance_fleet(a, tb, rec, end, end - 1)
-    for ln in range(LANES, a[H_LANES_END], LANE_SIZE):
-        if a[ln + L_UNTIL] >= 0 and a[ln + L_STEPS] > 1:
-            settle(a, rec, ln, end)
+    for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
+        if a[r + R_UNTIL] >= 0 and a[r + R_STEPS] > 1:
+            settle_leap(a, rec, r, end)
     a[H_NOW] = end
     close_window(a, rec)
 
@@ -451,14 +451,14 @@ def run_batch(
     arena: Sequence[Row],
     tb: Row,
     traffic: Sequence[Row],
-    faces: Row,
+    traffic_index: Row,
     rec: Row,
     plans: Sequence[Row],
     active: Row,
     low: int,
     high: int,
 ) -> None:
-    """Run one window of the environments low..high−1 that are active; environment e faces the traffic in row faces[e]."""
+    """Run one window of the active environments of low..high−1; environment e gets `traffic[traffic_index[e]]`."""
     for e in range(low, high):
         if active[e] != 0:
-            run_window(arena[e], tb, traffic[faces[e]], rec, plans[e], 0)
+            run_window(arena[e], tb, traffic[traffic_index[e]], rec, plans[e], 0)

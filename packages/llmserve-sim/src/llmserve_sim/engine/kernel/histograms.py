@@ -1,4 +1,4 @@
-"""Histograms in a row: the integer twin of `engine.histogram`, with a closed form for a whole leap's gaps."""
+"""Histograms in a row, with the bins of `engine.histogram` and a closed form for all token gaps of a leap."""
 # ruff: noqa: PLR1730 - plain Python compares faster than it calls min() and max()
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def bin_of(ps: int) -> int:
-    """`histogram.bin_of`; `frexp` counts bits exactly below 2^53 and numba knows it."""
+    """Return what `histogram.bin_of` does. Numba has no `bit_length`; `frexp` counts bits exactly below 2^53."""
     units = ps >> UNIT_BITS
     if units < LINEAR:
         return units
@@ -25,7 +25,7 @@ def bin_of(ps: int) -> int:
 
 
 def edge_of(index: int) -> int:
-    """`histogram.bin_edge_ps`."""
+    """Return what `histogram.bin_edge_ps` does."""
     if index < LINEAR:
         return index << UNIT_BITS
     octave = (index - PER_OCTAVE) // PER_OCTAVE
@@ -42,8 +42,8 @@ def hist_add(a: Row, h: int, index: int, weight: int) -> None:
 
 
 def add_gap(a: Row, rate: int, gap: int, weight: int) -> None:
-    """Add a gap that is spread over the tokens of a step at `rate` to the ITL histogram."""
-    index = gap * FP // rate >> UNIT_BITS  # `bin_of` and `hist_add` without the calls
+    """Add a gap (ps), spread over the tokens of a step at `rate`, to the ITL histogram."""
+    index = gap * FP // rate >> UNIT_BITS  # `bin_of` and `hist_add`, inlined: a call costs plain Python too much
     if index >= LINEAR:
         octave = frexp(index)[1] - 6
         index = octave * PER_OCTAVE + (index >> octave)
@@ -57,20 +57,20 @@ def add_gap(a: Row, rate: int, gap: int, weight: int) -> None:
 
 
 def add_gaps(a: Row, g: int, first: int, rise: int, count: int, weight: int) -> None:
-    """Add the gaps `first + i·rise`, i < count, each spread over the tokens of a step of group `g`, to the ITL histogram.
+    """Add the gaps `first + i·rise`, i < count, each spread over the tokens of a step of group `g`, to the ITL bins.
 
-    The group then remembers the bin used last, with the gaps that fall into it.
+    Stores the bin used last in the group, with the range of gaps that fall into it: the next gap is often among them.
     """
     last = first + (count - 1) * rise
     rate = a[g + G_RATE]
-    index = first * FP // rate >> UNIT_BITS  # `bin_of` and `edge_of` in one, without the calls
+    index = first * FP // rate >> UNIT_BITS  # `bin_of` and `edge_of`, inlined
     shift = UNIT_BITS
     if index >= LINEAR:
         octave = frexp(index)[1] - 6
         shift += octave
         index >>= octave
         low = (index << shift) // FP * rate
-        high = (index + 1 << shift) // FP * rate  # a gap of so much, or more, belongs into a higher bin
+        high = (index + 1 << shift) // FP * rate  # a gap this long, or longer, belongs to a higher bin
         index += octave * PER_OCTAVE
         if index >= BINS:
             index = BINS - 1
@@ -96,7 +96,7 @@ def add_gaps(a: Row, g: int, first: int, rise: int, count: int, weight: int) -> 
 
 
 def percentiles(a: Row, h: int, into: int) -> None:
-    """Put `histogram.percentile_ps` of the histogram at `h` for 50 and 99 into `into` and the place after it; or −1."""
+    """Write the 50th and 99th percentile (ps) of the histogram at `h` to `into` and `into + 1`; −1 if it is empty."""
     total = sum(a[h + 2 + a[h] : h + 3 + a[h + 1]])
     a[into] = -1
     a[into + 1] = -1

@@ -1,4 +1,8 @@
-"""One replica's iterations: what starts at a scheduling point, how far it can leap, and what its end brings."""
+"""The iterations of one replica: what `start` schedules, how far it leaps, and what `complete` delivers at the end.
+
+KV blocks are allocated in `start` (for a prompt) and freed in `end_prefill`, where a decoding sequence gets them back
+through `requests.join_decode`.
+"""
 # ruff: noqa: PLR1730 - plain Python compares faster than it calls min() and max()
 
 from __future__ import annotations
@@ -20,40 +24,12 @@ from llmserve_sim.engine.kernel.layout import (
     GROUP_SIZE,
     H_DECODERS,
     H_HANDOVER,
-    H_LANES_END,
     H_LINK,
     H_PATIENCE,
+    H_REPLICAS_END,
     H_TABLE,
     HIST_ITL,
     HIST_TTFT,
-    L_ACTIVE,
-    L_BLOCKS,
-    L_CACHED,
-    L_CONTEXT,
-    L_DECODING,
-    L_DEPTH,
-    L_FIRST,
-    L_GIVE_UP,
-    L_GROUPS,
-    L_GROUPS_END,
-    L_GROWTH,
-    L_HANDOVERS,
-    L_JOINERS,
-    L_LAST_END,
-    L_LINK_FREE,
-    L_NOW,
-    L_PIECE,
-    L_POOL,
-    L_PREFILLS,
-    L_RATED,
-    L_READY,
-    L_RISE,
-    L_RUNNING,
-    L_SPARE,
-    L_START,
-    L_STEPS,
-    L_UNTIL,
-    L_WAITING,
     NEVER,
     PIECE_EDGE,
     PIECE_SIZE,
@@ -64,6 +40,34 @@ from llmserve_sim.engine.kernel.layout import (
     PLAN_HIT_HALF_BLOCKS,
     PLAN_HIT_Q10,
     PLAN_TOKENS_PER_STEP,
+    R_ACTIVE,
+    R_BLOCKS,
+    R_CACHED,
+    R_CONTEXT,
+    R_DECODING,
+    R_DEPTH,
+    R_FIRST,
+    R_GIVE_UP,
+    R_GROUPS,
+    R_GROUPS_END,
+    R_GROWTH,
+    R_HANDOVERS,
+    R_JOINERS,
+    R_LAST_END,
+    R_LINK_FREE,
+    R_NOW,
+    R_PIECE,
+    R_POOL,
+    R_PREFILLS,
+    R_RATED,
+    R_READY,
+    R_RISE,
+    R_RUNNING,
+    R_SPARE,
+    R_START,
+    R_STEPS,
+    R_UNTIL,
+    R_WAITING,
     S_ARRIVAL,
     S_CHAIN,
     S_CHUNK,
@@ -100,14 +104,14 @@ from llmserve_sim.engine.kernel.layout import (
 )
 from llmserve_sim.engine.kernel.linked import queue_clear, queue_pop, queue_push, ring_drop, ring_push
 from llmserve_sim.engine.kernel.requests import (
-    blocks_for,
-    blocks_used,
+    abandon_expired,
+    blocks_of,
     finish,
     finish_due,
     join_decode,
-    next_line,
+    next_queue,
+    num_used_blocks,
     preempt,
-    purge,
     victim,
 )
 
@@ -115,10 +119,10 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def sample_itl(a: Row, ln: int, g: int, gap: int, steps: int, weight: int) -> None:
-    """Record the gaps of sequences at the rate of group `g`: `gap`, then those of the iterations after the first."""
-    first = a[ln + L_FIRST]
-    rise = a[ln + L_RISE]
+def sample_itl(a: Row, r: int, g: int, gap: int, steps: int, weight: int) -> None:
+    """Count the gaps of sequences at the rate of group `g`: `gap`, then those of the iterations after the first."""
+    first = a[r + R_FIRST]
+    rise = a[r + R_RISE]
     if gap != first:
         add_gap(a, a[g + G_RATE], gap, weight)
         steps -= 1
@@ -129,20 +133,20 @@ def sample_itl(a: Row, ln: int, g: int, gap: int, steps: int, weight: int) -> No
         add_gaps(a, g, first, rise, steps, weight)
 
 
-def welcome_joiners(a: Row, ln: int, gap: int, now: int) -> None:
-    """Count the gap since their hand-over for those who joined in the iteration ending now, not `gap` as for the rest."""
-    s = a[ln + L_JOINERS]
+def count_joiners(a: Row, r: int, gap: int, now: int) -> None:
+    """Correct the gaps of slots that joined in the iteration ending now: theirs began at the hand-over."""
+    s = a[r + R_JOINERS]
     while s != 0:
-        rate = a[a[ln + L_GROUPS] + a[s + S_TENANT] * GROUP_SIZE + G_RATE]
+        rate = a[a[r + R_GROUPS] + a[s + S_TENANT] * GROUP_SIZE + G_RATE]
         hist_add(a, HIST_ITL, bin_of((now - a[s + S_LAST]) * FP // rate), rate)
         hist_add(a, HIST_ITL, bin_of(gap * FP // rate), -rate)
         a[s + S_STORED] = 0
         s = a[s + S_CHAIN]
-    queue_clear(a, ln + L_JOINERS, S_CHAIN)
+    queue_clear(a, r + R_JOINERS, S_CHAIN)
 
 
-def stream(a: Row, s: int, now: int) -> None:
-    """Slot `s` delivers the token that a finished prefill yields: its first, or the next one after a preemption."""
+def prefilled(a: Row, s: int, now: int) -> None:
+    """Deliver the token that a finished prefill of slot `s` yields: its first, or the next one after a preemption."""
     a[s + S_PRODUCED] += 1
     a[W_DELIVERED_TOKENS] += 1
     if a[s + S_FIRST] < 0:
@@ -156,61 +160,61 @@ def stream(a: Row, s: int, now: int) -> None:
     a[s + S_LAST] = now
 
 
-def hand_over(a: Row, ln: int, s: int, now: int) -> None:
-    """Send slot `s`, prefilled here, to a decode replica; its client hears nothing until it is there."""
+def hand_over(a: Row, r: int, s: int, now: int) -> None:
+    """Send slot `s`, prefilled here, to a decode replica. Its token is delivered when its KV has arrived there."""
     ring_drop(a, s)
-    a[ln + L_RUNNING] -= 1
-    sent = max(now, a[ln + L_LINK_FREE]) + a[H_LINK] * (a[s + S_PROMPT] + a[s + S_PRODUCED])
-    a[ln + L_LINK_FREE] = sent
+    a[r + R_RUNNING] -= 1
+    sent = max(now, a[r + R_LINK_FREE]) + a[H_LINK] * (a[s + S_PROMPT] + a[s + S_PRODUCED])
+    a[r + R_LINK_FREE] = sent
     a[s + S_READY] = sent + a[H_HANDOVER]
     a[s + S_STORED] = 1
-    queue_push(a, ln + L_HANDOVERS, S_NEXT, s)
+    queue_push(a, r + R_HANDOVERS, S_NEXT, s)
     a[W_HANDOVERS] += 1
 
 
-def end_prefill(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
-    """Slot `s` has its whole context computed: hand it over, or deliver a token and then decode or finish."""
+def end_prefill(a: Row, rec: Row, r: int, s: int, now: int) -> None:
+    """End the prefill of slot `s`: free its blocks, then hand it over, or deliver a token and decode or finish."""
     blocks = a[s + S_TARGET] + 15 >> 4
     a[s + S_TARGET] = 0
-    a[ln + L_BLOCKS] -= blocks
+    a[r + R_BLOCKS] -= blocks
     last = a[s + S_PRODUCED] + 1 == a[s + S_OUTPUT]
-    if ln < a[H_DECODERS] < a[H_LANES_END] and not last:
-        a[ln + L_CACHED] += blocks
-        hand_over(a, ln, s, now)
+    if r < a[H_DECODERS] < a[H_REPLICAS_END] and not last:
+        a[r + R_CACHED] += blocks
+        hand_over(a, r, s, now)
         return
-    stream(a, s, now)
+    prefilled(a, s, now)
     if last:
-        a[ln + L_CACHED] += blocks
-        finish(a, rec, ln, s, now)
+        a[r + R_CACHED] += blocks
+        finish(a, rec, r, s, now)
     else:
-        join_decode(a, ln, s)
+        join_decode(a, r, s)
 
 
-def complete(a: Row, rec: Row, ln: int, steps: int, now: int) -> None:
-    """End the first `steps` iterations of the leap in flight, which takes until `now`; the rest, if any, is forgotten."""
-    begun = a[ln + L_START]
-    n = a[ln + L_DECODING]
+def complete(a: Row, rec: Row, r: int, steps: int, now: int) -> None:
+    """Complete the first `steps` iterations of the leap in flight, which end at `now`; drop the rest of the leap."""
+    begun = a[r + R_START]
+    n = a[r + R_DECODING]
     if n > 0:
-        depth = a[ln + L_DEPTH]
-        first = a[ln + L_FIRST]
-        rise = a[ln + L_RISE]
-        gap = begun - a[ln + L_LAST_END] + first
+        depth = a[r + R_DEPTH]
+        first = a[r + R_FIRST]
+        rise = a[r + R_RISE]
+        gap = begun - a[r + R_LAST_END] + first
         longest = first + (steps - 1) * rise
         if longest < gap:
             longest = gap
-        growth = a[ln + L_GROWTH]
-        a[ln + L_CONTEXT] += steps * growth
-        groups = a[ln + L_GROUPS]
+        growth = a[r + R_GROWTH]
+        a[r + R_CONTEXT] += steps * growth
+        groups = a[r + R_GROUPS]
         if depth == 0 and steps == 1:
             add_gap(a, FP, gap, n * FP)
         elif depth == 0:
-            sample_itl(a, ln, groups, gap, steps, n * FP)
+            sample_itl(a, r, groups, gap, steps, n * FP)
         else:
             a[W_DRAFT_FP] += steps * n * depth
             a[W_ACCEPTED_FP] += steps * (growth - n * FP)
-        if a[ln + L_JOINERS] != 0:
-            welcome_joiners(a, ln, gap, now)
-        for g in range(groups, a[ln + L_GROUPS_END], GROUP_SIZE):
+        if a[r + R_JOINERS] != 0:
+            count_joiners(a, r, gap, now)
+        for g in range(groups, a[r + R_GROUPS_END], GROUP_SIZE):
             count = a[g + G_COUNT]
             if count > 0:
                 rate = a[g + G_RATE]
@@ -222,157 +226,160 @@ def complete(a: Row, rec: Row, ln: int, steps: int, now: int) -> None:
                     elif gap == first:
                         add_gaps(a, g, first, rise, steps, count * rate)
                     else:
-                        sample_itl(a, ln, g, gap, steps, count * rate)
+                        sample_itl(a, r, g, gap, steps, count * rate)
                 clock = a[g + G_CLOCK] + steps * rate
                 a[g + G_CLOCK] = clock
                 if a[a[g + G_HEAP] + 1] >> SLOT_BITS <= clock >> 8:
-                    finish_due(a, rec, ln, g, now)
-    a[ln + L_UNTIL] = -1
-    a[ln + L_NOW] = now
-    a[ln + L_LAST_END] = now
+                    finish_due(a, rec, r, g, now)
+    a[r + R_UNTIL] = -1
+    a[r + R_NOW] = now
+    a[r + R_LAST_END] = now
     a[W_ITERATIONS] += steps
     a[W_BUSY_PS] += now - begun
-    s = a[ln + L_PREFILLS]
+    s = a[r + R_PREFILLS]
     if s != 0:
-        queue_clear(a, ln + L_PREFILLS, S_CHAIN)
+        queue_clear(a, r + R_PREFILLS, S_CHAIN)
         while s != 0:
             following = a[s + S_CHAIN]
             computed = a[s + S_COMPUTED] + a[s + S_CHUNK]
             if computed == a[s + S_TARGET]:
-                end_prefill(a, rec, ln, s, now)
+                end_prefill(a, rec, r, s, now)
             else:
                 a[s + S_COMPUTED] = computed
-                queue_push(a, ln + L_PREFILLS, S_CHAIN, s)
+                queue_push(a, r + R_PREFILLS, S_CHAIN, s)
             s = following
 
 
-def set_depth(a: Row, ln: int, budget: int) -> int:
-    """Fix the depth of the coming iterations, the largest planned one that fits the budget, and the rates that follow."""
-    n = a[ln + L_DECODING]
+def set_depth(a: Row, r: int, budget: int) -> int:
+    """Set the speculation depth, at most the planned one, to what fits the token budget, and the rates that follow."""
+    n = a[r + R_DECODING]
     depth = a[PLAN_DEPTH]
     if n * (depth + 1) > budget:
         depth = budget // n - 1
-    a[ln + L_DEPTH] = depth
-    if depth != a[ln + L_RATED]:
-        a[ln + L_RATED] = depth
+    a[r + R_DEPTH] = depth
+    if depth != a[r + R_RATED]:
+        a[r + R_RATED] = depth
         growth = 0
         rates = PLAN_TOKENS_PER_STEP + depth
-        for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
+        for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
             a[g + G_RATE] = a[rates]
             a[g + G_HIGH] = 0
             growth += a[g + G_COUNT] * a[rates]
             rates += DEPTHS
-        a[ln + L_GROWTH] = growth
+        a[r + R_GROWTH] = growth
     return depth
 
 
-def leap_steps(a: Row, ln: int, n: int, left: int, growth: int, span: int, free: int) -> int:
-    """How many pure decode iterations of n sequences pass until something must be decided.
+def leap_steps(a: Row, r: int, n: int, left: int, growth: int, span: int, free: int) -> int:
+    """Return how many pure decode iterations of n sequences pass until the next event.
 
-    That is a finish, a bend of the cost table after `left` more context, of which an iteration adds `growth`, blocks
-    running out, of which `free` are left after the first iteration, or `span`: the time until the head of the line,
-    which waits for blocks, gives up (NEVER if nothing changes by waiting).
+    The events are: a finish; a bend of the cost table, after `left` more context, of which an iteration adds `growth`;
+    blocks running out, of which `free` are left after the first iteration; and the end of `span`, the time (ps) after
+    which the request at the head of the waiting queue gives up (NEVER if it does not wait for blocks).
     """
     steps = (left - 1) // growth + 1
-    for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
+    for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
         if a[g + G_COUNT] > 0:
             rate = a[g + G_RATE]
             coming = ((a[a[g + G_HEAP] + 1] >> SLOT_BITS) * FP - a[g + G_CLOCK] + rate - 1) // rate
             if coming < steps:
                 steps = coming
-    if span != NEVER:  # the last iteration is the last to start before the deadline
-        steps = min(steps, steps_within(a[ln + L_FIRST], a[ln + L_RISE], span - 1, steps) + 1)
+    if span != NEVER:  # the last iteration of the leap is the last one that starts before the deadline
+        steps = min(steps, steps_within(a[r + R_FIRST], a[r + R_RISE], span - 1, steps) + 1)
     if steps > 1:
-        # a sequence takes a block for every 16 tokens, and perhaps one more at either end
+        # an upper bound: a sequence takes a block for every 16 tokens, and perhaps one more at either end
         spare = free - (steps * growth // (BLOCK_TOKENS * FP) + 2 * n)
         if spare < 0:
-            spare = a[ln + L_POOL] - blocks_used(a, ln, steps)
+            spare = a[r + R_POOL] - num_used_blocks(a, r, steps)
             if spare < 0:
                 low = 1
                 while steps - low > 1:
                     mid = (low + steps) >> 1
-                    if blocks_used(a, ln, mid) <= a[ln + L_POOL]:
+                    if num_used_blocks(a, r, mid) <= a[r + R_POOL]:
                         low = mid
                     else:
                         steps = mid
                 steps = low
                 spare = 0
-        a[ln + L_SPARE] = spare
+        a[r + R_SPARE] = spare
     return steps
 
 
-def cut(a: Row, ln: int, now: int) -> None:
-    """Let the leap in flight end with the iteration that is under way at `now`, or ends then."""
-    first = a[ln + L_FIRST]
-    rise = a[ln + L_RISE]
-    begun = a[ln + L_START]
-    steps = steps_within(first, rise, now - begun, a[ln + L_STEPS])
+def cut_leap(a: Row, r: int, now: int) -> None:
+    """Shorten the leap in flight: its last iteration is the one that runs, or ends, at `now`."""
+    first = a[r + R_FIRST]
+    rise = a[r + R_RISE]
+    begun = a[r + R_START]
+    steps = steps_within(first, rise, now - begun, a[r + R_STEPS])
     end = begun + steps * first + rise * (steps * (steps - 1) >> 1)
     if end < now:
         end += first + steps * rise
         steps += 1
-    a[ln + L_STEPS] = steps
-    a[ln + L_UNTIL] = end
+    a[r + R_STEPS] = steps
+    a[r + R_UNTIL] = end
 
 
-def settle(a: Row, rec: Row, ln: int, now: int) -> None:
-    """Deliver what has ended by `now` of a leap in flight; what has started stays in flight, the rest is forgotten."""
-    begun = a[ln + L_START]
-    first = a[ln + L_FIRST]
-    rise = a[ln + L_RISE]
-    done = steps_within(first, rise, now - begun, a[ln + L_STEPS])
+def settle_leap(a: Row, rec: Row, r: int, now: int) -> None:
+    """Complete the iterations of the leap in flight that ended by `now`; keep the running one and drop the rest."""
+    begun = a[r + R_START]
+    first = a[r + R_FIRST]
+    rise = a[r + R_RISE]
+    done = steps_within(first, rise, now - begun, a[r + R_STEPS])
     if done > 0:
         begun += done * first + rise * (done * (done - 1) >> 1)
-        complete(a, rec, ln, done, begun)
+        complete(a, rec, r, done, begun)
         if begun == now:
             return
-    a[ln + L_START] = begun
-    a[ln + L_FIRST] = first + done * rise
-    a[ln + L_RISE] = 0
-    a[ln + L_STEPS] = 1
-    a[ln + L_UNTIL] = begun + first + done * rise
+    a[r + R_START] = begun
+    a[r + R_FIRST] = first + done * rise
+    a[r + R_RISE] = 0
+    a[r + R_STEPS] = 1
+    a[r + R_UNTIL] = begun + first + done * rise
 
 
-def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
-    """Schedule what starts at `now`: one iteration with prefill chunks, a leap of pure decodes, or nothing.
+def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
+    """Schedule what starts at `now`: one iteration with prefill chunks, or a leap of pure decode iterations.
 
-    Returns its end; or −1, the end of nothing.
+    As in vLLM V1: the decoding sequences first, preempting the newest request while blocks are missing; then the prompt
+    that is being prefilled; then the waiting requests, in order, until one does not fit.
+
+    Returns the time at which it ends; −1 if nothing runs.
     """
-    if a[ln + L_GIVE_UP] <= now:
-        purge(a, rec, ln, now)
+    if a[r + R_GIVE_UP] <= now:
+        abandon_expired(a, rec, r, now)
     t0 = a[H_TABLE]
     budget = tb[t0 + TB_BUDGET]
-    n = a[ln + L_DECODING]
+    n = a[r + R_DECODING]
     depth = a[PLAN_DEPTH]
     tokens = n * (depth + 1)
-    if depth != a[ln + L_RATED] or tokens > budget:
-        depth = set_depth(a, ln, budget)
+    if depth != a[r + R_RATED] or tokens > budget:
+        depth = set_depth(a, r, budget)
         tokens = n * (depth + 1)
-    waiting = a[ln + L_WAITING] + a[ln + L_WAITING + 1]
+    waiting = a[r + R_WAITING] + a[r + R_WAITING + 1]
     room = 0
     if waiting > 0:
-        room = a[PLAN_BATCH_CAP] - a[ln + L_RUNNING]
-    free = a[ln + L_SPARE] - n  # in a step a sequence takes at most one block
+        room = a[PLAN_BATCH_CAP] - a[r + R_RUNNING]
+    free = a[r + R_SPARE] - n  # in one step a sequence takes at most one more block
     single = 0
     if free < 0 or room > 0:
-        free = a[ln + L_POOL] - blocks_used(a, ln, 1)
+        free = a[r + R_POOL] - num_used_blocks(a, r, 1)
         while free < 0:
-            preempt(a, ln, victim(a, ln))
+            preempt(a, r, victim(a, r))
             a[W_PREEMPTIONS] += 1
             single = 1
-            depth = set_depth(a, ln, budget)
-            free = a[ln + L_POOL] - blocks_used(a, ln, 1)
+            depth = set_depth(a, r, budget)
+            free = a[r + R_POOL] - num_used_blocks(a, r, 1)
         if single != 0:
-            waiting = 0  # nobody is admitted
-            n = a[ln + L_DECODING]
+            waiting = 0  # after a preemption no request is admitted in this iteration
+            n = a[r + R_DECODING]
             tokens = n * (depth + 1)
     left = budget - tokens
     units = 0
     longest = 0
     chunks = 0
     ends = 0
-    s = a[ln + L_PREFILLS]
-    if s != 0:  # only one prompt can be left over from the iteration before
+    s = a[r + R_PREFILLS]
+    if s != 0:  # at most one prompt is partly computed: chunks are cut only where the budget ends
         c = a[s + S_COMPUTED]
         q = min(a[s + S_TARGET] - c, left)
         a[s + S_CHUNK] = q
@@ -385,24 +392,24 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
                 ends = 1
     span = NEVER
     while waiting > 0 and left > 0 and room > 0:
-        line = next_line(a, ln)
-        s = a[line]
+        queue = next_queue(a, r)
+        s = a[queue]
         if a[s + S_STORED] != 0:
-            g = a[ln + L_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
+            g = a[r + R_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
             clock = a[g + G_CLOCK]
             if a[g + G_COUNT] == 0:
                 clock = 0
             rate = a[g + G_RATE]
             stored = a[s + S_PROMPT] + a[s + S_PRODUCED] - 1
-            # room for the most that a step can bring, so that whoever does not fit now will not fit by waiting
-            if depth + 1 > left or blocks_for(stored + (rate + FP - 1 >> 8)) > free:
+            # ask for the most blocks that a step can need: then a request that does not fit now cannot fit by waiting
+            if depth + 1 > left or blocks_of(stored + (rate + FP - 1 >> 8)) > free:
                 break
-            blocks = blocks_for(stored + (clock + rate >> 8) - (clock >> 8))
+            blocks = blocks_of(stored + (clock + rate >> 8) - (clock >> 8))
             single = 1
             left -= depth + 1
-            queue_pop(a, line, S_NEXT)
-            queue_push(a, ln + L_JOINERS, S_CHAIN, s)
-            join_decode(a, ln, s)
+            queue_pop(a, queue, S_NEXT)
+            queue_push(a, r + R_JOINERS, S_CHAIN, s)
+            join_decode(a, r, s)
             n += 1
         else:
             target = a[s + S_PROMPT] + a[s + S_PRODUCED]
@@ -413,7 +420,7 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
                 break
             c = 0
             if a[PLAN_HIT_Q10] > 0:
-                cached = a[ln + L_CACHED]
+                cached = a[r + R_CACHED]
                 if cached > free:
                     cached = free
                 c = a[s + S_PROMPT] * a[PLAN_HIT_Q10] * cached // (1024 * (cached + a[PLAN_HIT_HALF_BLOCKS]))
@@ -432,22 +439,22 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
             chunks += 1
             if c + q == target:
                 ends += 1
-            queue_pop(a, line, S_NEXT)
-            queue_push(a, ln + L_PREFILLS, S_CHAIN, s)
-            a[ln + L_BLOCKS] += blocks
+            queue_pop(a, queue, S_NEXT)
+            queue_push(a, r + R_PREFILLS, S_CHAIN, s)
+            a[r + R_BLOCKS] += blocks
             if a[s + S_SCHEDULED] < 0:
                 a[s + S_SCHEDULED] = now
         free -= blocks
         room -= 1
         waiting -= 1
         c = a[s + S_CLASS]
-        a[ln + L_WAITING + c] -= 1
-        a[ln + L_RUNNING] += 1
-        ring_push(a, ln + L_ACTIVE + c * ENDS, s)
+        a[r + R_WAITING + c] -= 1
+        a[r + R_RUNNING] += 1
+        ring_push(a, r + R_ACTIVE + c * ENDS, s)
     if chunks == 0 and n == 0:
         return -1
-    a[ln + L_SPARE] = free
-    a[ln + L_START] = now
+    a[r + R_SPARE] = free
+    a[r + R_START] = now
     steps = 1
     rise = 0
     growth = 0
@@ -458,18 +465,18 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
     tokens = n * (depth + 1)
     time = tb[t0 + TB_CPU_SEQ] * (n + chunks)
     if n > 0:
-        x = a[ln + L_CONTEXT]
-        piece = a[ln + L_PIECE]
+        x = a[r + R_CONTEXT]
+        piece = a[r + R_PIECE]
         above = x - n * tb[piece + PIECE_EDGE]
         bend = n * tb[piece + PIECE_SIZE] - x
         if above < 0 or bend <= 0:
             piece = decode_piece(tb, n, x, piece)
-            a[ln + L_PIECE] = piece
+            a[r + R_PIECE] = piece
             above = x - n * tb[piece + PIECE_EDGE]
             bend = n * tb[piece + PIECE_SIZE] - x
         slope = tb[piece + PIECE_SLOPE]
         attention = n * tb[piece + PIECE_VALUE] + slope * above
-        growth = a[ln + L_GROWTH]
+        growth = a[r + R_GROWTH]
         if depth > 0:
             time += depth * tb[t0 + TB_DRAFT_STEP] + n * tb[t0 + TB_SPEC_SEQ]
     if chunks == 0:
@@ -478,30 +485,30 @@ def start(a: Row, tb: Row, rec: Row, ln: int, now: int) -> int:
     else:
         time += tb[tb[t0 + TB_GEMM] + budget - left] + tb[tb[t0 + TB_HEAD] + tokens + ends]
         time += mixed_ps(tb, t0, units, longest, n, x, attention)
-    a[ln + L_RISE] = rise
-    a[ln + L_FIRST] = time
+    a[r + R_RISE] = rise
+    a[r + R_FIRST] = time
     until = now + time
     if chunks == 0 and single == 0:
-        steps = leap_steps(a, ln, n, bend, growth, span, free)
+        steps = leap_steps(a, r, n, bend, growth, span, free)
         until = now + steps * time + rise * (steps * (steps - 1) >> 1)
-    a[ln + L_STEPS] = steps
-    a[ln + L_UNTIL] = until
+    a[r + R_STEPS] = steps
+    a[r + R_UNTIL] = until
     return until
 
 
-def advance(a: Row, tb: Row, rec: Row, ln: int, te: int) -> None:
-    """Run one replica up to the next event outside it, at `te`; a leap that goes on beyond `te` stays in flight."""
-    until = a[ln + L_UNTIL]
+def advance_replica(a: Row, tb: Row, rec: Row, r: int, te: int) -> None:
+    """Run one replica up to `te`, the next event outside it. A leap that ends after `te` stays in flight."""
+    until = a[r + R_UNTIL]
     while until <= te:
         if until >= 0:
-            complete(a, rec, ln, a[ln + L_STEPS], until)
-        if a[ln + L_RUNNING] == 0 and a[ln + L_WAITING] == 0 and a[ln + L_WAITING + 1] == 0:
+            complete(a, rec, r, a[r + R_STEPS], until)
+        if a[r + R_RUNNING] == 0 and a[r + R_WAITING] == 0 and a[r + R_WAITING + 1] == 0:
             return
-        now = a[ln + L_NOW]
-        if now < a[ln + L_READY]:
-            now = a[ln + L_READY]
+        now = a[r + R_NOW]
+        if now < a[r + R_READY]:
+            now = a[r + R_READY]
         if now >= te:
             return
-        until = start(a, tb, rec, ln, now)
+        until = start(a, tb, rec, r, now)
         if until < 0:
             return

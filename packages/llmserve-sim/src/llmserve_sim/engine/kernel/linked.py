@@ -1,7 +1,8 @@
-"""Queues and rings linked through the slots of a row, and heaps of finish clocks. They know nothing of what they order.
+"""Linked queues and rings of slots, and heaps of finish clocks, all inside a row.
 
-A queue is its first and its last slot; the last of an empty queue is the queue itself, as far as its link goes. A ring
-is a slot's two links: with itself in the circle, no slot in it ever lacks a neighbour.
+A queue `q` is a pair of entries: its first slot (0 if empty) and its last slot. `link` is the field of a slot that
+names the next one. The last slot of an empty queue is `q - link`, so that writing to its link sets the first slot. A
+ring is circular and includes its own pair of entries as S_NEXT and S_PREV, so every slot in it has two neighbours.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def queue_push_front(a: Row, q: int, link: int, s: int) -> None:
 
 
 def queue_pop(a: Row, q: int, link: int) -> int:
-    """Take out the first slot of queue `q`, which is not empty."""
+    """Remove and return the first slot of queue `q`, which is not empty."""
     s = a[q]
     following = a[s + link]
     a[q] = following
@@ -46,7 +47,7 @@ def queue_pop(a: Row, q: int, link: int) -> int:
 
 
 def queue_drop(a: Row, q: int, link: int, s: int) -> None:
-    """Take slot `s` out of queue `q`, wherever it stands in it."""
+    """Remove slot `s` from queue `q`, at any position."""
     before = q - link
     while a[before + link] != s:
         before = a[before + link]
@@ -56,7 +57,7 @@ def queue_drop(a: Row, q: int, link: int, s: int) -> None:
 
 
 def ring_push(a: Row, ring: int, s: int) -> None:
-    """Put slot `s` last into a ring."""
+    """Put slot `s` at the end of a ring."""
     last = a[ring + 1]
     a[s] = ring
     a[s + 1] = last
@@ -65,7 +66,7 @@ def ring_push(a: Row, ring: int, s: int) -> None:
 
 
 def ring_drop(a: Row, s: int) -> None:
-    """Take slot `s` out of its ring."""
+    """Remove slot `s` from its ring."""
     following = a[s]
     before = a[s + 1]
     a[before] = following
@@ -73,7 +74,7 @@ def ring_drop(a: Row, s: int) -> None:
 
 
 def heap_rise(a: Row, hp: int, i: int, entry: int) -> None:
-    """Put `entry` at place `i` of the heap at `hp`, or nearer to the top, so that order holds."""
+    """Sift `entry` up from index `i` of the heap at `hp`."""
     while i > 1:
         above = a[hp + (i >> 1)]
         if above <= entry:
@@ -84,7 +85,7 @@ def heap_rise(a: Row, hp: int, i: int, entry: int) -> None:
 
 
 def heap_sink(a: Row, hp: int, size: int, i: int, entry: int) -> None:
-    """Put `entry` at place `i` of the heap at `hp`, or farther from the top, so that order holds."""
+    """Sift `entry` down from index `i` of the heap at `hp`, which has `size` entries."""
     child = i + i
     while child <= size:
         below = a[hp + child]
@@ -101,7 +102,7 @@ def heap_sink(a: Row, hp: int, size: int, i: int, entry: int) -> None:
 
 
 def heap_remove(a: Row, hp: int, size: int, i: int) -> None:
-    """Take the entry at place `i` out of the heap at `hp`."""
+    """Remove the entry at index `i` of the heap at `hp`."""
     last = a[hp + size]
     a[hp + size] = NEVER
     if i == size:

@@ -1,4 +1,8 @@
-"""A request's way through one replica: waiting, running, preempted, finished, given up; and the blocks it holds."""
+"""A request on one replica: it joins and leaves the decoding batch, is preempted, finishes or is abandoned.
+
+KV blocks have no identity here, only their number is kept: `R_BLOCKS` and the block phases of the groups give the
+blocks held. `join_decode` allocates the blocks of a decoding sequence; `leave_decode` and `preempt` free blocks.
+"""
 
 from __future__ import annotations
 
@@ -23,34 +27,34 @@ from llmserve_sim.engine.kernel.layout import (
     H_TTFT,
     H_TTFT_TOKEN,
     H_UNFINISHED,
-    L_ACTIVE,
-    L_BLOCKS,
-    L_CACHED,
-    L_CONTEXT,
-    L_DECODING,
-    L_FRESH,
-    L_GIVE_UP,
-    L_GROUPS,
-    L_GROUPS_END,
-    L_GROWTH,
-    L_INDEX,
-    L_JOINERS,
-    L_LAST_END,
-    L_POOL,
-    L_PREFILLS,
-    L_RESUMED,
-    L_RUNNING,
-    L_UNTIL,
-    L_WAITING,
     NEVER,
     PLAN_PRIORITY,
-    R_FIRST,
-    R_ID,
-    R_LAST,
-    R_PREEMPTIONS,
-    R_REPLICA,
-    R_SCHEDULED,
-    R_STATUS,
+    R_ACTIVE,
+    R_BLOCKS,
+    R_CACHED,
+    R_CONTEXT,
+    R_DECODING,
+    R_FRESH,
+    R_GIVE_UP,
+    R_GROUPS,
+    R_GROUPS_END,
+    R_GROWTH,
+    R_INDEX,
+    R_JOINERS,
+    R_LAST_END,
+    R_POOL,
+    R_PREFILLS,
+    R_RESUMED,
+    R_RUNNING,
+    R_UNTIL,
+    R_WAITING,
+    REC_FIRST,
+    REC_ID,
+    REC_LAST,
+    REC_PREEMPTIONS,
+    REC_REPLICA,
+    REC_SCHEDULED,
+    REC_STATUS,
     RECORD_SIZE,
     S_ARRIVAL,
     S_BASE,
@@ -84,19 +88,20 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.kernel import Row
 
 
-def blocks_for(tokens: int) -> int:
-    """Blocks that hold so many tokens."""
+def blocks_of(tokens: int) -> int:
+    """Return the number of KV blocks that `tokens` tokens need."""
     return (tokens + 15) >> 4
 
 
-def blocks_used(a: Row, ln: int, steps: int) -> int:
-    """Blocks that a replica's running requests hold after `steps` more iterations at the rates of the leap in flight.
+def num_used_blocks(a: Row, r: int, steps: int) -> int:
+    """Return the KV blocks that a replica's running requests hold after `steps` more iterations.
 
-    A sequence holds (f + clock) >> 4 blocks with a constant f, which is f >> 4 and, since clock and f carry into the
-    next block together, clock >> 4 and one more if their last four bits add up to 16.
+    The iterations run at the rates of the leap in flight. A sequence holds (f + clock) >> 4 blocks, f being constant.
+    That is (f >> 4) + (clock >> 4), and one more where the last four bits of f and clock add up to 16 or more. The
+    phases count the sequences by the last four bits of f.
     """
-    used = a[ln + L_BLOCKS]
-    for g in range(a[ln + L_GROUPS], a[ln + L_GROUPS_END], GROUP_SIZE):
+    used = a[r + R_BLOCKS]
+    for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
         count = a[g + G_COUNT]
         if count > 0:
             clock = (a[g + G_CLOCK] + steps * a[g + G_RATE]) >> 8
@@ -108,62 +113,62 @@ def blocks_used(a: Row, ln: int, steps: int) -> int:
 def record(
     a: Row, rec: Row, request: int, status: int, scheduled: int, first: int, end: int, preemptions: int, replica: int
 ) -> None:
-    """Write down how a request ended."""
-    r = a[H_RECORDS] * RECORD_SIZE
+    """Append a request's history to the records."""
+    at = a[H_RECORDS] * RECORD_SIZE
     a[H_RECORDS] += 1
-    rec[r + R_ID] = request
-    rec[r + R_STATUS] = status
-    rec[r + R_SCHEDULED] = scheduled
-    rec[r + R_FIRST] = first
-    rec[r + R_LAST] = end
-    rec[r + R_PREEMPTIONS] = preemptions
-    rec[r + R_REPLICA] = replica
+    rec[at + REC_ID] = request
+    rec[at + REC_STATUS] = status
+    rec[at + REC_SCHEDULED] = scheduled
+    rec[at + REC_FIRST] = first
+    rec[at + REC_LAST] = end
+    rec[at + REC_PREEMPTIONS] = preemptions
+    rec[at + REC_REPLICA] = replica
 
 
 def record_slot(a: Row, rec: Row, s: int, status: int, end: int, replica: int) -> None:
-    """Write down how the request in slot `s` ended."""
+    """Append the history of the request in slot `s` to the records."""
     record(a, rec, a[s + S_ID], status, a[s + S_SCHEDULED], a[s + S_FIRST], end, a[s + S_PREEMPTIONS], replica)
 
 
 def free_slot(a: Row, s: int) -> None:
-    """Give slot `s` back."""
+    """Return slot `s` to the list of free slots."""
     a[s + S_NEXT] = a[H_FREE]
     a[H_FREE] = s
     a[H_UNFINISHED] -= 1
 
 
-def abandon(a: Row, rec: Row, ln: int, s: int) -> None:
-    """Slot `s` has waited for a first token as long as anyone does; it is in no line any more."""
+def abandon(a: Row, rec: Row, r: int, s: int) -> None:
+    """Count slot `s`, already out of its queue, as abandoned: it waited too long for a first token."""
     a[W_ABANDONED] += 1
     a[W_DUE + a[s + S_CLASS]] += 1
     if a[H_RECORDING] != 0:
-        record_slot(a, rec, s, ABANDONED, a[s + S_ARRIVAL] + a[H_PATIENCE], a[ln + L_INDEX])
+        record_slot(a, rec, s, ABANDONED, a[s + S_ARRIVAL] + a[H_PATIENCE], a[r + R_INDEX])
     free_slot(a, s)
 
 
-def purge(a: Row, rec: Row, ln: int, now: int) -> None:
-    """Abandon the requests of a replica that have waited for a first token as long as anyone does."""
+def abandon_expired(a: Row, rec: Row, r: int, now: int) -> None:
+    """Abandon the requests of a replica whose patience has run out by `now` before their first token."""
     patience = a[H_PATIENCE]
     if patience == 0:
         return
     give_up = NEVER
     for c in range(2):
-        q = ln + L_FRESH + c * ENDS
+        q = r + R_FRESH + c * ENDS
         while a[q] != 0 and a[a[q] + S_ARRIVAL] + patience <= now:
-            a[ln + L_WAITING + c] -= 1
-            abandon(a, rec, ln, queue_pop(a, q, S_NEXT))
+            a[r + R_WAITING + c] -= 1
+            abandon(a, rec, r, queue_pop(a, q, S_NEXT))
         if a[q] != 0:
             give_up = min(give_up, a[a[q] + S_ARRIVAL] + patience)
-    a[ln + L_GIVE_UP] = give_up
+    a[r + R_GIVE_UP] = give_up
 
 
-def join_decode(a: Row, ln: int, s: int) -> None:
-    """Let slot `s` decode from its replica's next iteration on.
+def join_decode(a: Row, r: int, s: int) -> None:
+    """Add slot `s` to its tenant's decoding group and allocate its KV blocks; it decodes from the next iteration on.
 
-    What a group delivers is what its count times its clock (in whole tokens) rises by, joins and leaves apart; so the
-    window's sum is corrected here and in `leave_decode`, and nowhere in between.
+    The tokens that a group delivers between joins and leaves are the rise of count times clock (in whole tokens). So
+    `W_DELIVERED_TOKENS` is corrected here and in `leave_decode`, and not in every iteration.
     """
-    g = a[ln + L_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
+    g = a[r + R_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
     size = a[g + G_COUNT] + 1
     a[g + G_COUNT] = size
     if size == 1:
@@ -174,34 +179,34 @@ def join_decode(a: Row, ln: int, s: int) -> None:
     prompt = a[s + S_PROMPT]
     base = prompt + a[s + S_PRODUCED] - whole
     a[s + S_BASE] = base
-    a[ln + L_DECODING] += 1
-    a[ln + L_CONTEXT] += FP * base + clock
-    a[ln + L_GROWTH] += a[g + G_RATE]
-    a[ln + L_BLOCKS] += base + 14 >> 4
+    a[r + R_DECODING] += 1
+    a[r + R_CONTEXT] += FP * base + clock
+    a[r + R_GROWTH] += a[g + G_RATE]
+    a[r + R_BLOCKS] += base + 14 >> 4
     a[a[g + G_PHASE] + (base + 14 & 15)] += 1
     heap_rise(a, a[g + G_HEAP], size, a[s + S_OUTPUT] + prompt - base << SLOT_BITS | s)
 
 
-def leave_decode(a: Row, ln: int, g: int, s: int, place: int) -> int:
-    """Take slot `s` out of its group, in whose heap it stands at `place`; returns its context."""
+def leave_decode(a: Row, r: int, g: int, s: int, place: int) -> int:
+    """Remove slot `s` from its group, free its KV blocks and return its context. `place` is its index in the heap."""
     base = a[s + S_BASE]
     clock = a[g + G_CLOCK]
     whole = clock >> 8
     a[W_DELIVERED_TOKENS] += whole
     heap_remove(a, a[g + G_HEAP], a[g + G_COUNT], place)
     a[g + G_COUNT] -= 1
-    a[ln + L_DECODING] -= 1
-    a[ln + L_CONTEXT] -= FP * base + clock
-    a[ln + L_GROWTH] -= a[g + G_RATE]
-    a[ln + L_BLOCKS] -= base + 14 >> 4
+    a[r + R_DECODING] -= 1
+    a[r + R_CONTEXT] -= FP * base + clock
+    a[r + R_GROWTH] -= a[g + G_RATE]
+    a[r + R_BLOCKS] -= base + 14 >> 4
     a[a[g + G_PHASE] + (base + 14 & 15)] -= 1
     return base + whole
 
 
-def finish(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
-    """Slot `s` has delivered its last token."""
+def finish(a: Row, rec: Row, r: int, s: int, now: int) -> None:
+    """Count slot `s`, which has delivered its last token, as finished; its blocks are freed already."""
     ring_drop(a, s)
-    a[ln + L_RUNNING] -= 1
+    a[r + R_RUNNING] -= 1
     c = a[s + S_CLASS]
     a[W_DUE + c] += 1
     first = a[s + S_FIRST]
@@ -211,77 +216,77 @@ def finish(a: Row, rec: Row, ln: int, s: int, now: int) -> None:
             a[W_MET + c] += 1
             a[W_GOOD_TOKENS + a[s + S_TENANT]] += output
     if a[H_RECORDING] != 0:
-        record_slot(a, rec, s, FINISHED, now, a[ln + L_INDEX])
+        record_slot(a, rec, s, FINISHED, now, a[r + R_INDEX])
     free_slot(a, s)
 
 
-def finish_due(a: Row, rec: Row, ln: int, g: int, now: int) -> None:
-    """Finish the sequences of a group whose finish clock has been reached."""
+def finish_due(a: Row, rec: Row, r: int, g: int, now: int) -> None:
+    """Finish the sequences of a group whose finish clock has been reached; their freed blocks stay cached."""
     clock = a[g + G_CLOCK] >> 8
     top = a[g + G_HEAP] + 1
     entry = a[top]
     while entry >> SLOT_BITS <= clock:
         s = entry & SLOT_MASK
         a[W_DELIVERED_TOKENS] -= clock - (entry >> SLOT_BITS)
-        a[ln + L_CACHED] += leave_decode(a, ln, g, s, 1) + 14 >> 4  # its last token has no KV
-        finish(a, rec, ln, s, now)
+        a[r + R_CACHED] += leave_decode(a, r, g, s, 1) + 14 >> 4  # its last token has no KV
+        finish(a, rec, r, s, now)
         entry = a[top]
 
 
-def preempt(a: Row, ln: int, s: int) -> None:
-    """Put running slot `s` back at the front of the line; its KV is lost and will be computed again."""
-    # what it frees holds no text, so what its kind of growth has displaced from the cache is settled before
-    a[ln + L_CACHED] = min(a[ln + L_CACHED], blocks_free(a, ln))
+def preempt(a: Row, r: int, s: int) -> None:
+    """Preempt running slot `s`: free its KV blocks and put it at the front of its waiting queue, to be recomputed."""
+    # the blocks freed here hold no reusable prefix, so the cached blocks are first cut to those that are free now
+    a[r + R_CACHED] = min(a[r + R_CACHED], num_free_blocks(a, r))
     ring_drop(a, s)
-    a[ln + L_RUNNING] -= 1
+    a[r + R_RUNNING] -= 1
     if a[s + S_TARGET] > 0:
-        a[ln + L_BLOCKS] -= blocks_for(a[s + S_TARGET])
-        queue_drop(a, ln + L_PREFILLS, S_CHAIN, s)
+        a[r + R_BLOCKS] -= blocks_of(a[s + S_TARGET])
+        queue_drop(a, r + R_PREFILLS, S_CHAIN, s)
         a[s + S_TARGET] = 0
     else:
-        if a[s + S_STORED] != 0:  # joined in the iteration in flight: nothing delivered here yet
-            queue_drop(a, ln + L_JOINERS, S_CHAIN, s)
+        if a[s + S_STORED] != 0:  # it joined in the iteration in flight and has delivered nothing here yet
+            queue_drop(a, r + R_JOINERS, S_CHAIN, s)
             a[s + S_STORED] = 0
         else:
-            a[s + S_LAST] = a[ln + L_LAST_END]
-        g = a[ln + L_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
+            a[s + S_LAST] = a[r + R_LAST_END]
+        g = a[r + R_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
         place = 1
         while a[a[g + G_HEAP] + place] & SLOT_MASK != s:
             place += 1
-        a[s + S_PRODUCED] = leave_decode(a, ln, g, s, place) - a[s + S_PROMPT]
+        a[s + S_PRODUCED] = leave_decode(a, r, g, s, place) - a[s + S_PROMPT]
     a[s + S_COMPUTED] = 0
     a[s + S_PREEMPTIONS] += 1
     c = a[s + S_CLASS]
-    a[ln + L_WAITING + c] += 1
+    a[r + R_WAITING + c] += 1
     if a[s + S_FIRST] >= 0:
-        queue_push_front(a, ln + L_RESUMED + c * ENDS, S_NEXT, s)
+        queue_push_front(a, r + R_RESUMED + c * ENDS, S_NEXT, s)
     else:
-        queue_push_front(a, ln + L_FRESH + c * ENDS, S_NEXT, s)
+        queue_push_front(a, r + R_FRESH + c * ENDS, S_NEXT, s)
         if a[H_PATIENCE] > 0:
-            a[ln + L_GIVE_UP] = min(a[ln + L_GIVE_UP], a[s + S_ARRIVAL] + a[H_PATIENCE])
+            a[r + R_GIVE_UP] = min(a[r + R_GIVE_UP], a[s + S_ARRIVAL] + a[H_PATIENCE])
 
 
-def blocks_free(a: Row, ln: int) -> int:
-    """Blocks that nobody holds, the iteration in flight included; 0 if the pool has become too small."""
-    return max(0, a[ln + L_POOL] - blocks_used(a, ln, 0 if a[ln + L_UNTIL] < 0 else 1))
+def num_free_blocks(a: Row, r: int) -> int:
+    """Return the blocks that no request holds at the end of the iteration in flight; 0 if the pool is too small."""
+    return max(0, a[r + R_POOL] - num_used_blocks(a, r, 0 if a[r + R_UNTIL] < 0 else 1))
 
 
-def victim(a: Row, ln: int) -> int:
-    """The running slot to preempt next: the newest, of the standard class first when routing by priority."""
-    priority = a[ln + L_ACTIVE + 1]
-    standard = a[ln + L_ACTIVE + ENDS + 1]
-    if standard == ln + L_ACTIVE + ENDS:
+def victim(a: Row, r: int) -> int:
+    """Return the running slot to preempt next: the newest; with priority routing, standard ones first."""
+    priority = a[r + R_ACTIVE + 1]
+    standard = a[r + R_ACTIVE + ENDS + 1]
+    if standard == r + R_ACTIVE + ENDS:
         return priority
-    if priority == ln + L_ACTIVE or a[PLAN_PRIORITY] != 0 or a[standard + S_SEQ] > a[priority + S_SEQ]:
+    if priority == r + R_ACTIVE or a[PLAN_PRIORITY] != 0 or a[standard + S_SEQ] > a[priority + S_SEQ]:
         return standard
     return priority
 
 
-def next_line(a: Row, ln: int) -> int:
-    """The queue whose head is to be admitted next, where somebody waits."""
-    r0 = ln + L_RESUMED
+def next_queue(a: Row, r: int) -> int:
+    """Return the waiting queue whose head is admitted next; at least one queue must not be empty."""
+    r0 = r + R_RESUMED
     r1 = r0 + ENDS
-    f0 = ln + L_FRESH
+    f0 = r + R_FRESH
     f1 = f0 + ENDS
     if a[PLAN_PRIORITY] != 0:
         if a[r0] != 0:

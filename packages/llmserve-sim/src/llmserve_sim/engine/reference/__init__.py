@@ -1,17 +1,18 @@
-"""The plain scheduler: requests and replicas as objects, one iteration at a time, in vLLM's vocabulary.
+"""The plain scheduler: requests and replicas as objects, one iteration at a time, with vLLM's terms.
 
-This is the executable specification of the engine. `kernel.py` computes the same episodes several hundred times faster
-and is tested against this module to the last integer, so when the two disagree, this one says what was meant.
+This is the executable specification of the engine. `engine/kernel/` computes the same episodes faster and is tested
+against this package to the last integer. If the two disagree, this one is right.
 
-A replica repeats one cycle: pick what runs (`Replica.start`), let the iteration's time pass, hand out its tokens
-(`Replica.complete`). Decoding requests come first; what is left of the token budget goes to chunks of prompts. When KV
-blocks run out, the newest request is preempted and later recomputed. Around the replicas, `ReferenceEngine` routes
-arrivals, carries KV from prefill to decode replicas and applies the agent's plan at the start of a window.
+A replica repeats one cycle: schedule an iteration (`Replica.start`), let its time pass, deliver its tokens
+(`Replica.complete`). Decoding requests come first; what is left of the token budget goes to prefill chunks. When KV
+blocks run out, the newest request is preempted and recomputed later. `Replica.allocate` and `Replica.free` are the only
+places where KV blocks change hands. `ReferenceEngine` routes arrivals, hands requests over from prefill to decode
+replicas and applies the agent's plan at the start of a window.
 
-At one instant, things happen in this order: iterations complete, hand-overs join, requests arrive, iterations start.
-Windows are half-open: what arrives, joins or starts at the very end of a window belongs to the next one.
+Events at the same time happen in this order: iterations complete, hand-overs join, requests arrive, iterations start.
+Windows are half-open: what arrives, joins or starts exactly at the end of a window belongs to the next one.
 
-It knows nothing of tasks, rewards, observations or hardware.
+Nothing here depends on tasks, rewards, observations or hardware.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long an iteration takes, read from the integer tables. Knows nothing of scheduling."""
+"""The time of an iteration, computed from the integer tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["IterationCosts"]
 
 
 class IterationCosts:
-    """Time of one iteration at one weight tier; the formula stands in `TierTables`."""
+    """Time of an iteration at one weight tier; `TierTables` gives the formula."""
 
     def __init__(self, tables: TierTables) -> None:
         self.tables = tables
@@ -23,7 +23,10 @@ class IterationCosts:
         )
 
     def iteration_ps(self, n: int, depth: int, context_fp: int, chunks: list[tuple[Request, int]]) -> int:
-        """Time for `n` decoding sequences at `depth` with `context_fp` tokens in all, and `chunks` before they are computed."""
+        """Return the time (ps) of an iteration of `n` decoding sequences with `context_fp` tokens in all, and `chunks`.
+
+        `chunks` are (request, new tokens), in the state before the iteration. `depth` is the speculation depth.
+        """
         t = self.tables
         tokens = n * (depth + 1) + sum(new for _, new in chunks)
         completing = sum(1 for request, new in chunks if request.computed + new == request.target)
@@ -41,12 +44,12 @@ class IterationCosts:
         return time
 
     def decode_ps(self, n: int, context_fp: int) -> int:
-        """Decode attention, piecewise linear in the mean context."""
+        """Return the time of decode attention (ps), piecewise linear in the mean context."""
         edge, height, slope = next(piece for piece in reversed(self.pieces) if n * piece[0] <= context_fp)
         return n * height + slope * (context_fp - n * edge)
 
     def prefill_ps(self, chunks: list[tuple[Request, int]]) -> int:
-        """Prefill attention: the work of all tiles, or the longest single context if that takes longer."""
+        """Return the time of prefill attention (ps): all tiles, or the longest single context if that takes longer."""
         t = self.tables
         units = sum(-(-new // t.pf_tile) * (2 * request.computed + new + t.pf_off) for request, new in chunks)
         longest = max(request.computed + new for request, new in chunks)

@@ -1,4 +1,4 @@
-"""The fleet: routes requests to replicas, carries KV between them, applies plans. Knows nothing of iterations' insides."""
+"""The fleet: routes requests to replicas, hands them over between replicas and applies plans."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["ReferenceEngine"]
 
 @dataclass(slots=True, eq=False)
 class Handover:
-    """A request whose KV is on its way from a prefill replica to the decode replicas."""
+    """A request whose KV is being sent from a prefill replica to the decode replicas."""
 
     ready_ps: int
     source: int
@@ -35,7 +35,7 @@ class Handover:
 
 
 class ReferenceEngine:
-    """The plain implementation of `llmserve_sim.engine.interface.Engine`; with `record` it keeps request histories."""
+    """The plain implementation of `engine.interface.Engine`. With `record` it keeps request histories."""
 
     def __init__(self, fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False) -> None:
         self.fleet = fleet
@@ -53,7 +53,7 @@ class ReferenceEngine:
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end."""
         self.ledger.open_window()
-        self._apply(plan)
+        self._apply_plan(plan)
         while True:
             self.now = self._next_event(plan)
             for replica in self.replicas:
@@ -71,18 +71,18 @@ class ReferenceEngine:
         return self.ledger.close_window()
 
     def fork(self, traffic: Traffic | None = None) -> Self:
-        """An independent engine in the same state, facing the same future or that of `traffic` (see `Engine.fork`)."""
+        """Return an independent engine in the same state, with the same future or the one in `traffic`."""
         shared = (self.fleet, self.costs, self.traffic, self.offered, self.plan)
-        twin = copy.deepcopy(self, {id(part): part for part in shared})
+        clone = copy.deepcopy(self, {id(part): part for part in shared})
         if traffic is not None:
             check_future(self.offered, traffic, self.progress(), self.now)
-            twin.offered, twin.traffic = traffic, _rows(traffic)
-            for request, _ in twin.unfinished():
+            clone.offered, clone.traffic = traffic, _rows(traffic)
+            for request, _ in clone.unfinished():
                 request.output = min(int(traffic.output[request.id]), self.fleet.max_len - request.prompt)
-        return twin
+        return clone
 
     def progress(self) -> Progress:
-        """What is known of the requests that have arrived."""
+        """Return the progress of the requests that have arrived."""
         ended = np.ones(self.arrived, dtype=np.bool_)
         produced = np.zeros(self.arrived, dtype=np.int64)
         for request, tokens in self.unfinished():
@@ -91,15 +91,15 @@ class ReferenceEngine:
         return Progress(ended, produced)
 
     def unfinished(self) -> Iterator[tuple[Request, int]]:
-        """The requests that have not ended, each with the tokens that its output is known to exceed."""
+        """Yield each unfinished request, with the number of tokens that its output is known to exceed."""
         for replica in self.replicas:
             for request in (*replica.decoding, *replica.prefilling, *chain(*replica.resumed, *replica.fresh)):
                 yield request, request.produced
-        for handover in self.handovers:  # with a token on its way that is not its last
+        for handover in self.handovers:  # one more token travels with the KV, and it is not the last
             yield handover.request, handover.request.produced + 1
 
     def records(self) -> list[RequestRecord]:
-        """Histories of the requests that ended since the last call, sorted by id (empty unless recording)."""
+        """Take the histories of the requests that ended since the last call, sorted by id; empty unless recording."""
         records, self.ledger.records = self.ledger.records, []
         return sorted(records)
 
@@ -132,7 +132,7 @@ class ReferenceEngine:
             handover.request.has_kv = True
             self.ledger.prefilled(handover.request, self.now)
             replica = min((r for r in self.replicas if r.decode_only), key=lambda r: r.load)
-            self._append(replica, replica.resumed, handover.request)
+            self._enqueue(replica, replica.resumed, handover.request)
 
     def _route_arrivals(self) -> None:
         while self.arrived < len(self.traffic) and self.traffic[self.arrived][0] <= self.now:
@@ -149,12 +149,12 @@ class ReferenceEngine:
 
     def _route(self, request: Request) -> None:
         replica = min((r for r in self.replicas if not r.decode_only), key=lambda r: r.load)
-        self._append(replica, replica.fresh if request.first_ps < 0 else replica.resumed, request)
+        self._enqueue(replica, replica.fresh if request.first_ps < 0 else replica.resumed, request)
 
-    def _append(self, replica: Replica, lines: tuple[deque[Request], deque[Request]], request: Request) -> None:
+    def _enqueue(self, replica: Replica, queues: tuple[deque[Request], deque[Request]], request: Request) -> None:
         request.seq = self.joined
         self.joined += 1
-        lines[request.priority].append(request)
+        queues[request.priority].append(request)
 
     def _abandon_expired(self) -> None:
         for replica in self.replicas:
@@ -162,8 +162,8 @@ class ReferenceEngine:
 
     # -- windows ---------------------------------------------------------------------------------------------------
 
-    def _apply(self, plan: WindowPlan) -> None:
-        """Reconfigure the fleet at the start of a window. The first plan is the initial state and costs nothing."""
+    def _apply_plan(self, plan: WindowPlan) -> None:
+        """Apply a plan at the start of a window. The first plan is the initial state and costs nothing."""
         now, last, stats = self.now, self.plan, self.ledger.stats
         self.plan = plan
         if last is None:
@@ -193,28 +193,28 @@ class ReferenceEngine:
             replica.decode_only = plan.split and not replica.prefill_only
 
     def _restart(self, plan: WindowPlan, stall_ps: int) -> None:
-        """Drop all KV, stall, and route every unfinished request anew, those with a first token first."""
+        """Free all KV, stall, and route every unfinished request anew, those with a first token first."""
         for replica in self.replicas:
             replica.iteration = None
             self.ledger.stats.preemptions += replica.running
             while replica.running:
                 replica.preempt(replica.victim(plan.priority))
-        self._abandon_expired()  # a request that ran past its patience gives up once it is interrupted
+        self._abandon_expired()  # a preempted request without a first token may be past its patience
         resumed: list[Request] = []
         fresh: list[Request] = []
-        for handover in self.handovers:  # the token on its way is lost
+        for handover in self.handovers:  # the token that travels with the KV is lost
             if handover.request.first_ps >= 0:
                 resumed.append(handover.request)
             elif not self.replicas[handover.source].gives_up(handover.request, self.now):
                 fresh.append(handover.request)
         self.handovers = []
         for replica in self.replicas:
-            for line in replica.resumed:
-                resumed.extend(line)
-                line.clear()
-            for line in replica.fresh:
-                fresh.extend(line)
-                line.clear()
+            for queue in replica.resumed:
+                resumed.extend(queue)
+                queue.clear()
+            for queue in replica.fresh:
+                fresh.extend(queue)
+                queue.clear()
             replica.cached = 0
             replica.link_free_ps = self.now
             replica.ready_ps = max(replica.ready_ps, self.now) + stall_ps
@@ -225,8 +225,8 @@ class ReferenceEngine:
 
     def _measure_levels(self) -> None:
         stats, replicas = self.ledger.stats, self.replicas
-        waiting_fresh = [r for replica in replicas for line in replica.fresh for r in line]
-        waiting = [r for replica in replicas for line in replica.resumed for r in line] + waiting_fresh
+        waiting_fresh = [r for replica in replicas for queue in replica.fresh for r in queue]
+        waiting = [r for replica in replicas for queue in replica.resumed for r in queue] + waiting_fresh
         waiting.extend(handover.request for handover in self.handovers)
         stats.queue = [sum(r.priority == kind for r in waiting) for kind in (PRIORITY, STANDARD)]
         stats.queue_depth = len(waiting)
@@ -239,6 +239,6 @@ class ReferenceEngine:
 
 
 def _rows(traffic: Traffic) -> list[tuple[int, int, int, int, int]]:
-    """Requests as arrival, prompt, output, class and tenant."""
+    """Return one tuple per request: arrival, prompt, output, class and tenant."""
     columns = (traffic.arrival_ps, traffic.prompt, traffic.output, traffic.priority, traffic.tenant)
     return list(zip(*(column.tolist() for column in columns), strict=True))

@@ -1,4 +1,4 @@
-"""What is counted, and how: every statistic of a window is defined here. Decides nothing."""
+"""The statistics of a window: every figure that is counted is defined here, except the levels at a window's end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Ledger"]
 
 
 def percentile_or_minus_one(hist: list[int], q_percent: int) -> int:
-    """Percentile in ps, −1 without samples."""
+    """Return a percentile in ps; −1 without samples."""
     value = percentile_ps(hist, q_percent)
     return -1 if value is None else value
 
 
 class Ledger:
-    """What is counted: the statistics of the window, the totals of the episode, the histories of ended requests."""
+    """Counts the statistics of the window and the totals of the episode, and keeps the histories of ended requests."""
 
     def __init__(self, slo: Slo, *, record: bool) -> None:
         self.slo = slo
@@ -32,13 +32,13 @@ class Ledger:
         self.itl_hist = [0] * BINS
 
     def open_window(self) -> None:
-        """Start counting anew; only the totals carry over."""
+        """Reset all statistics but the totals."""
         self.ttft_hist = [0] * BINS
         self.itl_hist = [0] * BINS
         self.stats = WindowStats(**{name: getattr(self.stats, name) for name in TOTALS})
 
     def close_window(self) -> WindowStats:
-        """The statistics, complete but for the levels."""
+        """Return the statistics; the engine has already set the levels."""
         stats = self.stats
         stats.ttft_p50_ps, stats.ttft_p99_ps = (percentile_or_minus_one(self.ttft_hist, q) for q in (50, 99))
         stats.itl_p50_ps, stats.itl_p99_ps = (percentile_or_minus_one(self.itl_hist, q) for q in (50, 99))
@@ -47,7 +47,7 @@ class Ledger:
         return stats
 
     def arrived(self, request: Request) -> None:
-        """Count a request that reached the fleet, whatever becomes of it."""
+        """Count a request that arrives, also if it is rejected afterwards."""
         stats = self.stats
         stats.arrivals += 1
         stats.arrivals_priority += request.priority == PRIORITY
@@ -57,7 +57,7 @@ class Ledger:
         stats.total_arrived += 1
 
     def prefilled(self, request: Request, now: int) -> None:
-        """Note the token that a prefill brings: the first, with its TTFT, or the next one after a preemption."""
+        """Count the token that a prefill yields: the first, with its TTFT, or the next one after a preemption."""
         if request.first_ps < 0:
             request.first_ps = now
             ttft = now - request.arrival_ps
@@ -70,17 +70,17 @@ class Ledger:
         self.delivered(request, now, 1)
 
     def gap(self, request: Request, now: int, tokens_fp: int) -> None:
-        """Note the time since the last delivery, spread over the tokens that a step is expected to bring."""
+        """Count the time since the last delivery, spread over the tokens that a step is expected to yield."""
         self.itl_hist[bin_of((now - request.last_ps) * FP // tokens_fp)] += tokens_fp
 
     def delivered(self, request: Request, now: int, tokens: int) -> None:
-        """Note tokens that reached the user."""
+        """Count tokens that are delivered to the user."""
         request.produced += tokens
         request.last_ps = now
         self.stats.delivered_tokens += tokens
 
     def finished(self, request: Request, replica: int) -> None:
-        """Note a request whose last token was delivered, and whether it met its objectives."""
+        """Count a request whose last token was delivered, and whether it met its objectives."""
         stats, slo, kind = self.stats, self.slo, request.priority
         stats.finished += 1
         stats.total_finished += 1
@@ -95,7 +95,7 @@ class Ledger:
         self._write(request, "finished", replica)
 
     def abandoned(self, request: Request, deadline_ps: int, replica: int) -> None:
-        """Note a request whose user gave up before the first token."""
+        """Count a request whose user gave up before the first token."""
         self.stats.abandoned += 1
         self.stats.total_abandoned += 1
         self.stats.due[request.priority] += 1
@@ -103,7 +103,7 @@ class Ledger:
         self._write(request, "abandoned", replica)
 
     def rejected(self, request: Request) -> None:
-        """Note a request that was refused on arrival."""
+        """Count a request that was rejected on arrival."""
         self.stats.rejected += 1
         self.stats.total_rejected += 1
         self.stats.due[request.priority] += 1

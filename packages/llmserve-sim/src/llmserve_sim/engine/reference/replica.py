@@ -1,4 +1,4 @@
-"""One model replica: which requests run in its next iteration, and what the iteration delivers. Knows no other replica."""
+"""One model replica: which requests run in its next iteration, what the iteration delivers, and the KV blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Iteration", "Replica"]
 
 @dataclass(slots=True, eq=False)
 class Iteration:
-    """An iteration in flight. Its decoders are the replica's; its chunks are (request, new tokens)."""
+    """An iteration in flight. Its chunks are (request, new tokens); all of `Replica.decoding` takes part in it."""
 
     end_ps: int
     duration_ps: int
@@ -31,122 +31,124 @@ class Iteration:
 
 @dataclass(eq=False)
 class Replica:
-    """One model replica: its waiting lines, its running requests, its KV blocks and its clock."""
+    """One model replica: its waiting queues, its running requests, its KV blocks and its iteration in flight."""
 
     index: int
     ledger: Ledger
     patience_ps: int
     prefill_only: bool = False
-    """Hands every request over that is not done with its first token."""
+    """Hands over every request that its first token does not finish."""
     decode_only: bool = False
-    """Gets no arrivals, only hand-overs (it does recompute what it preempts)."""
+    """Gets no arrivals, only hand-overs. It prefills only what it has preempted."""
 
     resumed: tuple[deque[Request], deque[Request]] = field(default_factory=lambda: (deque(), deque()))
-    """Waiting, by class, after a first token: preempted or handed over. They do not give up."""
+    """Waiting requests with a first token, by class: preempted or handed over. They do not give up."""
     fresh: tuple[deque[Request], deque[Request]] = field(default_factory=lambda: (deque(), deque()))
-    """Waiting, by class, for a first token, in order of arrival."""
+    """Waiting requests without a first token, by class, in order of arrival."""
     decoding: list[Request] = field(default_factory=list)
     prefilling: list[Request] = field(default_factory=list)
     """In order of admission."""
 
     pool: int = 0
+    """KV blocks in all."""
     used: int = 0
+    """KV blocks that running requests hold."""
     cached: int = 0
-    """Free blocks that still hold a reusable prefix; they give way to any allocation."""
+    """Free KV blocks that still hold a reusable prefix. Any allocation may take them."""
 
     iteration: Iteration | None = None
     ready_ps: int = 0
-    """End of the last stall: no iteration starts before."""
+    """End of the last stall; no iteration starts before it."""
     link_free_ps: int = 0
-    """When the link to the decode replicas has sent what it was given."""
+    """The link to the decode replicas is busy until then."""
     counters: list[int] = field(default_factory=lambda: [0] * TENANTS)
-    """Fixed-point tokens that each tenant's decoders have gained in lock-step; whole tokens are delivered."""
+    """Fixed-point tokens that each tenant's decoding requests have gained in lock-step; whole tokens are delivered."""
 
     @property
-    def free(self) -> int:
-        """Blocks that no running request holds."""
+    def num_free_blocks(self) -> int:
+        """KV blocks that no running request holds; negative while the pool has become too small."""
         return self.pool - self.used
 
     @property
     def running(self) -> int:
-        """Running requests, which is what `batch_cap` limits."""
+        """Number of running requests, which `batch_cap` limits."""
         return len(self.decoding) + len(self.prefilling)
 
     @property
     def waiting(self) -> int:
-        """Requests in the waiting lines."""
-        return sum(len(line) for line in self.resumed + self.fresh)
+        """Number of waiting requests."""
+        return sum(len(queue) for queue in self.resumed + self.fresh)
 
     @property
     def load(self) -> int:
-        """Unfinished requests assigned here: what routing balances."""
+        """Number of unfinished requests assigned here, which routing balances."""
         return self.running + self.waiting
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def abandon_expired(self, now: int) -> None:
-        """Drop the fresh requests whose patience has run out by `now`."""
-        for line in self.fresh:
-            while line and self.gives_up(line[0], now):
-                line.popleft()
+        """Abandon the requests without a first token whose patience has run out by `now`."""
+        for queue in self.fresh:
+            while queue and self.gives_up(queue[0], now):
+                queue.popleft()
 
     def gives_up(self, request: Request, now: int) -> bool:
-        """Whether the patience of a request without a first token has run out by `now`; if so, it is abandoned."""
+        """Return whether a request without a first token has lost patience by `now`; count it as abandoned if so."""
         deadline = request.arrival_ps + self.patience_ps
         if self.patience_ps == 0 or deadline > now:
             return False
         self.ledger.abandoned(request, deadline, self.index)
         return True
 
-    def next_line(self, priority: bool) -> deque[Request] | None:
-        """The waiting line whose head is next: first come first served, by class if `priority`, resumed before fresh."""
+    def next_queue(self, priority: bool) -> deque[Request] | None:
+        """Return the waiting queue whose head is next: resumed before fresh, by class if `priority`, then by `seq`."""
         if priority:
             order = (self.resumed[PRIORITY], self.fresh[PRIORITY], self.resumed[STANDARD], self.fresh[STANDARD])
-            return next((line for line in order if line), None)
-        for lines in (self.resumed, self.fresh):
-            if any(lines):
-                return min((line for line in lines if line), key=lambda line: line[0].seq)
+            return next((queue for queue in order if queue), None)
+        for queues in (self.resumed, self.fresh):
+            if any(queues):
+                return min((queue for queue in queues if queue), key=lambda queue: queue[0].seq)
         return None
 
     # -- KV blocks -------------------------------------------------------------------------------------------------
 
     def allocate(self, request: Request, blocks: int) -> None:
-        """Let `request` hold `blocks` blocks; cached prefixes give way."""
+        """Allocate KV blocks to `request`, so that it holds `blocks`; they are taken from the cached blocks last."""
         self.used += blocks - request.blocks
         request.blocks = blocks
-        self.cached = min(self.cached, self.free)
+        self.cached = min(self.cached, self.num_free_blocks)
 
-    def release(self, request: Request, *, cache: bool) -> None:
-        """Free the blocks of `request`; with `cache` they go on holding its prefix."""
+    def free(self, request: Request, *, cache: bool) -> None:
+        """Free the KV blocks of `request`; with `cache` its prefix in them stays reusable."""
         self.used -= request.blocks
         if cache:
             self.cached += request.blocks
         request.blocks = 0
 
     def preempt(self, request: Request) -> None:
-        """Take a running request's blocks; it waits at the head of its line and will be recomputed."""
+        """Preempt a running request: free its KV blocks and put it at the front of its queue, to be recomputed."""
         if request in self.decoding:
             self.decoding.remove(request)
         else:
             self.prefilling.remove(request)
             if self.iteration is not None:
                 self.iteration.chunks = [chunk for chunk in self.iteration.chunks if chunk[0] is not request]
-        self.release(request, cache=False)
+        self.free(request, cache=False)
         request.computed = 0
         request.preemptions += 1
-        lines = self.fresh if request.first_ps < 0 else self.resumed
-        lines[request.priority].appendleft(request)
+        queues = self.fresh if request.first_ps < 0 else self.resumed
+        queues[request.priority].appendleft(request)
 
     def victim(self, priority: bool) -> Request:
-        """The running request to preempt: the newest, of the standard class first if `priority`."""
+        """Return the running request to preempt: the newest; with `priority` the newest of the standard class first."""
         return max(self.decoding + self.prefilling, key=lambda r: (r.priority if priority else 0, r.seq))
 
     def set_pool(self, blocks: int, priority: bool) -> int:
-        """Give the KV pool a new size; the number of requests preempted to fit it."""
+        """Resize the KV pool and return the number of requests preempted to fit it."""
         self.pool = blocks
-        self.cached = min(self.cached, max(self.free, 0))
+        self.cached = min(self.cached, max(self.num_free_blocks, 0))
         victims = 0
-        while self.free < 0:
+        while self.num_free_blocks < 0:
             self.preempt(self.victim(priority))
             victims += 1
         return victims
@@ -154,21 +156,21 @@ class Replica:
     # -- an iteration ----------------------------------------------------------------------------------------------
 
     def gain(self, tenant: int, tokens_fp: int) -> int:
-        """Whole tokens that a step of `tokens_fp` brings to each decoder of a tenant."""
+        """Return the whole tokens that a step of `tokens_fp` yields for each decoding request of a tenant."""
         counter = self.counters[tenant]
         return (counter + tokens_fp) // FP - counter // FP
 
     def reset_counter_if_first(self, tenant: int) -> None:
-        """A tenant's lock-step starts at zero with its first decoder."""
+        """Reset a tenant's counter if none of its requests decodes."""
         if all(r.tenant != tenant for r in self.decoding):
             self.counters[tenant] = 0
 
     def start(self, now: int, plan: WindowPlan, costs: IterationCosts) -> None:
-        """Schedule and start an iteration at `now`, unless nothing waits or runs."""
+        """Schedule and start an iteration at `now`, unless no request waits or runs."""
         budget = costs.tables.budget
         self.abandon_expired(now)
 
-        # Decoders first: each needs blocks for the tokens of this step. The newest yields until they are there.
+        # Decoding requests first: each needs blocks for the tokens of this step. The newest is preempted until all fit.
         preempted = False
         while True:
             n = len(self.decoding)
@@ -176,7 +178,7 @@ class Replica:
             rates = [plan.tokens_per_step[tenant][depth] for tenant in range(TENANTS)]
             gains = [self.gain(tenant, rates[tenant]) for tenant in range(TENANTS)]
             demand = sum(blocks_of(r.stored + gains[r.tenant]) - r.blocks for r in self.decoding)
-            if demand <= self.free:
+            if demand <= self.num_free_blocks:
                 break
             self.preempt(self.victim(plan.priority))
             self.ledger.stats.preemptions += 1
@@ -185,7 +187,7 @@ class Replica:
             self.allocate(r, blocks_of(r.stored + gains[r.tenant]))
         left = budget - n * (depth + 1)
 
-        # Then prompts under way.
+        # Then the prompts that are partly computed.
         chunks: list[tuple[Request, int]] = []
         for r in self.prefilling:
             new = min(r.target - r.computed, left)
@@ -193,18 +195,18 @@ class Replica:
                 chunks.append((r, new))
                 left -= new
 
-        # Then the waiting, strictly in order: a head that does not fit blocks the line.
+        # Then the waiting requests, strictly in order: one that does not fit blocks those behind it.
         while not preempted and left > 0 and self.running < plan.batch_cap:
-            line = self.next_line(plan.priority)
-            if line is None:
+            queue = self.next_queue(plan.priority)
+            if queue is None:
                 break
-            r = line[0]
+            r = queue[0]
             if r.has_kv:
                 self.reset_counter_if_first(r.tenant)
-                most = -(-rates[r.tenant] // FP)  # tokens that a step can bring: it must have room for them
-                if blocks_of(r.stored + most) > self.free or depth + 1 > left:
+                most = -(-rates[r.tenant] // FP)  # the most tokens that a step can yield; they must fit
+                if blocks_of(r.stored + most) > self.num_free_blocks or depth + 1 > left:
                     break
-                line.popleft()
+                queue.popleft()
                 r.has_kv = False
                 self.allocate(r, blocks_of(r.stored + self.gain(r.tenant, rates[r.tenant])))
                 self.decoding.append(r)
@@ -212,9 +214,9 @@ class Replica:
             else:
                 r.target = r.prompt + r.produced
                 blocks = blocks_of(r.target)
-                if blocks > self.free:
+                if blocks > self.num_free_blocks:
                     break
-                line.popleft()
+                queue.popleft()
                 r.computed = self.prefix_hit(r, plan)
                 if r.scheduled_ps < 0:
                     r.scheduled_ps = now
@@ -225,21 +227,21 @@ class Replica:
                 left -= new
 
         if not self.decoding and not chunks:
-            assert not self.load, "with nothing running, the head of the line always fits"
+            assert not self.load, "if nothing runs, the head of the queue always fits"
             return
         context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in self.decoding)
         duration = costs.iteration_ps(len(self.decoding), depth, context_fp, chunks)
         self.iteration = Iteration(now + duration, duration, depth, rates, chunks)
 
     def prefix_hit(self, request: Request, plan: WindowPlan) -> int:
-        """Tokens of the prompt that the prefix cache spares; the last token is always computed."""
+        """Return the prompt tokens that the prefix cache holds; the last token is always computed."""
         if self.cached == 0:
             return 0
         hit = request.prompt * plan.hit_q10 * self.cached // (1024 * (self.cached + plan.hit_half_blocks))
         return min(request.target - 1, hit)
 
     def complete(self) -> list[Request]:
-        """Deliver what the iteration in flight computed; the requests to hand over to a decode replica."""
+        """Deliver the tokens of the iteration in flight and return the requests to hand over to a decode replica."""
         iteration = self.iteration
         assert iteration is not None
         self.iteration = None
@@ -270,7 +272,7 @@ class Replica:
                 continue
             self.prefilling.remove(r)
             if self.prefill_only and r.produced + 1 < r.output:
-                self.release(r, cache=True)  # its token travels with its KV
+                self.free(r, cache=True)  # its first token travels with its KV
                 handed_over.append(r)
                 continue
             self.ledger.prefilled(r, now)
@@ -282,6 +284,6 @@ class Replica:
         return handed_over
 
     def finish(self, request: Request) -> None:
-        """Let a request go that has all its tokens; its blocks stay behind as a cached prefix."""
-        self.release(request, cache=True)
+        """Finish a request that has all its tokens: free its KV blocks and keep its prefix cached."""
+        self.free(request, cache=True)
         self.ledger.finished(request, self.index)

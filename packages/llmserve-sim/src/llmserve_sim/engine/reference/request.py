@@ -1,4 +1,4 @@
-"""A request and what the plain scheduler knows of it. Knows nothing of replicas."""
+"""A request, as the plain scheduler sees it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["Request", "blocks_of"]
 
 
 def blocks_of(tokens: int) -> int:
-    """KV blocks that hold so many tokens."""
+    """Return the number of KV blocks that `tokens` tokens need."""
     return -(-tokens // BLOCK_TOKENS)
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request, from its arrival to its end."""
+    """One request and its progress."""
 
     id: int
     arrival_ps: int
     prompt: int
     output: int
-    """True length. Read only to find that a request is finished, never to schedule it."""
+    """True output length. Read only to see that a request is finished, never to schedule it."""
     priority: int
     tenant: int
     seq: int = -1
@@ -30,12 +30,13 @@ class Request:
     produced: int = 0
     """Output tokens delivered."""
     target: int = 0
-    """Tokens to prefill: the prompt, and after a preemption what was produced as well."""
+    """Tokens to prefill: the prompt, and after a preemption also the tokens produced so far."""
     computed: int = 0
-    """Tokens of the target whose KV is there."""
+    """Tokens of the target whose KV is computed."""
     blocks: int = 0
+    """KV blocks held."""
     has_kv: bool = False
-    """Waits with its KV, which a prefill replica has sent along."""
+    """Whether it waits with its KV, which a prefill replica has sent."""
     scheduled_ps: int = -1
     first_ps: int = -1
     last_ps: int = -1
@@ -43,5 +44,5 @@ class Request:
 
     @property
     def stored(self) -> int:
-        """Tokens whose KV a decoding request holds: all but the newest, whose KV the next step computes."""
+        """Tokens whose KV a decoding request holds: all but the newest one, whose KV the next step computes."""
         return self.prompt + self.produced - 1
