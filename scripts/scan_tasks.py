@@ -27,7 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from llmserve_agents.clairvoyant import Budget, improve
-from llmserve_agents.search import ROWS, best_by_regime, best_static, play
+from llmserve_agents.search import ROWS, best_by_regime, best_static, play, rollout
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, to_indices
 from llmserve_sim.tasks import Task, load_task
@@ -97,8 +97,8 @@ def describe(task: Task, seeds: Sequence[int], *, knobs: bool, bound: bool) -> s
     random = float(play(chance, np.random.default_rng(0).integers(0, GRID_SIZES, windows)).mean())
     held = ServingBatch(task, len(seeds))
     held.start(seeds)
-    plan = np.broadcast_to(np.array(to_indices(action)), windows)
-    met = np.mean([held.advance(plan[:, w]).measurement.slo_compliance_rate for w in range(task.windows)])
+    indices = np.tile(to_indices(action), (len(seeds), 1))
+    met = np.mean([outcome.measurement.slo_compliance_rate for outcome in rollout(held, lambda *_: indices)])
     by_regime, signs, groups = regimes(task, seeds)
     table, adapted = best_by_regime(task, seeds, by_regime, action, groups=groups)
     lines = [

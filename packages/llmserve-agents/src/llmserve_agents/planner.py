@@ -17,6 +17,7 @@ import numpy as np
 from llmserve_agents.clairvoyant import snapped
 from llmserve_agents.rules.heuristic import Rules, measured
 from llmserve_agents.rules.thresholds import Thresholds
+from llmserve_agents.search import rollout
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -150,8 +151,7 @@ class PlannerPolicy:
         actions = np.repeat(plans, forecasts.size, axis=0)
         windows = min(actions.shape[1], batch.episode_length - batch.window)
         total, arrived = np.zeros(len(rows)), np.zeros(len(rows))
-        for window in range(windows):
-            outcome = batch.advance(actions[:, window])
+        for outcome in rollout(batch, lambda window, _: actions[:, window], windows=windows):
             total += outcome.reward
             arrived += outcome.measurement.request_arrival_rate
         if not outcome.done:

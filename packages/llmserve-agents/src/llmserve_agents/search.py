@@ -6,7 +6,7 @@ module knows nothing about policies: it drives `ServingBatch` with plans made in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -20,12 +20,14 @@ from llmserve_sim.schema import ServeAction
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llmserve_sim.batch import Actions
+    from llmserve_sim.env import Outcome
     from llmserve_sim.tasks import Task
 
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["ROWS", "STARTS", "best_by_regime", "best_static", "play", "static_values"]
+__all__ = ["ROWS", "STARTS", "best_by_regime", "best_static", "mean_rewards", "play", "rollout", "static_values"]
 
 ROWS: Final = 512
 """Episodes simulated side by side, at most: more do not make a window cheaper, and each takes about 200 KB."""
@@ -42,12 +44,37 @@ _ENOUGH: Final = 1e-6
 _SPLIT: Final = list(ACTION_GRID).index("prefill_decode_split")
 
 
+Act: TypeAlias = "Callable[[int, Outcome | None], Actions]"
+"""From a window's number, counted from the first one of the rollout, and the outcome of the window before to the actions."""
+
+
+def rollout(
+    batch: ServingBatch, act: Act, *, outcome: Outcome | None = None, windows: int | None = None
+) -> Iterator[Outcome]:
+    """Simulate a batch to the end of its episodes, or for `windows` windows, and yield the outcome of each.
+
+    `act` chooses the actions. In the first window it gets `outcome`: that of `ServingBatch.start`, or None.
+    """
+    left = batch.episode_length - batch.window
+    for window in range(left if windows is None else min(windows, left)):
+        outcome = batch.advance(act(window, outcome))
+        yield outcome
+
+
+def mean_rewards(batch: ServingBatch, act: Act, *, outcome: Outcome | None = None) -> Floats:
+    """Simulate whole episodes as `rollout` does and return float64[size]: the mean reward per window of each."""
+    total = np.zeros(batch.size)
+    for last in rollout(batch, act, outcome=outcome):
+        total += last.reward
+    return total / batch.episode_length
+
+
 def play(batch: ServingBatch, plans: Ints) -> Floats:
     """Run `plans` int64[size, n, 6] through the next n windows; return float64[size, n] rewards (fewer at the end)."""
     windows = min(plans.shape[1], batch.episode_length - batch.window)
     rewards = np.empty((batch.size, windows))
-    for window in range(windows):
-        rewards[:, window] = batch.advance(plans[:, window]).reward
+    for window, outcome in enumerate(rollout(batch, lambda at, _: plans[:, at], windows=windows)):
+        rewards[:, window] = outcome.reward
     return rewards
 
 
@@ -60,12 +87,13 @@ def static_values(task: Task, configurations: Ints, seeds: Sequence[int]) -> Flo
     for begin in range(0, len(configurations), each):
         held = configurations[begin : begin + each]
         batch = first.select(np.tile(np.arange(len(seeds)), len(held)))
-        plan = np.repeat(held, len(seeds), axis=0)
-        total = np.zeros(batch.size)
-        for _ in range(batch.episode_length):
-            total += batch.advance(plan).reward
-        values[begin : begin + len(held)] = (total / batch.episode_length).reshape(len(held), len(seeds))
+        earned = _held_rewards(batch, np.repeat(held, len(seeds), axis=0))
+        values[begin : begin + len(held)] = earned.reshape(len(held), len(seeds))
     return values
+
+
+def _held_rewards(batch: ServingBatch, actions: Ints) -> Floats:
+    return mean_rewards(batch, lambda _window, _outcome: actions)
 
 
 def best_static(

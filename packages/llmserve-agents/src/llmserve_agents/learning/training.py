@@ -27,7 +27,7 @@ from llmserve_agents.learning.config import PPOConfig
 from llmserve_agents.learning.curves import Curve, draw_learning_curves
 from llmserve_agents.learning.network import SPLIT
 from llmserve_agents.learning.ppo import Trainer, TrainResult, Update, validation_seeds
-from llmserve_agents.search import static_values
+from llmserve_agents.search import rollout, static_values
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
@@ -37,6 +37,9 @@ from llmserve_sim.references import load_references
 from llmserve_sim.tasks import list_tasks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_sim.env import Outcome
     from llmserve_sim.tasks import Task
 
 __all__ = ["CURVE", "STATE", "Compared", "compare", "run"]
@@ -154,11 +157,14 @@ def compare(task: Task, result: TrainResult) -> Compared:
 
 def _random(task: Task, seeds: list[int]) -> float:
     batch, rng, total = ServingBatch(task, len(seeds)), np.random.default_rng(0), 0.0
-    outcome = batch.start(seeds)
-    while not outcome.done:
+    batch.start(seeds)
+
+    def act(_window: int, _outcome: Outcome | None) -> NDArray[np.int64]:
         choices = rng.integers(0, GRID_SIZES, (len(seeds), len(GRID_SIZES)))
         choices[:, SPLIT] *= batch.can_split
-        outcome = batch.advance(choices)
+        return choices
+
+    for outcome in rollout(batch, act):
         total += float(np.mean(outcome.reward))
     return total / batch.episode_length
 

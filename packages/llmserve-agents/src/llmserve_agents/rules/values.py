@@ -12,11 +12,14 @@ import numpy as np
 
 from llmserve_agents.rules.heuristic import Rules
 from llmserve_agents.rules.thresholds import Thresholds, stacked
+from llmserve_agents.search import mean_rewards
 from llmserve_sim.batch import ServingBatch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llmserve_sim.env import Outcome
+    from llmserve_sim.schema import ServeAction
     from llmserve_sim.tasks import Task
 
     Floats = NDArray[np.float64]
@@ -45,15 +48,19 @@ def threshold_values(
             tried = candidates[top : top + each]
             batch = first.select(np.tile(np.arange(len(some)), len(tried)), into=spent)
             rules = Rules(stacked([one for one in tried for _ in some]), batch.size)
-            total = np.zeros(batch.size)
-            while True:
-                outcome = batch.advance(rules.actions())
-                total += outcome.reward
-                if outcome.done:
-                    break
-                rules.follow(outcome.measurement)
-            values[top : top + each, left : left + _ROWS] = (total / batch.episode_length).reshape(len(tried), -1)
+            values[top : top + each, left : left + _ROWS] = _rule_rewards(batch, rules).reshape(len(tried), -1)
             spent = batch
             if tell is not None:
                 tell(batch.size * batch.episode_length)
     return values
+
+
+def _rule_rewards(batch: ServingBatch, rules: Rules) -> Floats:
+    """Return float64[size]: mean reward per window of each episode under the rules."""
+
+    def act(_window: int, outcome: Outcome | None) -> list[ServeAction]:
+        if outcome is not None:
+            rules.follow(outcome.measurement)
+        return rules.actions()
+
+    return mean_rewards(batch, act)
