@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.search import ROWS, play
+from llmserve_agents.search import MAX_BATCH_SIZE, simulate_plans
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["Budget", "Found", "clairvoyant", "improve", "snapped", "whole_plan_values"]
+__all__ = ["Budget", "SearchResult", "clairvoyant", "evaluate_plans", "improve", "nearest_indices"]
 
 _AMOUNTS: Final = {"batch_cap", "kv_budget_fraction"}
 """Knobs with values between the grid's points."""
@@ -60,7 +60,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """What the search came to on some seeds."""
 
     plans: Ints
@@ -75,8 +75,8 @@ def clairvoyant(
     starts: Sequence[tuple[Ints, Floats]],
     budget: Budget | None = None,
     *,
-    tell: Callable[[int, int, float], object] | None = None,
-) -> Found:
+    progress: Callable[[int, int, float], object] | None = None,
+) -> SearchResult:
     """Return the best plans found for episodes whose future is known.
 
     `starts` are plans int64[seeds, windows, 6] with what their authors earned, float64[seeds]: those of a fixed
@@ -85,15 +85,15 @@ def clairvoyant(
     if not starts:
         raise InvalidInputError("starts", "must be at least one plan to begin with")
     own = np.stack([earned for _, earned in starts])
-    on_grid = np.stack([whole_plan_values(task, seeds, plans) for plans, _ in starts])
+    on_grid = np.stack([evaluate_plans(task, seeds, plans) for plans, _ in starts])
     first = on_grid.argmax(axis=0)
     plans = np.stack([plans for plans, _ in starts])[first, np.arange(len(seeds))]
-    plans, values = improve(task, seeds, plans, budget, tell=tell)
+    plans, values = improve(task, seeds, plans, budget, progress=progress)
     # An author between the grid's points may have earned more than the search found from beside it.
-    return Found(plans, np.maximum(values, own.max(axis=0)))
+    return SearchResult(plans, np.maximum(values, own.max(axis=0)))
 
 
-def snapped(actions: Sequence[ServeAction]) -> Ints:
+def nearest_indices(actions: Sequence[ServeAction]) -> Ints:
     """Return int64[n, 6]: the nearest point of the grid to each action."""
     rows = np.empty((len(actions), len(GRID_SIZES)), dtype=np.int64)
     for column, (name, choices) in enumerate(ACTION_GRID.items()):
@@ -106,13 +106,15 @@ def snapped(actions: Sequence[ServeAction]) -> Ints:
     return rows
 
 
-def whole_plan_values(task: Task, seeds: Sequence[int], plans: Ints) -> Floats:
+def evaluate_plans(task: Task, seeds: Sequence[int], plans: Ints) -> Floats:
     """Return float64[seeds]: mean reward per window of `plans` int64[seeds, windows, 6]."""
     values = np.empty(len(seeds))
-    for begin in range(0, len(seeds), ROWS):
-        batch = ServingBatch(task, len(seeds[begin : begin + ROWS]))
-        batch.start(seeds[begin : begin + ROWS])
-        values[begin : begin + ROWS] = play(batch, plans[begin : begin + ROWS]).mean(axis=1)
+    for begin in range(0, len(seeds), MAX_BATCH_SIZE):
+        batch = ServingBatch(task, len(seeds[begin : begin + MAX_BATCH_SIZE]))
+        batch.start(seeds[begin : begin + MAX_BATCH_SIZE])
+        values[begin : begin + MAX_BATCH_SIZE] = simulate_plans(batch, plans[begin : begin + MAX_BATCH_SIZE]).mean(
+            axis=1
+        )
     return values
 
 
@@ -123,22 +125,22 @@ def improve(
     budget: Budget | None = None,
     *,
     frozen: Sequence[int] = (),
-    tell: Callable[[int, int, float], object] | None = None,
+    progress: Callable[[int, int, float], object] | None = None,
 ) -> tuple[Ints, Floats]:
     """Return plans int64[seeds, windows, 6] that are at least as good as those given, and their mean rewards per window.
 
-    `frozen` knobs keep the values that they have in the plans. `tell(pass, window, value)` hears of every window, with the
+    `frozen` knobs keep the values that they have in the plans. `progress(pass, window, value)` hears of every window, with the
     mean value of all plans before this pass.
     """
     budget = Budget() if budget is None else budget
-    best, value = plans.copy(), whole_plan_values(task, seeds, plans)
+    best, value = plans.copy(), evaluate_plans(task, seeds, plans)
     moves = _moves(budget, frozen, can_split=ServingBatch(task, 1).can_split)
     going = np.arange(len(seeds))
     for number in range(budget.passes):
         tried = best[going].copy()
         if not moves:
             break
-        group = max(1, ROWS // max(len(m) for m in moves.values()))
+        group = max(1, MAX_BATCH_SIZE // max(len(m) for m in moves.values()))
         for begin in range(0, len(going), group):
             rows = slice(begin, begin + group)
             tried[rows] = _pass(
@@ -147,9 +149,9 @@ def improve(
                 tried[rows],
                 moves,
                 budget.beyond,
-                None if tell is None else partial(_relay, tell, number, float(value.mean())),
+                None if progress is None else partial(_relay, progress, number, float(value.mean())),
             )
-        reached = whole_plan_values(task, [seeds[i] for i in going.tolist()], tried)
+        reached = evaluate_plans(task, [seeds[i] for i in going.tolist()], tried)
         better = reached > value[going]
         best[going[better]], value[going[better]] = tried[better], reached[better]
         # An episode in which a pass found next to nothing is left alone from then on.
@@ -159,8 +161,8 @@ def improve(
     return best, value
 
 
-def _relay(tell: Callable[[int, int, float], object], number: int, value: float, window: int) -> None:
-    tell(number, window, value)
+def _relay(progress: Callable[[int, int, float], object], number: int, value: float, window: int) -> None:
+    progress(number, window, value)
 
 
 def _moves(budget: Budget, frozen: Sequence[int], *, can_split: bool) -> dict[int, Ints]:
@@ -183,7 +185,7 @@ def _pass(
     plans: Ints,
     moves: dict[int, Ints],
     beyond: int,
-    tell: Callable[[int], object] | None,
+    progress: Callable[[int], object] | None,
 ) -> Ints:
     """One pass over the episodes of some seeds; returns the changed plans."""
     plans = plans.copy()
@@ -194,7 +196,7 @@ def _pass(
     for window in range(trunk.episode_length):
         gains = np.zeros(len(seeds))
         chosen = plans[:, window:].copy()
-        baseline = play(trunk.select(everyone), plans[:, window : window + max(moves) + beyond])
+        baseline = simulate_plans(trunk.select(everyone), plans[:, window : window + max(moves) + beyond])
         for hold, options in moves.items():
             found, changed = _try(trunk, plans[:, window : window + hold + beyond], options, hold, baseline, spent)
             better = found > gains + 1e-9
@@ -203,8 +205,8 @@ def _pass(
             chosen[better, : changed.shape[1]] = changed[better]
         plans[:, window:] = chosen
         trunk.advance(plans[:, window])
-        if tell is not None:
-            tell(window)
+        if progress is not None:
+            progress(window)
     return plans
 
 
@@ -225,7 +227,7 @@ def _try(
     value = np.where(size <= _FEW, value % size, np.clip(value, 0, size - 1))
     tried[np.arange(len(rows))[:, None], np.arange(min(hold, windows))[None, :], knob[:, None]] = value[:, None]
     batch = spent[len(rows)] = trunk.select(rows, into=spent.get(len(rows)))
-    rewards = play(batch, tried)
+    rewards = simulate_plans(batch, tried)
     gain = rewards.sum(axis=1) - baseline[rows, : rewards.shape[1]].sum(axis=1)
     by_episode = gain.reshape(episodes, len(options))
     best = by_episode.argmax(axis=1)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.clairvoyant import snapped
-from llmserve_agents.rules.heuristic import Rules, measured
+from llmserve_agents.clairvoyant import nearest_indices
+from llmserve_agents.rules.heuristic import Rules, measurement_of
 from llmserve_agents.rules.thresholds import Thresholds
 from llmserve_agents.search import rollout
 from llmserve_sim.batch import ServingBatch
@@ -99,8 +99,8 @@ class PlannerPolicy:
         """Plan on forecasts of `env`, whose episode has just been reset."""
         self._env = env
         found = load_references(env.task.id, env.task.digest)
-        self._fixed = None if found is None else snapped([found.best_static_action])[0]
-        first = snapped([_START])[0] if self._fixed is None else self._fixed
+        self._fixed = None if found is None else nearest_indices([found.best_static_action])[0]
+        first = nearest_indices([_START])[0] if self._fixed is None else self._fixed
         if not env.can_split:
             first[_SPLIT] = 0
         self._plan = np.tile(first, (self.budget.horizon, 1))
@@ -139,8 +139,8 @@ class PlannerPolicy:
         held = [] if self._fixed is None else [self._fixed]
         if self._done is not None:
             self._rules.hold(self._done)
-            self._rules.follow(measured(observation))
-            held += list(snapped([self._done, *self._rules.actions()]))
+            self._rules.update(measurement_of(observation))
+            held += list(nearest_indices([self._done, *self._rules.actions()]))
         shape = (len(held), *plan.shape)
         return np.array([np.tile(one, (len(plan), 1)) for one in held], dtype=np.int64).reshape(shape)
 

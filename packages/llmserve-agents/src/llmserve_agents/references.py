@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.clairvoyant import Budget, clairvoyant, snapped
+from llmserve_agents.clairvoyant import Budget, clairvoyant, nearest_indices
 from llmserve_agents.errors import MissingWeightsError
-from llmserve_agents.policy import HeuristicPolicy, Policy, RandomPolicy, StaticPolicy, make_agent
+from llmserve_agents.policy import HeuristicPolicy, Policy, RandomPolicy, StaticPolicy, make_agent, run_episode
 from llmserve_agents.search import best_static
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.env import ServingEnv
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["Effort", "Played", "compute", "follow", "main"]
+__all__ = ["AgentRun", "Effort", "compute", "main", "run_agent"]
 
 _LEARNED: Final = ("tuned-heuristic", "ppo")
 """Agents that take part where there are weights for the task."""
@@ -54,7 +54,7 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class AgentRun:
     """What an agent did on some seeds."""
 
     actions: list[list[ServeAction]]
@@ -64,51 +64,46 @@ class Played:
     @property
     def plans(self) -> Ints:
         """int64[seeds, windows, 6]: the actions, put on the grid."""
-        return np.stack([snapped(row) for row in self.actions])
+        return np.stack([nearest_indices(row) for row in self.actions])
 
 
-def follow(task: Task, seeds: Sequence[int], policy: Policy) -> Played:
+def run_agent(task: Task, seeds: Sequence[int], policy: Policy) -> AgentRun:
     """Run a policy through whole episodes and return what it did and earned."""
     env = ServingEnv(task)
     actions, values = [], []
     for seed in seeds:
-        observation = env.reset(seed)
-        policy.reset(task.id, seed)
-        row = []
-        while not observation.done:
-            row.append(policy.act(observation))
-            observation = env.step(row[-1])
-        actions.append(row)
+        run_episode(env, policy, seed)
+        actions.append([step.action for step in env.episode_log().steps])
         values.append(env.state().total_reward / env.episode_length)
-    return Played(actions, np.array(values))
+    return AgentRun(actions, np.array(values))
 
 
-def compute(task: Task, effort: Effort | None = None, *, tell: Callable[[str], object] = print) -> ReferenceScores:
-    """Return the references of a built-in task; `tell` hears what happens, a line at a time."""
+def compute(task: Task, effort: Effort | None = None, *, log: Callable[[str], object] = print) -> ReferenceScores:
+    """Return the references of a built-in task; `log` hears what happens, a line at a time."""
     effort = Effort() if effort is None else effort
     train, reference = task.seeds.train, task.seeds.reference
     seeds = list(range(reference.start, reference.start + min(effort.reference_seeds, len(reference))))
     training = list(range(train.start, train.start + effort.static_seeds))
-    fixed, _ = best_static(task, training, tell=tell)
+    fixed, _ = best_static(task, training, log=log)
     played = {
-        "random": follow(task, seeds, RandomPolicy()),
-        "best-static": follow(task, seeds, StaticPolicy(fixed)),
-        "heuristic": follow(task, seeds, HeuristicPolicy()),
+        "random": run_agent(task, seeds, RandomPolicy()),
+        "best-static": run_agent(task, seeds, StaticPolicy(fixed)),
+        "heuristic": run_agent(task, seeds, HeuristicPolicy()),
     }
     for name in _LEARNED:
         try:
-            played[name] = follow(task, seeds, make_agent(name))
+            played[name] = run_agent(task, seeds, make_agent(name))
         except MissingWeightsError as error:
-            tell(f"{task.id}: without {name}: {error}")
+            log(f"{task.id}: without {name}: {error}")
     for name, done in played.items():
-        tell(f"{task.id}: {name} {done.values.mean():.4f}")
+        log(f"{task.id}: {name} {done.values.mean():.4f}")
     starts = [(done.plans, done.values) for name, done in played.items() if name != "random"]
     half = replace(effort.budget, passes=max(1, effort.budget.passes // 2))
-    smaller = clairvoyant(task, seeds, starts, half, tell=_every(20, task, tell))
-    tell(f"{task.id}: clairvoyant with half the budget {smaller.values.mean():.4f}")
-    found = clairvoyant(task, seeds, [(smaller.plans, smaller.values)], half, tell=_every(20, task, tell))
+    smaller = clairvoyant(task, seeds, starts, half, progress=_every(20, task, log))
+    log(f"{task.id}: clairvoyant with half the budget {smaller.values.mean():.4f}")
+    found = clairvoyant(task, seeds, [(smaller.plans, smaller.values)], half, progress=_every(20, task, log))
     moved = found.values.mean() / smaller.values.mean() - 1.0
-    tell(f"{task.id}: clairvoyant {found.values.mean():.4f}, the second half of the budget moved it by {moved:.2%}")
+    log(f"{task.id}: clairvoyant {found.values.mean():.4f}, the second half of the budget moved it by {moved:.2%}")
     env = ServingEnv(task)
     env.start(seeds[0])
     means = {name: float(done.values.mean()) for name, done in played.items()}
@@ -155,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--seeds, --passes, --static-seeds: must be at least 1")
     effort = Effort(options.static_seeds, options.seeds, Budget(passes=options.passes))
     for task_id in options.task or known:
-        found = compute(load_task(task_id), effort, tell=_print)
+        found = compute(load_task(task_id), effort, log=_print)
         path = write_references(task_id, found)
         at = [score_of(x, found) for x in (found.heuristic, found.ppo) if x is not None]
         _print(f"{path.name}: random {found.random:.4f}, best static {found.best_static:.4f}, ")
@@ -168,10 +163,10 @@ def _print(line: str) -> None:
     sys.stdout.flush()
 
 
-def _every(step: int, task: Task, tell: Callable[[str], object]) -> Callable[[int, int, float], object]:
+def _every(step: int, task: Task, log: Callable[[str], object]) -> Callable[[int, int, float], object]:
     def some(number: int, window: int, value: float) -> None:
         if (window + 1) % step == 0:
-            tell(f"{task.id}: pass {number + 1}, window {window + 1}, from {value:.4f}")
+            log(f"{task.id}: pass {number + 1}, window {window + 1}, from {value:.4f}")
 
     return some
 

@@ -27,9 +27,18 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["ROWS", "STARTS", "best_by_regime", "best_static", "mean_rewards", "play", "rollout", "static_values"]
+__all__ = [
+    "MAX_BATCH_SIZE",
+    "STARTS",
+    "best_by_regime",
+    "best_static",
+    "evaluate_static",
+    "mean_rewards",
+    "rollout",
+    "simulate_plans",
+]
 
-ROWS: Final = 512
+MAX_BATCH_SIZE: Final = 512
 """Episodes simulated side by side, at most: more do not make a window cheaper, and each takes about 200 KB."""
 STARTS: Final = tuple(
     ServeAction(
@@ -69,7 +78,7 @@ def mean_rewards(batch: ServingBatch, act: Act, *, outcome: Outcome | None = Non
     return total / batch.episode_length
 
 
-def play(batch: ServingBatch, plans: Ints) -> Floats:
+def simulate_plans(batch: ServingBatch, plans: Ints) -> Floats:
     """Run `plans` int64[size, n, 6] through the next n windows; return float64[size, n] rewards (fewer at the end)."""
     windows = min(plans.shape[1], batch.episode_length - batch.window)
     rewards = np.empty((batch.size, windows))
@@ -78,10 +87,10 @@ def play(batch: ServingBatch, plans: Ints) -> Floats:
     return rewards
 
 
-def static_values(task: Task, configurations: Ints, seeds: Sequence[int]) -> Floats:
+def evaluate_static(task: Task, configurations: Ints, seeds: Sequence[int]) -> Floats:
     """Return float64[n, seeds]: what each of n configurations earns per window when held for a whole episode."""
     values = np.empty((len(configurations), len(seeds)))
-    each = max(1, ROWS // len(seeds))
+    each = max(1, MAX_BATCH_SIZE // len(seeds))
     first = ServingBatch(task, len(seeds))
     first.start(seeds)
     for begin in range(0, len(configurations), each):
@@ -102,7 +111,7 @@ def best_static(
     *,
     starts: Iterable[ServeAction] = STARTS,
     pairs: bool = True,
-    tell: Callable[[str], object] | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> tuple[ServeAction, float]:
     """Return the best fixed configuration found and its mean reward per window over `seeds`.
 
@@ -115,19 +124,19 @@ def best_static(
     starts, ends = list(starts), []
     for start in starts:
         end, value = _climb(task, few, np.array(to_indices(start), dtype=np.int64), _knob_by_knob(task))
-        _say(tell, f"{task.id}: from {start.quantization_tier}, cap {start.batch_cap}: {value:.4f}")
+        _log(log, f"{task.id}: from {start.quantization_tier}, cap {start.batch_cap}: {value:.4f}")
         ends.append(end)
     known = np.array([*ends, *map(to_indices, starts)], dtype=np.int64)
-    here = known[static_values(task, known, seeds).mean(axis=1).argmax()]
+    here = known[evaluate_static(task, known, seeds).mean(axis=1).argmax()]
     sweeps = _pair_by_pair(task) if pairs else _knob_by_knob(task)
     here, value = _climb(task, seeds, here, sweeps)
-    _say(tell, f"{task.id}: best fixed configuration {value:.4f}")
+    _log(log, f"{task.id}: best fixed configuration {value:.4f}")
     return from_indices(here.tolist()), value
 
 
-def _say(tell: Callable[[str], object] | None, line: str) -> None:
-    if tell is not None:
-        tell(line)
+def _log(log: Callable[[str], object] | None, line: str) -> None:
+    if log is not None:
+        log(line)
 
 
 Sweep: TypeAlias = "Callable[[Ints], Ints]"
@@ -141,7 +150,7 @@ def _climb(task: Task, seeds: Sequence[int], here: Ints, sweeps: Sequence[Sweep]
     def value(options: Ints) -> Floats:
         new = [key for key in dict.fromkeys(map(tuple, options.tolist())) if key not in known]
         if new:
-            found = static_values(task, np.array(new, dtype=np.int64), seeds).mean(axis=1)
+            found = evaluate_static(task, np.array(new, dtype=np.int64), seeds).mean(axis=1)
             known.update(zip(new, found.tolist(), strict=True))
         return np.array([known[tuple(option)] for option in options.tolist()])
 
@@ -196,7 +205,7 @@ def best_by_regime(
         rows = np.tile(np.arange(len(seeds)), len(tables))
         batch = spent[len(rows)] = first.select(rows, into=spent.get(len(rows)))
         plans = tables[:, regimes].reshape(len(rows), regimes.shape[1], len(GRID_SIZES))
-        earned: Floats = play(batch, plans).mean(axis=1).reshape(len(tables), len(seeds))
+        earned: Floats = simulate_plans(batch, plans).mean(axis=1).reshape(len(tables), len(seeds))
         return earned
 
     at = values(table[None])[0]

@@ -12,7 +12,7 @@ import typer
 
 from llmserve_agents.cli.options import as_options, output_folder, progress_bar, writing
 from llmserve_agents.rules.tuned import FILE, write_thresholds
-from llmserve_agents.rules.tuning import Position, TuneConfig, TuneResult, tune
+from llmserve_agents.rules.tuning import TuneConfig, TuneProgress, TuneResult, tune
 from llmserve_agents.weights import identity
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import Task
@@ -69,7 +69,7 @@ def tune_command(
             )
         with progress_bar("windows") as advance:
 
-            def tell(at: Position) -> None:
+            def tell(at: TuneProgress) -> None:
                 advance(chosen.id if isnan(at.value) else f"{chosen.id}, {at.value:.4f}", at.done, at.steps)
 
             found = tune(chosen, config, progress=tell)

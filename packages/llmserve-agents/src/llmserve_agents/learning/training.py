@@ -26,7 +26,7 @@ from llmserve_agents.learning.checkpoint import identity, write
 from llmserve_agents.learning.config import PPOConfig, option_of, with_current_names
 from llmserve_agents.learning.curves import Curve, draw_learning_curves
 from llmserve_agents.learning.trainer import Trainer, TrainResult, Update, validation_seeds
-from llmserve_agents.search import rollout, static_values
+from llmserve_agents.search import evaluate_static, rollout
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
@@ -142,7 +142,7 @@ def compare(task: Task, result: TrainResult) -> Comparison:
     random = _random(task, seeds)
     best_static = None
     if references is not None:
-        best_static = float(static_values(task, np.array([to_indices(references.best_static_action)]), seeds).mean())
+        best_static = float(evaluate_static(task, np.array([to_indices(references.best_static_action)]), seeds).mean())
     return Comparison(
         episodes=len(seeds),
         policy=result.validation,

@@ -30,7 +30,7 @@ __all__ = [
     "batch_cap",
     "kv_budget",
     "light_demand",
-    "measured",
+    "measurement_of",
     "prefill_decode_split",
     "priority_routing",
     "speculation_depth",
@@ -191,7 +191,7 @@ class Rules:
         self.split = np.full_like(self.split, action.prefill_decode_split)
         self.priority = np.full_like(self.priority, action.priority_routing)
 
-    def follow(self, seen: Measurement) -> None:
+    def update(self, seen: Measurement) -> None:
         """Move the knobs after a window in which they were in force; `seen` holds arrays with one entry per episode."""
         limits = self._limits
         prompts_tps = seen.request_arrival_rate * seen.mean_prompt_length
@@ -245,11 +245,11 @@ class HeuristicPolicy:
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return the next window's configuration."""
         if observation.step_index > 0:  # the first observation shows nothing that a rule could use
-            self._rules.follow(measured(observation))
+            self._rules.update(measurement_of(observation))
         return self._rules.actions()[0]
 
 
-def measured(observation: ServeObservation) -> Measurement:
+def measurement_of(observation: ServeObservation) -> Measurement:
     """Return what the rules read of an observation, as arrays of one entry; NaN for memory that is not reported."""
     window = observation.metadata.get("window")
     reported = window if isinstance(window, Mapping) else {}

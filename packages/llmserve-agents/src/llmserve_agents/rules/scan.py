@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from llmserve_agents.rules.evaluate import evaluate_thresholds
 from llmserve_agents.rules.thresholds import Thresholds
-from llmserve_agents.rules.values import threshold_values
 from llmserve_sim.tasks import Task, list_tasks
 from llmserve_sim.tasks.model import SeedRange
 
@@ -67,7 +67,7 @@ def scan(tasks: Sequence[Task], seeds: Mapping[str, Sequence[int]], *, passes: i
     """Return the best thresholds found by coordinate sweeps over `CANDIDATES`; prints each that changes."""
 
     def values(many: Sequence[Thresholds]) -> Any:
-        return np.mean([threshold_values(task, many, seeds[task.id]).mean(axis=1) for task in tasks], axis=0)
+        return np.mean([evaluate_thresholds(task, many, seeds[task.id]).mean(axis=1) for task in tasks], axis=0)
 
     best = Thresholds()
     top = float(values([best])[0])
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     best = scan(tasks, {task.id: _first(task.seeds.train, options.seeds) for task in tasks}, passes=options.passes)
     sys.stdout.write(f"{best}\n")
     for task in list_tasks():
-        found = threshold_values(task, [Thresholds(), best], _first(task.seeds.validation, _HELD_OUT)).mean(axis=1)
+        found = evaluate_thresholds(task, [Thresholds(), best], _first(task.seeds.validation, _HELD_OUT)).mean(axis=1)
         sys.stdout.write(f"{task.id}, on {_HELD_OUT} validation seeds: in force {found[0]:.4f}, found {found[1]:.4f}\n")
     return 0
 

@@ -1,6 +1,6 @@
 """Every number in the heuristic's rules, with its unit, its meaning and the range in which a search may move it.
 
-A `Thresholds` holds numbers for one policy, or arrays with one entry per policy where many are run at once (`stacked`).
+A `Thresholds` holds numbers for one policy, or arrays with one entry per policy where many are run at once (`stack_thresholds`).
 `THRESHOLD_BOUNDS` is the table that the tuner searches. The module knows nothing about what the rules do with them.
 """
 
@@ -17,7 +17,15 @@ import numpy as np
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import QUANTIZATION_TIERS, ServeAction
 
-__all__ = ["THRESHOLD_BOUNDS", "Bound", "Thresholds", "checked", "resting_at", "stacked", "standing_still"]
+__all__ = [
+    "THRESHOLD_BOUNDS",
+    "Bound",
+    "Thresholds",
+    "centered_thresholds",
+    "constant_thresholds",
+    "stack_thresholds",
+    "validate_thresholds",
+]
 
 _FP16, _INT8, _INT4 = range(len(QUANTIZATION_TIERS))
 
@@ -138,7 +146,7 @@ THRESHOLD_BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
 """The range of every threshold, in the order of `Thresholds`."""
 
 
-def checked(numbers: Mapping[str, object], *, source: str = "thresholds") -> Thresholds:
+def validate_thresholds(numbers: Mapping[str, object], *, source: str = "thresholds") -> Thresholds:
     """Return the thresholds that a mapping names, all of them; raises `InvalidInputError` for any that is amiss."""
     if set(numbers) != set(THRESHOLD_BOUNDS):
         missing, unknown = THRESHOLD_BOUNDS.keys() - numbers.keys(), numbers.keys() - THRESHOLD_BOUNDS.keys()
@@ -156,7 +164,7 @@ def checked(numbers: Mapping[str, object], *, source: str = "thresholds") -> Thr
     return Thresholds(**given)
 
 
-def stacked(many: Sequence[Thresholds]) -> Thresholds:
+def stack_thresholds(many: Sequence[Thresholds]) -> Thresholds:
     """Return thresholds whose numbers are float64[n] arrays: those of n policies that are run at once."""
     columns: dict[str, Any] = {
         name: np.array([getattr(one, name) for one in many], dtype=np.float64) for name in THRESHOLD_BOUNDS
@@ -164,7 +172,7 @@ def stacked(many: Sequence[Thresholds]) -> Thresholds:
     return Thresholds(**columns)
 
 
-def resting_at(action: ServeAction, rules: Thresholds | None = None) -> Thresholds:
+def centered_thresholds(action: ServeAction, rules: Thresholds | None = None) -> Thresholds:
     """Return the rules' thresholds with `action` as where they rest and where an episode begins."""
     tier = QUANTIZATION_TIERS.index(action.quantization_tier)
     return replace(
@@ -182,10 +190,10 @@ def resting_at(action: ServeAction, rules: Thresholds | None = None) -> Threshol
     )
 
 
-def standing_still(action: ServeAction) -> Thresholds:
+def constant_thresholds(action: ServeAction) -> Thresholds:
     """Return thresholds under which no rule ever moves anything: the policy holds `action` from beginning to end."""
     return replace(
-        resting_at(action),
+        centered_thresholds(action),
         grow=1.0,
         shrink=1.0,
         kv_step=1.0,

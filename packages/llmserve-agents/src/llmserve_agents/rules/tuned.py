@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
 from llmserve_agents.rules.heuristic import HeuristicPolicy
-from llmserve_agents.rules.thresholds import Thresholds, checked
+from llmserve_agents.rules.thresholds import Thresholds, validate_thresholds
 from llmserve_agents.weights import check_card, find_weights
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ServeAction, ServeObservation
@@ -88,7 +88,7 @@ def read_thresholds(path: Path) -> tuple[Thresholds, Mapping[str, Any]]:
     if not isinstance(numbers, dict) or not isinstance(card, dict):
         raise InvalidInputError(str(path), "must be an object with thresholds and card")
     check_card(card, path=path)
-    return checked(numbers, source=str(path)), card
+    return validate_thresholds(numbers, source=str(path)), card
 
 
 def write_thresholds(folder: Path, thresholds: Thresholds, card: Mapping[str, Any]) -> Path:

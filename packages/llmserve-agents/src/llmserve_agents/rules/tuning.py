@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
-from llmserve_agents.rules.values import threshold_values
+from llmserve_agents.rules.evaluate import evaluate_thresholds
+from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, centered_thresholds, constant_thresholds
 from llmserve_agents.search import best_static
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Position", "TuneConfig", "TuneResult", "decoded", "encoded", "start_of", "tune", "tuned_names"]
+__all__ = ["TuneConfig", "TuneProgress", "TuneResult", "decode", "encode", "starting_action", "tune", "tuned_names"]
 
 _SPLITS: Final = ("split_low", "split_high")
 _STATIC_SEEDS: Final = 16
@@ -76,7 +76,7 @@ class TuneConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class TuneProgress:
     """Where a search stands."""
 
     done: int
@@ -108,7 +108,7 @@ def tuned_names(*, can_split: bool = True) -> tuple[str, ...]:
     return tuple(name for name, bound in THRESHOLD_BOUNDS.items() if bound.tuned and (can_split or name not in _SPLITS))
 
 
-def encoded(limits: Thresholds, names: Sequence[str]) -> Floats:
+def encode(limits: Thresholds, names: Sequence[str]) -> Floats:
     """Return float64[n]: thresholds as shares of their ranges, 0..1."""
     row = []
     for name in names:
@@ -118,7 +118,7 @@ def encoded(limits: Thresholds, names: Sequence[str]) -> Floats:
     return np.array(row, dtype=np.float64)
 
 
-def decoded(row: Floats, names: Sequence[str], rest: Thresholds) -> Thresholds:
+def decode(row: Floats, names: Sequence[str], rest: Thresholds) -> Thresholds:
     """Return the thresholds that a point stands for; those that are not named are those of `rest`.
 
     A share beyond 0..1 is folded back into it, so that a range's end is as easily reached as its middle.
@@ -135,13 +135,13 @@ def decoded(row: Floats, names: Sequence[str], rest: Thresholds) -> Thresholds:
     return Thresholds(**values)
 
 
-def start_of(task: Task, *, tell: Callable[[str], object] | None = None) -> ServeAction:
+def starting_action(task: Task, *, log: Callable[[str], object] | None = None) -> ServeAction:
     """Return the fixed configuration that a search begins at: the references', or, without any, one searched here."""
     found = load_references(task.id, task.digest)
     if found is not None:
         return found.best_static_action
     first = task.seeds.train.start
-    return best_static(task, range(first, first + _STATIC_SEEDS), tell=tell)[0]
+    return best_static(task, range(first, first + _STATIC_SEEDS), log=log)[0]
 
 
 def tune(
@@ -149,9 +149,9 @@ def tune(
     config: TuneConfig | None = None,
     *,
     start: ServeAction | None = None,
-    progress: Callable[[Position], object] | None = None,
+    progress: Callable[[TuneProgress], object] | None = None,
 ) -> TuneResult:
-    """Tune the thresholds for `task`, from `start` (by default `start_of` the task).
+    """Tune the thresholds for `task`, from `start` (by default `starting_action` the task).
 
     Deterministic. Raises `InvalidInputError` for a budget that does not reach for one generation and a choice, and
     `MissingExtraError` without the library cmaes.
@@ -159,7 +159,7 @@ def tune(
     config = TuneConfig() if config is None else config
     _cma_with_margin()  # before anything is simulated
     _check_budget(task, config)
-    start = start_of(task) if start is None else start
+    start = starting_action(task) if start is None else start
     return _Search(task, config, start, progress).run()
 
 
@@ -177,11 +177,11 @@ def _check_budget(task: Task, config: TuneConfig) -> None:
 
 class _Search:
     def __init__(
-        self, task: Task, config: TuneConfig, start: ServeAction, progress: Callable[[Position], object] | None
+        self, task: Task, config: TuneConfig, start: ServeAction, progress: Callable[[TuneProgress], object] | None
     ) -> None:
         self._task, self._config, self._start, self._progress = task, config, start, progress
         self._names = tuned_names(can_split=ServingBatch(task, 1).can_split)
-        self._still, self._rules = standing_still(start), resting_at(start)
+        self._still, self._rules = constant_thresholds(start), centered_thresholds(start)
         self._rng = np.random.default_rng([config.seed, 7001])
         self._done = 0
         self._value = float("nan")
@@ -192,17 +192,17 @@ class _Search:
         starts = [self._still, self._rules, Thresholds()]
         race = self._values(starts, self._training(self._race_episodes)).mean(axis=1)
         rest = starts[int(race.argmax())]
-        optimizer = self._optimizer(encoded(rest, self._names))
+        optimizer = self._optimizer(encode(rest, self._names))
         late: list[Thresholds] = []
         generations = 0
         while (episodes := self._episodes()) > 0:
             points = [optimizer.ask() for _ in range(self._config.population)]
-            many = [decoded(at, self._names, rest) for at, _ in points]
+            many = [decode(at, self._names, rest) for at, _ in points]
             values = self._values(many, self._training(episodes)).mean(axis=1)
             optimizer.tell([(raw, -value) for (_, raw), value in zip(points, values.tolist(), strict=True)])
             self._value = float(np.sort(values)[len(values) // 2 :].mean())
             generations += 1
-            late += [decoded(optimizer.mean, self._names, rest), many[int(values.argmax())]]
+            late += [decode(optimizer.mean, self._names, rest), many[int(values.argmax())]]
         # The middle of a late distribution is less of an accident than the best of it, so both are tried.
         pool = [self._still, self._rules, *late[3 - self._config.finalists :], Thresholds()]
         return self._choose(pool, generations)
@@ -235,12 +235,12 @@ class _Search:
         return seeds
 
     def _values(self, many: Sequence[Thresholds], seeds: Sequence[int]) -> Floats:
-        return threshold_values(self._task, many, seeds, tell=self._count)
+        return evaluate_thresholds(self._task, many, seeds, progress=self._count)
 
     def _count(self, windows: int) -> None:
         self._done += windows
         if self._progress is not None:
-            self._progress(Position(self._done, self._config.steps, self._value))
+            self._progress(TuneProgress(self._done, self._config.steps, self._value))
 
     def _choose(self, pool: Sequence[Thresholds], generations: int) -> TuneResult:
         """Return the best of the finalists on validation episodes: all on some, then the best few on more."""

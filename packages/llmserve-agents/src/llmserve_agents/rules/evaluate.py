@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from llmserve_agents.rules.heuristic import Rules
-from llmserve_agents.rules.thresholds import Thresholds, stacked
+from llmserve_agents.rules.thresholds import Thresholds, stack_thresholds
 from llmserve_agents.search import mean_rewards
 from llmserve_sim.batch import ServingBatch
 
@@ -24,18 +24,22 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["threshold_values"]
+__all__ = ["evaluate_thresholds"]
 
 _ROWS: Final = 256
 """Episodes side by side, at most: enough for the rules' arithmetic to vanish beside the simulation."""
 
 
-def threshold_values(
-    task: Task, candidates: Sequence[Thresholds], seeds: Sequence[int], *, tell: Callable[[int], object] | None = None
+def evaluate_thresholds(
+    task: Task,
+    candidates: Sequence[Thresholds],
+    seeds: Sequence[int],
+    *,
+    progress: Callable[[int], object] | None = None,
 ) -> Floats:
     """Return float64[n, seeds]: what the rules earn per window under each of n candidates, on the same episodes.
 
-    `tell` hears of the windows that have been simulated.
+    `progress` hears of the windows that have been simulated.
     """
     values = np.empty((len(candidates), len(seeds)))
     for left in range(0, len(seeds), _ROWS):
@@ -47,11 +51,11 @@ def threshold_values(
         for top in range(0, len(candidates), each):
             tried = candidates[top : top + each]
             batch = first.select(np.tile(np.arange(len(some)), len(tried)), into=spent)
-            rules = Rules(stacked([one for one in tried for _ in some]), batch.size)
+            rules = Rules(stack_thresholds([one for one in tried for _ in some]), batch.size)
             values[top : top + each, left : left + _ROWS] = _rule_rewards(batch, rules).reshape(len(tried), -1)
             spent = batch
-            if tell is not None:
-                tell(batch.size * batch.episode_length)
+            if progress is not None:
+                progress(batch.size * batch.episode_length)
     return values
 
 
@@ -60,7 +64,7 @@ def _rule_rewards(batch: ServingBatch, rules: Rules) -> Floats:
 
     def act(_window: int, outcome: Outcome | None) -> list[ServeAction]:
         if outcome is not None:
-            rules.follow(outcome.measurement)
+            rules.update(outcome.measurement)
         return rules.actions()
 
     return mean_rewards(batch, act)
