@@ -2,16 +2,17 @@
 
 How to add an agent:
 
-1. Write a class with `reset(task_id, seed)` and `act(observation) -> ServeAction`, in a module of its own: rules in `rules/`,
-   trained agents in `learning/`, language models in `llm/`.
-2. Add one line to `AGENTS` below: the class, or ``_LazyAgent("module:Class")`` if its module is slow to import or lies in a
-   package that this module must not import (`learning`). From then on every command knows the name. If the class has a
-   classmethod ``from_folder(folder)``, it is a ``_LazyAgentWithWeights``, and evaluations take ``name:FOLDER`` as well.
+1. Write a class with `reset(task_id, seed)` and `act(observation) -> ServeAction`, in a module of its own: rules in
+   `rules/`, trained agents in `learning/`, language models in `llm/`.
+2. Add one line to `AGENTS` below: the class, or ``_LazyAgent("module:Class")`` if its module is slow to import or lies
+   in a package that this module must not import (`learning`). From then on every command knows the name. If the class
+   has a classmethod ``from_folder(folder)``, it is a ``_LazyAgentWithWeights``, and evaluations take ``name:FOLDER`` as
+   well.
 3. Add the name to the table in docs/agents.md and to `test_every_name_of_the_documentation_is_there`, then compare it:
    ``llmserve evaluate --agent NAME --agent heuristic --task all``.
 
-An agent sees observations only, so the same object acts in the simulator in this process and on a server. A planner also
-gets the running environment (`ModelBasedPolicy`); it can run only in the environment's process, and is in
+An agent sees observations only, so the same object acts in the simulator in this process and on a server. A planner
+also gets the running environment (`ModelBasedPolicy`); it can run only in the environment's process, and is in
 `MODEL_BASED_AGENTS`. The `openai` agent needs an endpoint, not only a name: see `llm/agent.py`.
 """
 
@@ -113,12 +114,12 @@ AGENTS: Final[dict[str, Callable[[], Policy]]] = {
     "tuned-heuristic": _LazyAgentWithWeights("llmserve_agents.rules.tuned:TunedHeuristicPolicy"),
     "ppo": _LazyAgentWithWeights("llmserve_agents.learning.agent:PPOPolicy"),
 }
-"""How to make each agent, by the name that commands, the page and reports use. All of them act on observations alone."""
+"""Makers of the agents, by the name that commands, the page and reports use. These agents see observations only."""
 
 MODEL_BASED_AGENTS: Final[dict[str, Callable[[], Policy]]] = {
     "planner": _LazyAgent("llmserve_agents.planner:PlannerPolicy"),
 }
-"""How to make each `ModelBasedPolicy`, by name. Servers do not offer these."""
+"""Makers of the agents that need the environment (`ModelBasedPolicy`). Servers do not offer these."""
 
 
 def make_agent(name: str) -> Policy:
