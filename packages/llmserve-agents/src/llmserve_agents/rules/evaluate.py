@@ -1,4 +1,4 @@
-"""What thresholds earn: many of them on many episodes, side by side in one batch.
+"""Evaluates many sets of thresholds on many episodes, in one batch.
 
 The module knows nothing about how thresholds are searched.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate_thresholds"]
 
 _ROWS: Final = 256
-"""Episodes side by side, at most: enough for the rules' arithmetic to vanish beside the simulation."""
+"""Most episodes in one batch: enough to make the rules' arithmetic cheap compared with the simulation."""
 
 
 def evaluate_thresholds(
@@ -37,9 +37,9 @@ def evaluate_thresholds(
     *,
     progress: Callable[[int], object] | None = None,
 ) -> Floats:
-    """Return float64[n, seeds]: what the rules earn per window under each of n candidates, on the same episodes.
+    """Return float64[n, seeds]: mean reward per window of the rules under each of n candidates, on the same episodes.
 
-    `progress` hears of the windows that have been simulated.
+    `progress` is called after every batch with the number of windows simulated in it.
     """
     values = np.empty((len(candidates), len(seeds)))
     for left in range(0, len(seeds), _ROWS):
@@ -47,13 +47,13 @@ def evaluate_thresholds(
         first = ServingBatch(task, len(some))
         first.start(some)
         each = max(1, _ROWS // len(some))
-        spent: ServingBatch | None = None
+        reusable: ServingBatch | None = None
         for top in range(0, len(candidates), each):
             tried = candidates[top : top + each]
-            batch = first.select(np.tile(np.arange(len(some)), len(tried)), into=spent)
+            batch = first.select(np.tile(np.arange(len(some)), len(tried)), into=reusable)
             rules = Rules(stack_thresholds([one for one in tried for _ in some]), batch.size)
             values[top : top + each, left : left + _ROWS] = _rule_rewards(batch, rules).reshape(len(tried), -1)
-            spent = batch
+            reusable = batch
             if progress is not None:
                 progress(batch.size * batch.episode_length)
     return values
