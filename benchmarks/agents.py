@@ -23,11 +23,11 @@ from benchmarks.results import LEFT_OUT, SEARCHES, placed, readme_section, whole
 
 from llmserve_agents.evaluation.ablation import ablate
 from llmserve_agents.evaluation.ablation_report import AblationReport
-from llmserve_agents.evaluation.episodes import play
+from llmserve_agents.evaluation.episodes import record_episode
 from llmserve_agents.evaluation.plots import draw_knob_values, draw_scores, draw_timeline
 from llmserve_agents.evaluation.report import EvaluationReport
 from llmserve_agents.evaluation.roster import agent_specs, parse_agent
-from llmserve_agents.evaluation.runner import SIDE_BY_SIDE, Progress, evaluation_tasks, run, runnable_agents
+from llmserve_agents.evaluation.runner import DEFAULT_AGENTS, Progress, evaluation_tasks, run, runnable_agents
 from llmserve_agents.executors import EXECUTORS, Executor, make_executor
 from llmserve_agents.learning.curves import Curve, draw_learning_curves
 from llmserve_sim.tasks.registry import catalogue_task
@@ -79,7 +79,7 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
     draw_scores(report, out / "scores.png")
     shown = [spec for spec in agent_specs(agents) if spec.label in {"ppo", "heuristic"}]
     for task in tasks:
-        logs = {spec.label: play(spec, task, report.seeds[task][0]) for spec in shown}
+        logs = {spec.label: record_episode(spec, task, report.seeds[task][0]) for spec in shown}
         draw_timeline(logs, out / f"timeline-{task}.png", window_s=catalogue_task(task).window_s)
     curves = learning_curves(tasks)
     if len(curves) == len(tasks):
@@ -149,7 +149,7 @@ def disagreements(report: EvaluationReport, committed: EvaluationReport) -> list
             if task not in theirs.weights or theirs.weights[task].sha256 != used.sha256:
                 found.append(f"{ours.label}, {task}: {used.path} is not the file that benchmark.json was made with")
     for row in report.standings:
-        was = committed.standing(row.agent, row.task_id).reward.value
+        was = committed.result(row.agent, row.task_id).reward.value
         half = (row.reward.high - row.reward.low) / 2.0
         if abs(was - row.reward.value) > SLACK * half + 1e-9:
             found.append(
@@ -165,7 +165,7 @@ def _levels(report: EvaluationReport, task: str) -> dict[str, float]:
     """Return the mean reward of other agents on test seeds, to draw beside the curves."""
     names = ("best-static", "heuristic", "tuned-heuristic")
     labels = {entry.label for entry in report.agents}
-    return {name: report.standing(name, task).reward.value for name in names if name in labels}
+    return {name: report.result(name, task).reward.value for name in names if name in labels}
 
 
 def _ablation(name: str, tasks: Sequence[str], episodes: int, place: Executor) -> AblationReport:
@@ -210,7 +210,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"check what is committed with {QUICK_EPISODES} seeds")
     parser.add_argument("--episodes", type=int, default=100, help="test seeds per task (default: %(default)s)")
     parser.add_argument("--task", action="append", help="a task; by default the three that validators know")
-    parser.add_argument("--skip", action="append", default=[], choices=SIDE_BY_SIDE, help="leave one out")
+    parser.add_argument("--skip", action="append", default=[], choices=DEFAULT_AGENTS, help="leave one out")
     parser.add_argument(
         "--searches",
         type=int,

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from llmserve_agents.evaluation.report import EvaluationReport, Standing
+from llmserve_agents.evaluation.report import AgentResult, EvaluationReport
 from llmserve_agents.evaluation.statistics import Bootstrap, Interval, mean
 
 __all__ = ["RIVALS", "Bar", "bars", "difference", "search_bars", "training_seeds"]
@@ -99,7 +99,7 @@ def _beats(report: EvaluationReport, trained: list[str], rival: str, task: str, 
 
 def _scores(report: EvaluationReport, task: str, *, known: bool) -> Bar:
     claim = f"{task}: score of ppo at least {_LEAST_SCORE:.2f}"
-    score = report.standing("ppo", task).score if known else None
+    score = report.result("ppo", task).score if known else None
     if score is None:
         return Bar(claim, None, "not measured")
     return Bar(claim, score.value >= _LEAST_SCORE, f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
@@ -110,7 +110,7 @@ def _ordered(report: EvaluationReport, labels: list[str], task: str) -> Bar:
     names = ("random", "heuristic", "ppo")
     if not set(names) <= set(labels):
         return Bar(claim, None, "not measured")
-    rows = [report.standing(name, task).reward for name in names]
+    rows = [report.result(name, task).reward for name in names]
     apart = all(below.high < above.low for below, above in pairwise(rows))
     return Bar(claim, apart, ", ".join(f"{row.value:.4f} [{row.low:.4f}, {row.high:.4f}]" for row in rows))
 
@@ -119,8 +119,8 @@ def _below_the_bound(report: EvaluationReport, labels: list[str], task: str) -> 
     claim = f"{task}: nobody above the clairvoyant bound"
     if "clairvoyant" not in labels:
         return Bar(claim, None, "not measured")
-    bound = report.standing("clairvoyant", task)
-    others = [report.standing(label, task) for label in labels if label != "clairvoyant"]
-    best: Standing = max(others, key=lambda row: row.reward.value)
+    bound = report.result("clairvoyant", task)
+    others = [report.result(label, task) for label in labels if label != "clairvoyant"]
+    best: AgentResult = max(others, key=lambda row: row.reward.value)
     shown = f"{best.agent} {best.reward.value:.4f}, clairvoyant {bound.reward.value:.4f}"
     return Bar(claim, best.reward.value <= bound.reward.value, shown)

@@ -154,7 +154,7 @@ def table(header: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
 def _score_rows(report: EvaluationReport, leave_out: Container[str] = ()) -> Iterator[list[str]]:
     for entry in report.agents:
         if not entry.label.startswith("ppo-seed-") and entry.label not in leave_out:
-            yield [f"`{entry.label}`", *(_shown(report.standing(entry.label, task).score, 3) for task in report.tasks)]
+            yield [f"`{entry.label}`", *(_shown(report.result(entry.label, task).score, 3) for task in report.tasks)]
 
 
 def _difference_rows(report: EvaluationReport) -> Iterator[list[str]]:

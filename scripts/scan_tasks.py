@@ -32,7 +32,7 @@ from typing import Any, Final
 import numpy as np
 
 from llmserve_agents.clairvoyant import Budget, improve
-from llmserve_agents.search import ROWS, best_by_regime, best_static, play
+from llmserve_agents.search import MAX_BATCH_SIZE, best_by_regime, best_static, rollout, simulate_plans
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES, to_indices
 from llmserve_sim.tasks import Task, load_task
@@ -99,11 +99,11 @@ def describe(task: Task, seeds: Sequence[int], *, knobs: bool, bound: bool) -> s
     windows = (len(seeds), task.windows, len(GRID_SIZES))
     chance = ServingBatch(task, len(seeds))
     chance.start(seeds)
-    random = float(play(chance, np.random.default_rng(0).integers(0, GRID_SIZES, windows)).mean())
+    random = float(simulate_plans(chance, np.random.default_rng(0).integers(0, GRID_SIZES, windows)).mean())
     held = ServingBatch(task, len(seeds))
     held.start(seeds)
-    plan = np.broadcast_to(np.array(to_indices(action)), windows)
-    met = np.mean([held.advance(plan[:, w]).measurement.slo_compliance_rate for w in range(task.windows)])
+    indices = np.tile(to_indices(action), (len(seeds), 1))
+    met = np.mean([outcome.measurement.slo_compliance_rate for outcome in rollout(held, lambda *_: indices)])
     by_regime, signs, groups = regimes(task, seeds)
     table, adapted = best_by_regime(task, seeds, by_regime, action, groups=groups)
     lines = [
@@ -133,13 +133,13 @@ def describe_held(task: Task, seeds: Sequence[int]) -> str:
     grid = np.array([row for row in itertools.product(*COARSE) if can_split or not row[4]])
     first = ServingBatch(task, len(seeds))
     first.start(seeds)
-    each = max(1, ROWS // len(seeds))
+    each = max(1, MAX_BATCH_SIZE // len(seeds))
     rewards = np.empty((len(grid), len(seeds), task.windows))
     for begin in range(0, len(grid), each):
         some = grid[begin : begin + each]
         batch = first.select(np.tile(np.arange(len(seeds)), len(some)))
         plan = np.repeat(some, len(seeds), axis=0)
-        played = play(batch, np.broadcast_to(plan[:, None], (len(plan), task.windows, plan.shape[1])))
+        played = simulate_plans(batch, np.broadcast_to(plan[:, None], (len(plan), task.windows, plan.shape[1])))
         rewards[begin : begin + len(some)] = played.reshape(len(some), len(seeds), task.windows)
     by_regime, signs, _ = regimes(task, seeds)
     overall = rewards.mean(axis=(1, 2))

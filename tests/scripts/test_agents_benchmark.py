@@ -12,7 +12,7 @@ from benchmarks.results import placed, readme_section, whole_section
 
 from llmserve_agents.evaluation.report import AgentEntry, EpisodeScore, EvaluationReport
 from llmserve_agents.evaluation.statistics import Bootstrap
-from llmserve_agents.evaluation.summary import conclude
+from llmserve_agents.evaluation.summary import summarize
 
 STATIC, BURSTY = "static_workload", "bursty_workload"
 LEVELS = {
@@ -49,7 +49,7 @@ def made(levels: dict[str, float], *, episodes: int = 40, scores: float = 0.85) 
         for place, (label, level) in enumerate(levels.items())
         for seed in range(episodes)
     ]
-    return conclude(
+    return summarize(
         found,
         agents=[AgentEntry(label=label, spec=label) for label in levels],
         seeds={task: list(range(episodes)) for task in (STATIC, BURSTY)},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmserve_agents import clairvoyant as module
-from llmserve_agents.clairvoyant import Budget, clairvoyant, improve, snapped, whole_plan_values
+from llmserve_agents.clairvoyant import Budget, clairvoyant, evaluate_plans, improve, nearest_indices
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -37,7 +37,7 @@ def test_a_plans_value_is_what_an_environment_earns_with_it(task: Task) -> None:
     rng, env = np.random.default_rng(0), ServingEnv(task)
     plans = rng.integers(0, GRID_SIZES, (3, task.windows, len(GRID_SIZES)))
     plans[..., SPLIT] *= env.can_split
-    values = whole_plan_values(task, SEEDS, plans)
+    values = evaluate_plans(task, SEEDS, plans)
     for seed, plan, value in zip(SEEDS, plans.tolist(), values, strict=True):
         env.start(seed)
         assert value == pytest.approx(np.mean([env.advance(from_indices(row)).reward for row in plan]), abs=1e-12)
@@ -45,11 +45,11 @@ def test_a_plans_value_is_what_an_environment_earns_with_it(task: Task) -> None:
 
 def test_improving_never_falls_below_the_start_in_any_episode(task: Task) -> None:
     start = held()
-    begun = whole_plan_values(task, SEEDS, start)
+    begun = evaluate_plans(task, SEEDS, start)
     plans, values = improve(task, SEEDS, start, QUICK)
     assert (values >= begun).all()
     assert values.mean() > begun.mean() + 1e-3
-    np.testing.assert_array_equal(whole_plan_values(task, SEEDS, plans), values)
+    np.testing.assert_array_equal(evaluate_plans(task, SEEDS, plans), values)
     assert (start == held()).all()
 
 
@@ -69,7 +69,7 @@ def test_how_many_are_searched_side_by_side_changes_nothing(
 ) -> None:
     budget = Budget(passes=1, strides=(1,), holds=(2,), slow_holds=())
     plans, values = improve(task, SEEDS, held(), budget)
-    monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setattr(module, "MAX_BATCH_SIZE", rows)
     other, again = improve(task, SEEDS, held(), budget)
     assert (plans == other).all()
     assert (values == again).all()
@@ -88,7 +88,7 @@ def test_with_everything_frozen_or_no_strides_the_plans_are_those_given(task: Ta
     for budget, frozen in ((QUICK, range(6)), (Budget(strides=()), ()), (Budget(holds=(), slow_holds=()), ())):
         plans, values = improve(task, SEEDS, held(), budget, frozen=frozen)
         assert (plans == held()).all()
-        np.testing.assert_array_equal(values, whole_plan_values(task, SEEDS, held()))
+        np.testing.assert_array_equal(values, evaluate_plans(task, SEEDS, held()))
 
 
 def test_long_strides_leave_small_knobs_alone(task: Task) -> None:
@@ -113,7 +113,7 @@ def test_where_the_deployment_cannot_split_no_plan_does(task: Task, monkeypatch:
 def test_progress_is_told_window_by_window(task: Task) -> None:
     told: list[tuple[int, int, float]] = []
     budget = Budget(passes=1, strides=(1,), holds=(1,), slow_holds=())
-    improve(task, SEEDS, held(), budget, tell=lambda *some: told.append(some))
+    improve(task, SEEDS, held(), budget, progress=lambda *some: told.append(some))
     assert [(number, window) for number, window, _ in told] == [(0, window) for window in range(task.windows)]
 
 
@@ -126,13 +126,13 @@ def author(task: Task, policy: Any) -> tuple[Any, Any]:
         while not observation.done:
             actions.append(policy.act(observation))
             observation = env.step(actions[-1])
-        plans.append(snapped(actions))
+        plans.append(nearest_indices(actions))
         values.append(env.state().total_reward / task.windows)
     return np.stack(plans), np.array(values)
 
 
 def test_the_bound_is_below_no_author_in_any_episode(task: Task) -> None:
-    authors = [author(task, RandomPolicy()), (held(), whole_plan_values(task, SEEDS, held()))]
+    authors = [author(task, RandomPolicy()), (held(), evaluate_plans(task, SEEDS, held()))]
     found = clairvoyant(task, SEEDS, authors, Budget(passes=1, strides=(1,), holds=(1,), slow_holds=()))
     for _, earned in authors:
         assert (found.values >= earned - 1e-12).all()
@@ -143,15 +143,15 @@ def test_an_author_between_the_grids_points_counts_with_what_it_earned(task: Tas
     none = Budget(passes=0)
     found = clairvoyant(task, SEEDS, [(held(), np.array([9.0, 0.0, 0.0]))], none)
     assert found.values[0] == 9.0
-    np.testing.assert_array_equal(found.values[1:], whole_plan_values(task, SEEDS, held())[1:])
+    np.testing.assert_array_equal(found.values[1:], evaluate_plans(task, SEEDS, held())[1:])
 
 
 def test_each_episode_begins_at_the_best_of_its_starts(task: Task) -> None:
     other = held(HELD.model_copy(update={"quantization_tier": "INT4", "batch_cap": 256}))
-    starts = [(plans, whole_plan_values(task, SEEDS, plans)) for plans in (held(), other)]
+    starts = [(plans, evaluate_plans(task, SEEDS, plans)) for plans in (held(), other)]
     found = clairvoyant(task, SEEDS, starts, Budget(passes=0))
     np.testing.assert_array_equal(found.values, np.maximum(starts[0][1], starts[1][1]))
-    np.testing.assert_array_equal(whole_plan_values(task, SEEDS, found.plans), found.values)
+    np.testing.assert_array_equal(evaluate_plans(task, SEEDS, found.plans), found.values)
 
 
 def test_a_search_from_nothing_is_refused(task: Task) -> None:
@@ -172,7 +172,7 @@ def test_an_action_is_put_on_the_nearest_point_of_the_grid() -> None:
         )
         for i in range(60)
     ]
-    for action, row in zip(actions, snapped(actions).tolist(), strict=True):
+    for action, row in zip(actions, nearest_indices(actions).tolist(), strict=True):
         point = from_indices(row)
         for name in ("batch_cap", "kv_budget_fraction"):
             distance = abs(getattr(point, name) - getattr(action, name))
@@ -183,4 +183,4 @@ def test_an_action_is_put_on_the_nearest_point_of_the_grid() -> None:
 
 def test_points_of_the_grid_stay_where_they_are() -> None:
     rows = np.random.default_rng(0).integers(0, GRID_SIZES, (30, len(GRID_SIZES)))
-    assert (snapped([from_indices(row) for row in rows.tolist()]) == rows).all()
+    assert (nearest_indices([from_indices(row) for row in rows.tolist()]) == rows).all()

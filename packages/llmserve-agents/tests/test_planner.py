@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents.evaluation.episodes import drive
 from llmserve_agents.planner import PlannerBudget, PlannerPolicy, _combined, _forecast_seed, _moves
+from llmserve_agents.policy import run_episode
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import GRID_SIZES, from_indices
@@ -81,7 +81,7 @@ def test_it_repeats_itself_from_episode_to_episode_and_leaves_the_environment_al
     env, agent = ServingEnv(short("adversarial_multitenant", 12)), PlannerPolicy(QUICK)
     logs = []
     for _ in range(2):
-        drive(env, agent, 3)
+        run_episode(env, agent, 3)
         logs.append(env.episode_log())
     assert logs[0].steps == logs[1].steps
     replayed = ServingEnv(env.task)
@@ -93,7 +93,7 @@ def test_it_earns_more_than_the_best_fixed_configuration() -> None:
     task = load_task("adversarial_multitenant")
     env, agent = ServingEnv(task), PlannerPolicy(PlannerBudget(forecasts=2, horizon=6))
     seed = task.seeds.validation.start
-    drive(env, agent, seed)
+    run_episode(env, agent, seed)
     held = ServingEnv(task)
     observation = held.reset(seed)
     start = PlannerPolicy()
@@ -121,7 +121,7 @@ def test_a_fleet_of_one_replica_is_never_split() -> None:
     assert (_moves(plan, PlannerBudget(), can_split=False)[:, :, 4] == 0).all()
     env, agent = ServingEnv(short("static_workload", 6), deployment="h100x2-qwen3-32b"), PlannerPolicy(QUICK)
     assert not env.can_split
-    drive(env, agent, 1)
+    run_episode(env, agent, 1)
     assert not any(step.action.prefill_decode_split for step in env.episode_log().steps)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmserve_agents.policy import AGENTS, FORKING, Attachable, BestStaticPolicy, make_agent
+from llmserve_agents.policy import AGENTS, MODEL_BASED_AGENTS, BestStaticPolicy, ModelBasedPolicy, make_agent
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.references import load_references
@@ -36,7 +36,7 @@ def references(action: ServeAction) -> ReferenceScores:
 
 def test_every_name_of_the_documentation_is_there() -> None:
     assert list(AGENTS) == ["random", "static", "threshold", "best-static", "heuristic", "tuned-heuristic", "ppo"]
-    assert list(FORKING) == ["planner"]
+    assert list(MODEL_BASED_AGENTS) == ["planner"]
 
 
 def test_importing_the_names_imports_no_heavy_library() -> None:
@@ -59,7 +59,7 @@ def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
 def test_a_planner_is_refused_where_there_is_no_environment_to_fork() -> None:
     with pytest.raises(InvalidInputError, match="planner simulates ahead"):
         make_agent("planner")
-    assert isinstance(FORKING["planner"](), Attachable)
+    assert isinstance(MODEL_BASED_AGENTS["planner"](), ModelBasedPolicy)
 
 
 def test_best_static_holds_the_configuration_of_the_references(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from llmserve_agents import references
 from llmserve_agents.clairvoyant import Budget
 from llmserve_agents.policy import HeuristicPolicy, RandomPolicy, StaticPolicy
-from llmserve_agents.references import Effort, compute, follow, main
+from llmserve_agents.references import Effort, compute, main, run_agent
 from llmserve_agents.search import best_static
 from llmserve_agents.weights import WEIGHTS_VARIABLE
 from llmserve_sim.__about__ import __version__
@@ -46,7 +46,7 @@ def found(short: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Refere
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(WEIGHTS_VARIABLE, str(tmp_path_factory.mktemp("none")))
         patch.setattr(references, "best_static", _from_one_start)
-        return compute(short, QUICK, tell=told.append), told
+        return compute(short, QUICK, log=told.append), told
 
 
 def _from_one_start(task: Task, seeds: Any, **options: Any) -> Any:
@@ -70,7 +70,7 @@ def test_every_mean_is_that_of_its_policy_on_the_reference_seeds(found: Any, sho
         "heuristic": HeuristicPolicy(),
     }
     for name, policy in policies.items():
-        assert getattr(scores, name) == follow(short, scores.seeds, policy).values.mean()
+        assert getattr(scores, name) == run_agent(short, scores.seeds, policy).values.mean()
 
 
 def test_the_fixed_configuration_is_searched_on_training_seeds(found: Any, short: Task) -> None:
@@ -92,13 +92,13 @@ def test_what_was_computed_says_how_and_for_what(found: Any, short: Task) -> Non
 
 
 def test_following_a_policy_gives_its_actions_and_what_they_earn(short: Task) -> None:
-    done = follow(short, [5, 6], RandomPolicy())
+    done = run_agent(short, [5, 6], RandomPolicy())
     assert done.plans.shape == (2, 12, 6)
     env = ServingEnv(short)
     for seed, actions, value in zip([5, 6], done.actions, done.values, strict=True):
         env.start(seed)
         assert value == pytest.approx(np.mean([env.advance(action).reward for action in actions]), abs=1e-12)
-    again = follow(short, [6], RandomPolicy())
+    again = run_agent(short, [6], RandomPolicy())
     assert again.actions[0] == done.actions[1]
 
 
@@ -106,7 +106,7 @@ def test_the_shipped_policy_takes_part_where_there_is_one(short: Task, monkeypat
     monkeypatch.setattr(references, "best_static", lambda *_, **__: (ServeAction(), 0.0))
     monkeypatch.setattr(references, "make_agent", lambda _: HeuristicPolicy())
     none = Effort(static_seeds=1, reference_seeds=1, budget=Budget(passes=1, strides=(), holds=(1,)))
-    scores = compute(short, none, tell=lambda _: None)
+    scores = compute(short, none, log=lambda _: None)
     assert scores.ppo == scores.heuristic
     assert scores.clairvoyant >= max(scores.best_static, scores.heuristic)
     assert "tuned-heuristic, ppo did" in scores.budget

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmserve_agents import search
-from llmserve_agents.search import STARTS, best_by_regime, best_static, play, static_values
+from llmserve_agents.search import STARTS, best_by_regime, best_static, evaluate_static, simulate_plans
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -33,7 +33,7 @@ def some(count: int, seed: int = 0) -> Any:
 
 def test_a_configurations_value_is_what_an_environment_earns_under_it(task: Task) -> None:
     configurations, seeds, env = some(4), [1, 2, 3], ServingEnv(task)
-    values = static_values(task, configurations, seeds)
+    values = evaluate_static(task, configurations, seeds)
     assert values.shape == (4, 3)
     for row, configuration in enumerate(configurations.tolist()):
         for column, seed in enumerate(seeds):
@@ -47,27 +47,27 @@ def test_how_many_are_simulated_side_by_side_changes_no_value(
     task: Task, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configurations = some(5)
-    whole = static_values(task, configurations, [1, 2, 3])
-    monkeypatch.setattr(search, "ROWS", rows)
-    assert (static_values(task, configurations, [1, 2, 3]) == whole).all()
+    whole = evaluate_static(task, configurations, [1, 2, 3])
+    monkeypatch.setattr(search, "MAX_BATCH_SIZE", rows)
+    assert (evaluate_static(task, configurations, [1, 2, 3]) == whole).all()
 
 
 def test_a_plan_is_played_to_its_end_or_to_the_episodes(task: Task) -> None:
     batch = ServingBatch(task, 2)
     batch.start([1, 2])
     plans = np.repeat(some(2)[:, None], 5, axis=1)
-    assert play(batch, plans).shape == (2, 5)
-    assert play(batch, plans).shape == (2, 3)
+    assert simulate_plans(batch, plans).shape == (2, 5)
+    assert simulate_plans(batch, plans).shape == (2, 3)
     assert batch.window == task.windows
 
 
 @pytest.mark.parametrize("pairs", [True, False])
 def test_the_best_fixed_configuration_is_none_below_any_start(task: Task, pairs: bool) -> None:
     seeds, starts, told = [1, 2, 3], STARTS[2:4], []
-    action, value = best_static(task, seeds, starts=starts, pairs=pairs, tell=told.append)
-    begun = static_values(task, np.array([to_indices(start) for start in starts]), seeds).mean(axis=1)
+    action, value = best_static(task, seeds, starts=starts, pairs=pairs, log=told.append)
+    begun = evaluate_static(task, np.array([to_indices(start) for start in starts]), seeds).mean(axis=1)
     assert value >= begun.max()
-    assert value == static_values(task, np.array([to_indices(action)]), seeds).mean()
+    assert value == evaluate_static(task, np.array([to_indices(action)]), seeds).mean()
     assert len(told) == len(starts) + 1
     assert pairs or best_static(task, seeds, starts=starts, pairs=pairs) == (action, value)
 
@@ -84,7 +84,7 @@ def test_a_start_that_is_only_bad_on_few_seeds_is_not_lost(task: Task, monkeypat
         early = np.array(seeds)[None] < 2
         return np.where(is_good, np.where(early, 0.1, 0.9), np.where(is_bad, 0.3, 0.2))
 
-    monkeypatch.setattr(search, "static_values", values)
+    monkeypatch.setattr(search, "evaluate_static", values)
     action, value = best_static(task, list(range(8)), starts=(good, bad), pairs=False)
     assert (action, value) == (good, pytest.approx(0.7))
 
@@ -96,7 +96,7 @@ def test_no_single_knob_improves_on_what_was_found(task: Task) -> None:
     for knob, size in enumerate(GRID_SIZES):
         options = np.repeat(here[None], size, axis=0)
         options[:, knob] = np.arange(size)
-        assert static_values(task, options, seeds).mean(axis=1).max() <= value + 1e-6
+        assert evaluate_static(task, options, seeds).mean(axis=1).max() <= value + 1e-6
 
 
 def test_where_the_deployment_cannot_split_no_search_tries_to(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,14 +115,14 @@ def regimes(task: Task, seeds: int, count: int = 3) -> Any:
 
 def test_a_configuration_for_each_regime_is_worth_at_least_the_start_everywhere(task: Task) -> None:
     seeds, start = [1, 2], STARTS[0]
-    begun = static_values(task, np.array([to_indices(start)]), seeds)[0]
+    begun = evaluate_static(task, np.array([to_indices(start)]), seeds)[0]
     table, values = best_by_regime(task, seeds, regimes(task, 2), start, groups=[(0, 2)], rounds=2)
     assert table.shape == (3, len(GRID_SIZES))
     assert values.mean() >= begun.mean()
     assert values.mean() > begun.mean() + 1e-3
     batch = ServingBatch(task, 2)
     batch.start(seeds)
-    np.testing.assert_array_equal(play(batch, table[regimes(task, 2)]).mean(axis=1), values)
+    np.testing.assert_array_equal(simulate_plans(batch, table[regimes(task, 2)]).mean(axis=1), values)
 
 
 def test_tied_knobs_have_one_value_in_all_regimes(task: Task) -> None:

@@ -1,11 +1,12 @@
-"""The clairvoyant bound: what an agent could earn that knows the episode's future, found by searching plans on true forks.
+"""The clairvoyant search: plans for an agent that knows the episode's future, found by simulating its copies.
 
-A plan is one configuration per window. It is improved window by window: every change of one knob, held for each of several
-lengths, is simulated to a few windows beyond its end, against the plan as it stands and on the same future; the change
-that gains most is taken. Passes repeat until they gain nothing. What the search starts from (the best fixed configuration, or
-what any agent did) it never falls below. The result is a lower bound of the optimum, hence searched hard.
+A plan is one configuration per window. The search improves it window by window. It tries every change of one knob, for
+several numbers of windows, and simulates each to a few windows after its end; the present plan is simulated on the same
+future. It takes the change that gains most. Passes over the episode repeat until one gains nothing. The result is never
+worse than the plans that the search starts from (the best fixed configuration, the actions of other agents). It is a
+lower bound of the optimum, so the search is thorough.
 
-Only references, evaluations and the page's "what if" may use this: it copies the true future.
+Only references, evaluations and the page's "what if" may use this module, because it copies the true future.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.search import ROWS, play
+from llmserve_agents.search import MAX_BATCH_SIZE, simulate_plans
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import ACTION_GRID, GRID_SIZES
@@ -31,42 +32,42 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["Budget", "Found", "clairvoyant", "improve", "snapped", "whole_plan_values"]
+__all__ = ["Budget", "SearchResult", "clairvoyant", "evaluate_plans", "improve", "nearest_indices"]
 
 _AMOUNTS: Final = {"batch_cap", "kv_budget_fraction"}
-"""Knobs with values between the grid's points."""
+"""Knobs that also take values between the grid's points."""
 _NAMES: Final = list(ACTION_GRID)
 _SPLIT: Final = _NAMES.index("prefill_decode_split")
 _SLOW: Final = {_NAMES.index("quantization_tier"), _SPLIT}
-"""Knobs whose change costs seconds: only a long stay can pay for it."""
+"""Knobs whose change costs seconds, so that only a change for many windows can pay."""
 _FEW: Final = 3
-"""Values that are few enough to try all."""
+"""All values of a knob are tried if it has at most this many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How hard the search tries."""
+    """How thorough the search is."""
 
     passes: int = 3
-    """Passes over the episode, at most; one that gains nothing ends the search."""
+    """Most passes over the episode. The search ends after a pass that gains nothing."""
     strides: tuple[int, ...] = (1, 2, 4)
-    """By how many points of the grid a knob is moved, up and down."""
+    """Steps on the grid by which a knob is moved, up and down."""
     holds: tuple[int, ...] = (1, 4)
-    """For how many windows a change is tried."""
+    """Numbers of windows for which a change is tried."""
     slow_holds: tuple[int, ...] = (6, 12, 24)
     """The same for the knobs whose change costs seconds."""
     beyond: int = 3
-    """Windows simulated after a change has ended: what it leaves behind (queue, cache, swaps back) counts as well."""
+    """Windows simulated after the end of a change, to count its after-effects (queue, cache, swaps back)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What the search came to on some seeds."""
+class SearchResult:
+    """The best plans found, and their values."""
 
     plans: Ints
     """int64[seeds, windows, 6] indices on the action grid."""
     values: Floats
-    """float64[seeds] mean reward per window, never below any start's."""
+    """float64[seeds] mean reward per window, never below that of a start."""
 
 
 def clairvoyant(
@@ -75,26 +76,27 @@ def clairvoyant(
     starts: Sequence[tuple[Ints, Floats]],
     budget: Budget | None = None,
     *,
-    tell: Callable[[int, int, float], object] | None = None,
-) -> Found:
+    progress: Callable[[int, int, float], object] | None = None,
+) -> SearchResult:
     """Return the best plans found for episodes whose future is known.
 
-    `starts` are plans int64[seeds, windows, 6] with what their authors earned, float64[seeds]: those of a fixed
-    configuration, or of any agent, put on the grid. The search begins, episode by episode, at the best of them.
+    `starts` are pairs of plans int64[seeds, windows, 6] and mean rewards per window float64[seeds]: of a fixed
+    configuration, or of any agent. The plans are the nearest points of the grid, the rewards are those of the agent's
+    own actions. In each episode the search starts from the best of the plans. `progress` is called as in `improve`.
     """
     if not starts:
         raise InvalidInputError("starts", "must be at least one plan to begin with")
-    own = np.stack([earned for _, earned in starts])
-    on_grid = np.stack([whole_plan_values(task, seeds, plans) for plans, _ in starts])
+    rewards = np.stack([earned for _, earned in starts])
+    on_grid = np.stack([evaluate_plans(task, seeds, plans) for plans, _ in starts])
     first = on_grid.argmax(axis=0)
     plans = np.stack([plans for plans, _ in starts])[first, np.arange(len(seeds))]
-    plans, values = improve(task, seeds, plans, budget, tell=tell)
-    # An author between the grid's points may have earned more than the search found from beside it.
-    return Found(plans, np.maximum(values, own.max(axis=0)))
+    plans, values = improve(task, seeds, plans, budget, progress=progress)
+    # An agent whose actions lie between the grid's points may have earned more than the search found on the grid.
+    return SearchResult(plans, np.maximum(values, rewards.max(axis=0)))
 
 
-def snapped(actions: Sequence[ServeAction]) -> Ints:
-    """Return int64[n, 6]: the nearest point of the grid to each action."""
+def nearest_indices(actions: Sequence[ServeAction]) -> Ints:
+    """Return int64[n, 6]: the point of the grid that is nearest to each action."""
     rows = np.empty((len(actions), len(GRID_SIZES)), dtype=np.int64)
     for column, (name, choices) in enumerate(ACTION_GRID.items()):
         values = [getattr(action, name) for action in actions]
@@ -106,13 +108,15 @@ def snapped(actions: Sequence[ServeAction]) -> Ints:
     return rows
 
 
-def whole_plan_values(task: Task, seeds: Sequence[int], plans: Ints) -> Floats:
+def evaluate_plans(task: Task, seeds: Sequence[int], plans: Ints) -> Floats:
     """Return float64[seeds]: mean reward per window of `plans` int64[seeds, windows, 6]."""
     values = np.empty(len(seeds))
-    for begin in range(0, len(seeds), ROWS):
-        batch = ServingBatch(task, len(seeds[begin : begin + ROWS]))
-        batch.start(seeds[begin : begin + ROWS])
-        values[begin : begin + ROWS] = play(batch, plans[begin : begin + ROWS]).mean(axis=1)
+    for begin in range(0, len(seeds), MAX_BATCH_SIZE):
+        batch = ServingBatch(task, len(seeds[begin : begin + MAX_BATCH_SIZE]))
+        batch.start(seeds[begin : begin + MAX_BATCH_SIZE])
+        values[begin : begin + MAX_BATCH_SIZE] = simulate_plans(batch, plans[begin : begin + MAX_BATCH_SIZE]).mean(
+            axis=1
+        )
     return values
 
 
@@ -123,22 +127,22 @@ def improve(
     budget: Budget | None = None,
     *,
     frozen: Sequence[int] = (),
-    tell: Callable[[int, int, float], object] | None = None,
+    progress: Callable[[int, int, float], object] | None = None,
 ) -> tuple[Ints, Floats]:
-    """Return plans int64[seeds, windows, 6] that are at least as good as those given, and their mean rewards per window.
+    """Return plans int64[seeds, windows, 6] at least as good as those given, and their mean rewards per window.
 
-    `frozen` knobs keep the values that they have in the plans. `tell(pass, window, value)` hears of every window, with the
-    mean value of all plans before this pass.
+    `frozen` knobs keep their values in the plans. `progress(pass, window, value)` is called after every window; `value`
+    is the mean of all plans before this pass.
     """
     budget = Budget() if budget is None else budget
-    best, value = plans.copy(), whole_plan_values(task, seeds, plans)
+    best, value = plans.copy(), evaluate_plans(task, seeds, plans)
     moves = _moves(budget, frozen, can_split=ServingBatch(task, 1).can_split)
     going = np.arange(len(seeds))
     for number in range(budget.passes):
         tried = best[going].copy()
         if not moves:
             break
-        group = max(1, ROWS // max(len(m) for m in moves.values()))
+        group = max(1, MAX_BATCH_SIZE // max(len(m) for m in moves.values()))
         for begin in range(0, len(going), group):
             rows = slice(begin, begin + group)
             tried[rows] = _pass(
@@ -147,30 +151,30 @@ def improve(
                 tried[rows],
                 moves,
                 budget.beyond,
-                None if tell is None else partial(_relay, tell, number, float(value.mean())),
+                None if progress is None else partial(_relay, progress, number, float(value.mean())),
             )
-        reached = whole_plan_values(task, [seeds[i] for i in going.tolist()], tried)
+        reached = evaluate_plans(task, [seeds[i] for i in going.tolist()], tried)
         better = reached > value[going]
         best[going[better]], value[going[better]] = tried[better], reached[better]
-        # An episode in which a pass found next to nothing is left alone from then on.
+        # Further passes search only the episodes that this pass improved.
         going = going[better]
         if not len(going):
             break
     return best, value
 
 
-def _relay(tell: Callable[[int, int, float], object], number: int, value: float, window: int) -> None:
-    tell(number, window, value)
+def _relay(progress: Callable[[int, int, float], object], number: int, value: float, window: int) -> None:
+    progress(number, window, value)
 
 
 def _moves(budget: Budget, frozen: Sequence[int], *, can_split: bool) -> dict[int, Ints]:
-    """By hold: int64[n, 2] of a knob and by how much it is moved."""
+    """Return, by number of windows that a change is held, int64[n, 2]: a knob, and the step by which it is moved."""
     moves: dict[int, list[tuple[int, int]]] = {}
     for knob, size in enumerate(GRID_SIZES):
         if knob in frozen or (knob == _SPLIT and not can_split):
             continue
         steps = [sign * step for step in budget.strides if step < size for sign in (1, -1)]
-        if size <= _FEW:  # these wrap: up and down meet at the same values
+        if size <= _FEW:  # these wrap around, so a step up and a step down can reach the same value
             steps = list(dict.fromkeys(step % size for step in steps))
         for hold in budget.slow_holds if knob in _SLOW else budget.holds:
             moves.setdefault(hold, []).extend((knob, step) for step in steps)
@@ -183,49 +187,50 @@ def _pass(
     plans: Ints,
     moves: dict[int, Ints],
     beyond: int,
-    tell: Callable[[int], object] | None,
+    progress: Callable[[int], object] | None,
 ) -> Ints:
-    """One pass over the episodes of some seeds; returns the changed plans."""
+    """Improve the plans of some episodes in one pass over their windows; return the new plans."""
     plans = plans.copy()
     trunk = ServingBatch(task, len(seeds))
     trunk.start(seeds)
     everyone = np.arange(len(seeds))
-    spent: dict[int, ServingBatch] = {}
+    reusable: dict[int, ServingBatch] = {}
     for window in range(trunk.episode_length):
         gains = np.zeros(len(seeds))
         chosen = plans[:, window:].copy()
-        baseline = play(trunk.select(everyone), plans[:, window : window + max(moves) + beyond])
+        baseline = simulate_plans(trunk.select(everyone), plans[:, window : window + max(moves) + beyond])
         for hold, options in moves.items():
-            found, changed = _try(trunk, plans[:, window : window + hold + beyond], options, hold, baseline, spent)
+            found, changed = _try(trunk, plans[:, window : window + hold + beyond], options, hold, baseline, reusable)
             better = found > gains + 1e-9
             gains[better] = found[better]
             chosen[better] = plans[better, window:]
             chosen[better, : changed.shape[1]] = changed[better]
         plans[:, window:] = chosen
         trunk.advance(plans[:, window])
-        if tell is not None:
-            tell(window)
+        if progress is not None:
+            progress(window)
     return plans
 
 
 def _try(
-    trunk: ServingBatch, ahead: Ints, options: Ints, hold: int, baseline: Floats, spent: dict[int, ServingBatch]
+    trunk: ServingBatch, ahead: Ints, options: Ints, hold: int, baseline: Floats, reusable: dict[int, ServingBatch]
 ) -> tuple[Floats, Ints]:
-    """Try every option, held for `hold` windows; return the best gain by episode, and the plan that has it.
+    """Try every option for `hold` windows; return the best gain of each episode, and the plan that has it.
 
-    `spent` holds earlier selections by size, for their memory.
+    `ahead` int64[episodes, windows, 6] is the rest of the present plans, `baseline` their rewards. `reusable` holds
+    earlier copies by size, whose memory is used again.
     """
     episodes, windows = ahead.shape[:2]
     rows = np.repeat(np.arange(episodes), len(options))
     tried = ahead[rows]
     knob, step = np.tile(options, (episodes, 1)).T
-    # Held at one value, however the plan went on: knobs of two or three values wrap, so that each is tried.
+    # The knob has one value in all these windows. Knobs with two or three values wrap, so that each value is tried.
     size = np.array(GRID_SIZES)[knob]
     value = tried[np.arange(len(rows)), 0, knob] + step
     value = np.where(size <= _FEW, value % size, np.clip(value, 0, size - 1))
     tried[np.arange(len(rows))[:, None], np.arange(min(hold, windows))[None, :], knob[:, None]] = value[:, None]
-    batch = spent[len(rows)] = trunk.select(rows, into=spent.get(len(rows)))
-    rewards = play(batch, tried)
+    batch = reusable[len(rows)] = trunk.select(rows, into=reusable.get(len(rows)))
+    rewards = simulate_plans(batch, tried)
     gain = rewards.sum(axis=1) - baseline[rows, : rewards.shape[1]].sum(axis=1)
     by_episode = gain.reshape(episodes, len(options))
     best = by_episode.argmax(axis=1)

@@ -1,6 +1,6 @@
-"""The one small protocol that agents are run on, and its two sides: the simulator here, or a server anywhere.
+"""The environments that agents run on: one protocol, for the simulator in this process and for a server.
 
-An agent that runs on one runs on the other, action for action. The module knows nothing about agents.
+An agent takes the same actions on both. The module knows nothing about agents.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["Environment", "InProcess", "Remote", "public_url"]
 
 @runtime_checkable
 class Environment(Protocol):
-    """One episode at a time: reset, step until done, grade."""
+    """Plays one episode at a time: reset, step until done, grade."""
 
     def reset(self, task_id: str, seed: int) -> ServeObservation:
         """Start an episode and return its first observation."""
         ...
 
     def step(self, action: ServeAction) -> ServeObservation:
-        """Simulate a window; reward and done are in the observation."""
+        """Simulate a window. The observation holds the reward and whether the episode is done."""
         ...
 
     def episode_length(self) -> int:
@@ -33,16 +33,16 @@ class Environment(Protocol):
         ...
 
     def grade(self) -> GradeReport:
-        """Grade the running episode, replayed."""
+        """Grade the running episode by replay."""
         ...
 
     def close(self) -> None:
-        """Let go of what the environment holds; closing twice is allowed."""
+        """Free the environment's resources; may be called twice."""
         ...
 
 
 class InProcess:
-    """The simulator in this process; needs no server."""
+    """Runs the simulator in this process, without a server."""
 
     def __init__(self, *, engine: EngineKind = "auto") -> None:
         self._env = ServingEnv(engine=engine)
@@ -61,7 +61,7 @@ class InProcess:
         return self._env.episode_length
 
     def grade(self) -> GradeReport:
-        """Grade the running episode, replayed."""
+        """Grade the running episode by replay."""
         return grade(self._env.episode_log(), engine=self._engine)
 
     def close(self) -> None:
@@ -70,14 +70,14 @@ class InProcess:
 
 
 class Remote:
-    """A running server, through a client of it."""
+    """Talks to a running server through the client."""
 
     def __init__(self, client: LLMServeEnv) -> None:
         self._env = client
 
     @classmethod
     def at(cls, base_url: str, **options: Any) -> Self:
-        """Return the server at an address; options are those of `LLMServeEnv.from_url`. Asks no network yet."""
+        """Return the server at an address, without connecting yet. `options` are those of `LLMServeEnv.from_url`."""
         return cls(LLMServeEnv.from_url(base_url, **options))
 
     def reset(self, task_id: str, seed: int) -> ServeObservation:
@@ -85,7 +85,7 @@ class Remote:
         return self._env.reset(task_id=task_id, seed=seed)
 
     def step(self, action: ServeAction) -> ServeObservation:
-        """Apply an action to the next window, once."""
+        """Apply an action to the next window. A repeated request does not apply it twice."""
         return self._env.step(action).observation
 
     def episode_length(self) -> int:
@@ -93,16 +93,16 @@ class Remote:
         return self._env.state().episode_length
 
     def grade(self) -> GradeReport:
-        """Let the server grade the running episode."""
+        """Grade the running episode on the server."""
         return self._env.grade()
 
     def close(self) -> None:
-        """Close the connections; the server keeps the episode."""
+        """Close the connections. The server keeps the episode."""
         self._env.close()
 
 
 def public_url(url: str) -> str:
-    """Return a URL without a user, a password, a query or a fragment: fit to be reported."""
+    """Return a URL without user, password, query and fragment, so that it can be reported."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))

@@ -1,15 +1,15 @@
-"""What can go wrong with an agent, as a tree; a caller who wants one net catches `AgentError`.
+"""The errors of agents, as a tree. `AgentError` catches all of them.
 
 ::
 
     LLMServeError (llmserve_sim.errors)
     └── AgentError
         ├── MissingKeyError      no usable API key: set OPENAI_API_KEY
-        ├── MissingExtraError    an optional dependency is absent (also ImportError): install the named extra
-        ├── MissingWeightsError  there are no weights for this task: train some, or name their folder
-        ├── WeightsMismatchError weights were made for another interface, task or version: train anew
-        ├── EndpointError        the model's endpoint refuses or fails for good: mend it, or choose another
-        └── RequestCapError      a run needs, or has used up, more requests than it may send
+        ├── MissingExtraError    an optional dependency is missing (also ImportError): install the named extra
+        ├── MissingWeightsError  no weights for this task: train some, or name their folder
+        ├── WeightsMismatchError the weights were made for another interface, task or version: train again
+        ├── EndpointError        the model's endpoint refuses or keeps failing: repair it, or choose another
+        └── RequestCapError      a run needs more requests than it may send
 
 No message holds a key.
 """
@@ -36,11 +36,11 @@ class AgentError(LLMServeError):
 
 
 class MissingKeyError(AgentError):
-    """There is no API key, or one that no HTTP header can carry."""
+    """There is no API key, or its characters are not allowed in an HTTP header."""
 
 
 class MissingExtraError(AgentError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed. The message names the extra that installs it."""
 
     def __init__(self, extra: str, wanted_by: str) -> None:
         self.extra = extra
@@ -48,12 +48,12 @@ class MissingExtraError(AgentError, ImportError):
         super().__init__(f"{wanted_by} needs the extra '{extra}': pip install 'llmserve-agents[{extra}]'")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive the way from a worker process to its parent."""
+        """Pickle by the arguments, for the way from a worker process to its parent."""
         return type(self), (self.extra, self.wanted_by)
 
 
 class EndpointError(AgentError):
-    """The endpoint refuses every form of the request, or has failed too often in a row. `status` is HTTP's, if any."""
+    """The endpoint refuses every form of the request, or keeps failing. `status` is the HTTP status, if any."""
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
         self.status = status
@@ -61,17 +61,18 @@ class EndpointError(AgentError):
 
 
 class RequestCapError(AgentError):
-    """A run would send more requests than its cap allows."""
+    """A run needs more requests than its limit."""
 
 
 class MissingWeightsError(AgentError):
-    """There is no file of weights for a task; the message names the places that were looked at."""
+    """There is no file of weights for a task. The message names the folders that were searched."""
 
 
 class WeightsMismatchError(AgentError):
-    """A file of weights does not fit what it would act on. `field` is what differs, `made_for` and `here` say how.
+    """A file of weights does not fit this task or installation.
 
-    `path` is the file, where it is known.
+    `field` is the entry of the card that differs, `made_for` its value there, `here` the value that is needed. `path`
+    is the file, if it is known.
     """
 
     def __init__(self, field: str, made_for: object, here: object, path: object = None) -> None:
@@ -83,5 +84,5 @@ class WeightsMismatchError(AgentError):
         super().__init__(f"{self.path}: {said}" if self.path is not None else said)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive the way from a worker process to its parent; what was compared goes as its text."""
+        """Pickle by the arguments, for the way from a worker process to its parent. The values are sent as text."""
         return type(self), (self.field, self.made_for, self.here, self.path)

@@ -1,7 +1,8 @@
-"""Where jobs run: in this process, in several on this machine, or on a Ray cluster. One small protocol, three executors.
+"""Executors, which run jobs in this process, in several processes of this machine, or on a Ray cluster.
 
-An executor maps a function over jobs and gives the results in the order in which they are done. Functions, jobs and results
-are pickled on the way, so a function stands at the top of its module. The module knows nothing about agents or episodes.
+An executor maps a function over jobs and yields each result as soon as its job is done. Functions, jobs and results are
+pickled, so a function must be defined at the top level of its module. This module knows nothing about agents or
+episodes.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ __all__ = [
 ]
 
 EXECUTORS: Final = ("serial", "process", "ray")
-"""Executors by the name that commands use."""
+"""Names of the executors."""
 _MAX_WORKERS: Final = 1024
 _THREADS: Final = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""What libraries of linear algebra take their number of threads from when they are loaded."""
+"""Environment variables from which linear algebra libraries read their number of threads when they are loaded."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -42,24 +43,24 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Executor(Protocol):
-    """What jobs are given to."""
+    """Runs jobs."""
 
     @property
     def workers(self) -> int:
-        """How many jobs run at a time."""
+        """Number of jobs that run at a time."""
         ...
 
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Generator[Result, None, None]:
-        """Yield ``function(job)`` of every job as it is done, begun in the order of `jobs`.
+        """Yield ``function(job)`` of every job as soon as it is done. Jobs start in the order of `jobs`.
 
-        What a job raises is raised here; what is still running then, or when the iterator is closed or interrupted, is
-        ended and leaves no process behind.
+        Raises what a job raises. Jobs that are still running then, or when the iterator is closed or interrupted, are
+        ended, and their processes with them.
         """
         ...
 
 
 class SerialExecutor:
-    """One job after the other, in this process."""
+    """Runs one job after the other in this process."""
 
     workers = 1
 
@@ -69,9 +70,9 @@ class SerialExecutor:
 
 
 class ProcessExecutor:
-    """Several processes on this machine, as many as it has processors unless told otherwise; new ones for each `map`.
+    """Runs jobs in processes of this machine, by default one per processor. Every `map` starts new ones.
 
-    A script that maps needs the usual ``if __name__ == "__main__"``: the processes import it anew.
+    A script that calls `map` needs ``if __name__ == "__main__"``, because the processes import it.
     """
 
     def __init__(self, workers: int | None = None) -> None:
@@ -79,11 +80,11 @@ class ProcessExecutor:
 
     @property
     def workers(self) -> int:
-        """How many processes work."""
+        """Number of processes."""
         return self._workers
 
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Generator[Result, None, None]:
-        """Yield the results as they are done. Raises `concurrent.futures.BrokenExecutor` where a process is killed."""
+        """Yield the results as they are done. Raises `concurrent.futures.BrokenExecutor` if a process is killed."""
         if not jobs:
             return
         pool = WorkerPool(min(self._workers, len(jobs)))
@@ -98,29 +99,32 @@ class ProcessExecutor:
 
 
 class WorkerPool:
-    """Processes of this machine that stay until they are told to end, and to which Ctrl-C means nothing.
+    """Processes of this machine that run until `close` or `kill` and ignore Ctrl-C.
 
     Args:
-        workers: how many.
-        begin: what each does first, with the arguments `given`; a function at the top of its module.
+        workers: number of processes.
+        initializer: a top-level function that every process calls first.
+        initargs: its arguments.
     """
 
-    def __init__(self, workers: int, begin: Callable[..., None] | None = None, given: tuple[Any, ...] = ()) -> None:
-        # Not forked: a fork copies locks that other threads (a progress bar's, say) happen to hold.
+    def __init__(
+        self, workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
+    ) -> None:
+        # Not "fork": it copies locks that other threads hold at that moment, a progress bar's for example.
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, context, _begin, (begin, given))
-        self._mine: set[multiprocessing.process.BaseProcess] = set()
+        self._pool = ProcessPoolExecutor(workers, context, _initialize, (initializer, initargs))
+        self._processes: set[multiprocessing.process.BaseProcess] = set()
 
     def submit(self, function: Callable[[Job], Result], job: Job) -> Future[Result]:
-        """Let a process work at a job."""
+        """Start a job and return its future."""
         before = set(multiprocessing.active_children())
         with _interrupts_blocked(), _one_thread_each():
             future = self._pool.submit(function, job)
-        self._mine |= set(multiprocessing.active_children()) - before
+        self._processes |= set(multiprocessing.active_children()) - before
         return future
 
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
-        """Return ``function(job)`` of every job. When that fails or is interrupted, all processes are ended."""
+        """Return ``function(job)`` of every job. If one fails, or on Ctrl-C, all processes are ended."""
         try:
             return [future.result() for future in [self.submit(function, job) for job in jobs]]
         except BaseException:
@@ -128,24 +132,24 @@ class WorkerPool:
             raise
 
     def close(self) -> None:
-        """Let the processes end what they work at, and end."""
+        """Wait for the running jobs and end the processes."""
         self._pool.shutdown()
 
     def kill(self) -> None:
         """End the processes at once."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in self._mine:
+        for process in self._processes:
             process.terminate()
-        for process in self._mine:
-            while process.exitcode is None:  # the pool's own thread may have reaped it, and not have noted it yet
+        for process in self._processes:
+            while process.exitcode is None:  # the pool's thread may have reaped it without having set the exit code yet
                 process.join(0.01)
 
 
 class RayExecutor:
-    """A Ray cluster: the one at `address` or ``$RAY_ADDRESS``, else a local one of `workers` processes for each `map`.
+    """Runs jobs on the Ray cluster at `address` or ``$RAY_ADDRESS``, else on a local one with `workers` processes.
 
-    A cluster that this process is already connected to is used and left as it is. Raises `MissingExtraError` where ray is
-    not installed.
+    Every `map` connects to the cluster, or starts the local one, and disconnects at the end. If this process is already
+    connected to a cluster, that one is used and stays connected. Raises `MissingExtraError` if ray is not installed.
     """
 
     def __init__(self, workers: int | None = None, *, address: str | None = None) -> None:
@@ -159,16 +163,16 @@ class RayExecutor:
 
     @property
     def workers(self) -> int:
-        """Processors of the cluster, once there is one; before, what a local one will have."""
+        """Processors of the connected cluster; before a connection, those that a local cluster will have."""
         if self._ray.is_initialized():
             return int(self._ray.cluster_resources().get("CPU", 1))
         return self._workers
 
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Generator[Result, None, None]:
-        """Yield the results as they are done; each job takes one processor, and is not repeated when it fails."""
+        """Yield the results as they are done. Each job takes one processor; a job that fails is not repeated."""
         ray = self._ray
-        mine = not ray.is_initialized()
-        if mine:
+        connect = not ray.is_initialized()
+        if connect:
             options = {"address": self._address} if self._address else {"address": "local", "num_cpus": self._workers}
             ray.init(include_dashboard=None if self._address else False, log_to_driver=False, **options)
         waiting = []
@@ -184,12 +188,12 @@ class RayExecutor:
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
-            if mine:
+            if connect:
                 ray.shutdown()
 
 
 def make_executor(name: str, workers: int | None = None) -> Executor:
-    """Return an executor by name; raises `InvalidInputError` for a name not in `EXECUTORS` or a count out of bounds."""
+    """Return an executor by name; raises `InvalidInputError` for an unknown name or an invalid number of workers."""
     if name == "serial":
         if workers not in {None, 1}:
             raise InvalidInputError("workers", "must be 1 with the executor serial", got=workers)
@@ -209,7 +213,7 @@ def cpu_count() -> int:
 
 
 def _call(function: Callable[[Job], Result], job: Job) -> Result:
-    """What Ray runs: it takes plain functions only, and jobs may be of any callable."""
+    """Call any callable from a plain function, which is what Ray needs."""
     return function(job)
 
 
@@ -219,16 +223,16 @@ def _checked(workers: int) -> int:
     return workers
 
 
-def _begin(begin: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the one that is asked; end with it; and begin."""
+def _initialize(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    """Make a worker process ignore Ctrl-C, which the terminal sends to all processes, and end with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if begin is not None:
-        begin(*given)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer(*initargs)
 
 
-def _end_with_parent() -> None:
-    """Wait until the process that asked is there no more: killed, it could not tell anyone, and jobs would be waited for."""
+def _exit_with_parent() -> None:
+    """Wait for the parent to end, then exit. A parent that is killed cannot end its workers itself."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -237,9 +241,9 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Within it, processes are born with one thread for linear algebra, unless told otherwise.
+    """Start processes with one thread for linear algebra, unless the environment already sets a number.
 
-    Several processes that each use all processors for their small products wait for one another most of the time.
+    Otherwise each of several processes uses all processors for its small products, and they mostly wait for each other.
     """
     unset = [name for name in _THREADS if name not in os.environ]
     os.environ.update(dict.fromkeys(unset, "1"))
@@ -252,7 +256,7 @@ def _one_thread_each() -> Iterator[None]:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Within it, processes are born deaf to Ctrl-C: until their initializer runs they would die of it with a traceback."""
+    """Start processes with Ctrl-C blocked: before their initializer runs, it would end them with a traceback."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

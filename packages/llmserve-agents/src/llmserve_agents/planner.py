@@ -1,9 +1,9 @@
-"""Model-predictive control: every window, plans are simulated on forecasts of the future, and the best one's first step is done.
+"""Model-predictive control: simulates plans on forecasts, every window, and takes the best plan's first step.
 
-What a strong engineer would build with the simulator at hand. The forecasts are `ServingEnv.fork(forecast=seed)`: drawn from
-the task's distributions given what has been seen, with seeds of the planner's own, so nothing of the true future and nothing
-of the episode's seed reaches an action. All plans of a window run in one batch, on the same forecasts (common random
-numbers). The planner needs the environment itself, hence runs in its process only.
+A forecast is `ServingEnv.fork(forecast=seed)`: the future redrawn from the task's distributions, given what has been
+seen. The planner uses seeds of its own, so its actions depend neither on the true future nor on the episode's seed. All
+plans of a window run in one batch, on the same forecasts (common random numbers). The planner needs the environment
+itself, so it runs only in the environment's process.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.clairvoyant import snapped
-from llmserve_agents.rules.heuristic import Rules, measured
+from llmserve_agents.clairvoyant import nearest_indices
+from llmserve_agents.rules.heuristic import Rules, measurement_of
 from llmserve_agents.rules.thresholds import Thresholds
+from llmserve_agents.search import rollout
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -41,24 +42,24 @@ _START: Final = ServeAction(
 
 @dataclass(frozen=True, slots=True)
 class PlannerBudget:
-    """How hard the planner thinks."""
+    """How much the planner simulates."""
 
     forecasts: int = 4
-    """Futures that every plan is simulated on."""
+    """Forecasts that every plan is simulated on."""
     horizon: int = 8
-    """Windows that a plan covers: what a configuration leaves behind (queue, cache, swaps) shows in about that time."""
+    """Windows of a plan: the after-effects of a configuration (queue, cache, swaps) show within about this time."""
     strides: tuple[int, ...] = (1, 2)
-    """By how many points of the grid cap, KV budget and depth are moved, up and down."""
+    """Steps on the grid by which cap, KV budget and depth are moved, up and down."""
     delays: tuple[int, ...] = (0, 1, 2, 3)
-    """In how many windows a tier may be swapped or the fleet's roles changed: preparing for a burst pays, being early costs."""
+    """Windows after which a tier or the split may change: to prepare for a burst pays, to be too early costs."""
     waiting_cost: float = 0.5
-    """What a plan is charged for the requests that wait at its end, in rewards per window's worth of arrivals.
+    """Charge for the requests that wait at a plan's end, in reward per number of requests that arrive in a window.
 
-    Each of them misses its target, or takes a later one's place: about as bad as never having served it. Without the charge,
-    a plan of eight windows would rather let a backlog grow that no later plan can work off.
+    A waiting request misses its target, or delays another one: about as bad as not serving it. Without the charge, a
+    plan of eight windows lets a backlog grow that no later plan can work off.
     """
     seed: int = 0
-    """Of the forecasts."""
+    """Seed of the forecasts."""
 
     def __post_init__(self) -> None:
         for name, low in (("forecasts", 1), ("horizon", 1), ("seed", 0)):
@@ -73,11 +74,11 @@ class PlannerBudget:
 
 
 class PlannerPolicy:
-    """Holds a plan of the next windows, and improves it every window on forecasts.
+    """Keeps a plan of the next windows, and improves it on forecasts every window.
 
-    Compared are the plan as it stands, the present configuration, the best fixed one, what the heuristic's rules would do,
-    and every change of one knob of the plan: by a few points of the grid from now on, or, for tier and split, from up to three
-    windows ahead on. The changes that gain anything are then tried together.
+    It compares the present plan, plans that hold one configuration (the present one, the best fixed one, the choice of
+    the heuristic's rules), and every change of one knob of the plan: by a few steps on the grid from now on, or, for
+    tier and split, from up to three windows later on. Then it tries the changes that gain anything together.
     """
 
     def __init__(self, budget: PlannerBudget | None = None) -> None:
@@ -85,21 +86,21 @@ class PlannerPolicy:
         self._env: ServingEnv | None = None
         self._plan: Ints | None = None
         self._fixed: Ints | None = None
-        self._done: ServeAction | None = None
+        self._last: ServeAction | None = None
         self._rules = Rules(Thresholds())
-        self._spent: dict[int, ServingBatch] = {}
+        self._reusable: dict[int, ServingBatch] = {}
 
     def reset(self, task_id: str, seed: int) -> None:
-        """Forget the previous episode, and its environment."""
-        self._env = self._plan = self._fixed = self._done = None
+        """Drop the previous episode and its environment."""
+        self._env = self._plan = self._fixed = self._last = None
         self._rules = Rules(Thresholds())
 
     def attach(self, env: ServingEnv) -> None:
         """Plan on forecasts of `env`, whose episode has just been reset."""
         self._env = env
         found = load_references(env.task.id, env.task.digest)
-        self._fixed = None if found is None else snapped([found.best_static_action])[0]
-        first = snapped([_START])[0] if self._fixed is None else self._fixed
+        self._fixed = None if found is None else nearest_indices([found.best_static_action])[0]
+        first = nearest_indices([_START])[0] if self._fixed is None else self._fixed
         if not env.can_split:
             first[_SPLIT] = 0
         self._plan = np.tile(first, (self.budget.horizon, 1))
@@ -117,45 +118,44 @@ class PlannerPolicy:
         forecasts = self._forecasts(self._env, window)
         plan = self._plan
         plans = np.concatenate(
-            [plan[None], self._rivals(observation, plan), _moves(plan, self.budget, self._env.can_split)]
+            [plan[None], self._constant_plans(observation, plan), _moves(plan, self.budget, self._env.can_split)]
         )
         values = self._values(forecasts, plans)
         together = _combined(plans, values)
         if len(together):
             plans = np.concatenate([plans, together])
             values = np.concatenate([values, self._values(forecasts, together)])
-        plan = plans[values.argmax()]  # the first of equals: the plan as it stands
-        self._done = from_indices(plan[0].tolist())
+        plan = plans[values.argmax()]  # of equal values argmax takes the first, which is the present plan
+        self._last = from_indices(plan[0].tolist())
         self._plan = np.concatenate([plan[1:], plan[-1:]])
-        return self._done
+        return self._last
 
     def _forecasts(self, env: ServingEnv, window: int) -> ServingBatch:
         seeds = [_forecast_seed(self.budget.seed, window, i) for i in range(self.budget.forecasts)]
         return ServingBatch.gather([env.fork(forecast=seed) for seed in seeds])
 
-    def _rivals(self, observation: ServeObservation, plan: Ints) -> Ints:
-        """Plans that owe nothing to the one that stands: each holds one configuration."""
+    def _constant_plans(self, observation: ServeObservation, plan: Ints) -> Ints:
+        """Return int64[n, horizon, 6]: plans that hold one configuration each."""
         held = [] if self._fixed is None else [self._fixed]
-        if self._done is not None:
-            self._rules.hold(self._done)
-            self._rules.follow(measured(observation))
-            held += list(snapped([self._done, *self._rules.actions()]))
+        if self._last is not None:
+            self._rules.hold(self._last)
+            self._rules.update(measurement_of(observation))
+            held += list(nearest_indices([self._last, *self._rules.actions()]))
         shape = (len(held), *plan.shape)
         return np.array([np.tile(one, (len(plan), 1)) for one in held], dtype=np.int64).reshape(shape)
 
     def _values(self, forecasts: ServingBatch, plans: Ints) -> Floats:
-        """float64[n]: mean reward per window of n plans over the forecasts, less what they leave waiting."""
+        """Return float64[n]: mean reward per window of n plans over the forecasts, less the waiting cost."""
         rows = np.tile(np.arange(forecasts.size), len(plans))
-        batch = self._spent[len(rows)] = forecasts.select(rows, into=self._spent.get(len(rows)))
+        batch = self._reusable[len(rows)] = forecasts.select(rows, into=self._reusable.get(len(rows)))
         actions = np.repeat(plans, forecasts.size, axis=0)
         windows = min(actions.shape[1], batch.episode_length - batch.window)
         total, arrived = np.zeros(len(rows)), np.zeros(len(rows))
-        for window in range(windows):
-            outcome = batch.advance(actions[:, window])
+        for outcome in rollout(batch, lambda window, _: actions[:, window], windows=windows):
             total += outcome.reward
             arrived += outcome.measurement.request_arrival_rate
         if not outcome.done:
-            # arrivals: a mean per window, as the requests that wait are counted at one instant
+            # The waiting requests are counted at one instant, so they are compared with the mean arrivals per window.
             per_window = np.maximum(arrived / windows, 0.1) * batch.task.window_s
             total -= self.budget.waiting_cost * outcome.measurement.queue_depth / per_window
         values: Floats = (total / windows).reshape(len(plans), forecasts.size).mean(axis=1)
@@ -163,13 +163,13 @@ class PlannerPolicy:
 
 
 def _forecast_seed(seed: int, window: int, number: int) -> int:
-    """Return a seed that no task's episodes have: under an episode's own seed, a forecast would draw what the episode drew."""
+    """Return a seed that no episode has: with an episode's own seed, a forecast would draw the true future."""
     digest = hashlib.sha256(f"planner {seed} {window} {number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _moves(plan: Ints, budget: PlannerBudget, can_split: bool) -> Ints:
-    """int64[n, horizon, 6]: the plan with one knob changed, and kept so to the end."""
+    """Return int64[n, horizon, 6]: the plan with one knob at another value, from some window to the end."""
     found = []
 
     def change(knob: int, value: int, delay: int = 0) -> None:
@@ -194,7 +194,10 @@ def _moves(plan: Ints, budget: PlannerBudget, can_split: bool) -> Ints:
 
 
 def _combined(plans: Ints, values: Floats) -> Ints:
-    """Each knob's best change that gains anything over the first plan, two and more of them taken together."""
+    """Return int64[n, horizon, 6]: the first plan with the best changes of two and more knobs together.
+
+    A knob's best change is taken only if it gains over the first plan.
+    """
     base = plans[0]
     differs = (plans != base).any(axis=1)  # [n, knob]
     single = differs.sum(axis=1) == 1

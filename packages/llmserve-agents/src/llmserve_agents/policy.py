@@ -1,9 +1,19 @@
-"""The one protocol of all agents, and the agents that can be made by name.
+"""The protocol of all agents, and the agents by name.
 
-A policy has `reset(task_id, seed)` and `act(observation) -> ServeAction`. It sees observations only, so the same object
-drives the simulator in this process and a server far away. A policy that looks ahead is given the running environment as
-well (`Attachable`), and therefore runs in its process only. Classes that need weights, searches or libraries are imported
-when they are first made; agents that need more than a name (a model's endpoint) have modules of their own.
+How to add an agent:
+
+1. Write a class with `reset(task_id, seed)` and `act(observation) -> ServeAction`, in a module of its own: rules in
+   `rules/`, trained agents in `learning/`, language models in `llm/`.
+2. Add one line to `AGENTS` below: the class, or ``_LazyAgent("module:Class")`` if its module is slow to import or lies
+   in a package that this module must not import (`learning`). From then on every command knows the name. If the class
+   has a classmethod ``from_folder(folder)``, it is a ``_LazyAgentWithWeights``, and evaluations take ``name:FOLDER`` as
+   well.
+3. Add the name to the table in docs/agents.md and to `test_every_name_of_the_documentation_is_there`, then compare it:
+   ``llmserve evaluate --agent NAME --agent heuristic --task all``.
+
+An agent sees observations only, so the same object acts in the simulator in this process and on a server. A planner
+also gets the running environment (`ModelBasedPolicy`); it can run only in the environment's process, and is in
+`MODEL_BASED_AGENTS`. The `openai` agent needs an endpoint, not only a name: see `llm/agent.py`.
 """
 
 from __future__ import annotations
@@ -24,35 +34,36 @@ from llmserve_sim.tasks.registry import catalogue_task
 
 __all__ = [
     "AGENTS",
-    "FORKING",
-    "Attachable",
+    "MODEL_BASED_AGENTS",
     "BestStaticPolicy",
     "HeuristicPolicy",
+    "ModelBasedPolicy",
     "Policy",
     "RandomPolicy",
     "StaticPolicy",
     "ThresholdPolicy",
     "make_agent",
+    "run_episode",
 ]
 
 
 @runtime_checkable
-class Attachable(Policy, Protocol):
-    """A policy that simulates ahead: it is given the environment after the environment's reset, and before `act`."""
+class ModelBasedPolicy(Policy, Protocol):
+    """A policy that simulates ahead. It needs the environment itself, and must change only forks of it."""
 
     def attach(self, env: ServingEnv) -> None:
-        """Look ahead from `env` until the next reset; what is done to forks of it does not change it."""
+        """Plan on `env` until the next reset. Called after both resets and before the first `act`."""
         ...
 
 
 class BestStaticPolicy:
-    """The best fixed configuration of a task, as its committed references have it."""
+    """Holds the best fixed configuration of the task, read from the task's committed references."""
 
     def __init__(self) -> None:
         self._action: ServeAction | None = None
 
     def reset(self, task_id: str, seed: int) -> None:
-        """Read the task's references; raises `InvalidInputError` for a task without."""
+        """Read the task's references; raises `InvalidInputError` for a task without any."""
         found = load_references(task_id, catalogue_task(task_id).digest)
         if found is None:
             raise InvalidInputError(
@@ -69,28 +80,29 @@ class BestStaticPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Late:
-    """A class that is imported when it is first made."""
+class _LazyAgent:
+    """Imports an agent's class when the agent is made, not before."""
 
-    module: str
-    name: str
+    entry_point: str
+    """``module:Class``"""
 
     def __call__(self) -> Policy:
-        made: Policy = self._found()()
-        return made
+        agent: Policy = self._load()()
+        return agent
 
-    def _found(self) -> Any:
-        return getattr(import_module(f"llmserve_agents.{self.module}"), self.name)
+    def _load(self) -> Any:
+        module, _, name = self.entry_point.partition(":")
+        return getattr(import_module(module), name)
 
 
 @dataclass(frozen=True, slots=True)
-class _LateWithWeights(_Late):
-    """The same for a class that loads what was trained, from the shipped weights or from a folder that is named."""
+class _LazyAgentWithWeights(_LazyAgent):
+    """The same for a class that loads weights: the shipped ones, or those in a given folder."""
 
     def from_folder(self, folder: Path) -> Policy:
         """Return the agent with the weights in `folder`."""
-        made: Policy = self._found().from_folder(folder)
-        return made
+        agent: Policy = self._load().from_folder(folder)
+        return agent
 
 
 AGENTS: Final[dict[str, Callable[[], Policy]]] = {
@@ -99,22 +111,34 @@ AGENTS: Final[dict[str, Callable[[], Policy]]] = {
     "threshold": ThresholdPolicy,
     "best-static": BestStaticPolicy,
     "heuristic": HeuristicPolicy,
-    "tuned-heuristic": _LateWithWeights("rules.tuned", "TunedHeuristicPolicy"),
-    "ppo": _LateWithWeights("learning.agent", "PPOPolicy"),
+    "tuned-heuristic": _LazyAgentWithWeights("llmserve_agents.rules.tuned:TunedHeuristicPolicy"),
+    "ppo": _LazyAgentWithWeights("llmserve_agents.learning.agent:PPOPolicy"),
 }
-"""Agents by the name that commands, the page and reports use. All of them act on observations alone."""
+"""Makers of the agents, by the name that commands, the page and reports use. These agents see observations only."""
 
-FORKING: Final[dict[str, Callable[[], Policy]]] = {"planner": _Late("planner", "PlannerPolicy")}
-"""Agents that need the environment itself (`Attachable`), by name: they run in its process only."""
+MODEL_BASED_AGENTS: Final[dict[str, Callable[[], Policy]]] = {
+    "planner": _LazyAgent("llmserve_agents.planner:PlannerPolicy"),
+}
+"""Makers of the agents that need the environment (`ModelBasedPolicy`). Servers do not offer these."""
 
 
 def make_agent(name: str) -> Policy:
-    """Return a new agent; raises `InvalidInputError` for a name that is not in `AGENTS`."""
+    """Return a new agent of `AGENTS`; raises `InvalidInputError` for any other name."""
     try:
         make = AGENTS[name]
     except KeyError:
         known = "must be one of " + ", ".join(AGENTS)
-        if name in FORKING:
+        if name in MODEL_BASED_AGENTS:
             known += f" ({name} simulates ahead, and runs only beside the simulator: llmserve evaluate)"
         raise InvalidInputError("agent", known, got=name) from None
     return make()
+
+
+def run_episode(env: ServingEnv, agent: Policy, seed: int) -> None:
+    """Run one episode of the environment's task to its end; `env.episode_log()` then holds it."""
+    observation = env.reset(seed)
+    agent.reset(env.task.id, seed)
+    if isinstance(agent, ModelBasedPolicy):
+        agent.attach(env)
+    while not observation.done:
+        observation = env.step(agent.act(observation))

@@ -1,11 +1,11 @@
-"""Computes what a task's score is measured against, and writes it where the simulator reads it.
+"""Computes the references of a task's score and writes them into the simulator's folder of references.
 
     python -m llmserve_agents.references [TASK ...]       (nox -s references)
 
-0 is the random policy, 0.5 the best fixed configuration (searched on training seeds), 1 the clairvoyant search, all as mean
-reward per window over the task's reference seeds. The search starts from what every agent did on those seeds, so no agent is
-above it there; half its budget is run as well, and how far the second half moved it is printed and stored. The heuristic's
-and the shipped PPO's means stand beside them, for comparison.
+The references are mean rewards per window over the task's reference seeds. Score 0 is the random policy, 0.5 the best
+fixed configuration (found on training seeds), 1 the clairvoyant search. The search starts from the actions of every
+agent on those seeds, so no agent is above it there. It runs in two halves; the gain of the second half is printed and
+stored. The means of the heuristic and the shipped PPO are stored as well, for comparison.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llmserve_agents.clairvoyant import Budget, clairvoyant, snapped
+from llmserve_agents.clairvoyant import Budget, clairvoyant, nearest_indices
 from llmserve_agents.errors import MissingWeightsError
-from llmserve_agents.policy import HeuristicPolicy, Policy, RandomPolicy, StaticPolicy, make_agent
+from llmserve_agents.policy import HeuristicPolicy, Policy, RandomPolicy, StaticPolicy, make_agent, run_episode
 from llmserve_agents.search import best_static
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.env import ServingEnv
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["Effort", "Played", "compute", "follow", "main"]
+__all__ = ["AgentRun", "Effort", "compute", "main", "run_agent"]
 
 _LEARNED: Final = ("tuned-heuristic", "ppo")
-"""Agents that take part where there are weights for the task."""
+"""Agents that take part if there are weights for the task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is spent on one task."""
+    """How much is simulated for one task."""
 
     static_seeds: int = 32
-    """Training episodes that fixed configurations are compared on."""
+    """Training episodes on which fixed configurations are compared."""
     reference_seeds: int = 60
-    """Episodes that every mean is over, at most: the first of the task's reference range."""
+    """Most episodes that a mean is over: the first seeds of the task's reference range."""
     budget: Budget = field(default_factory=lambda: Budget(passes=4))
-    """Of the clairvoyant search; the half of its passes is the smaller budget."""
+    """Budget of the clairvoyant search, both halves together."""
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """What an agent did on some seeds."""
+class AgentRun:
+    """An agent's actions and values on some seeds."""
 
     actions: list[list[ServeAction]]
     values: Floats
@@ -63,55 +63,50 @@ class Played:
 
     @property
     def plans(self) -> Ints:
-        """int64[seeds, windows, 6]: the actions, put on the grid."""
-        return np.stack([snapped(row) for row in self.actions])
+        """int64[seeds, windows, 6]: the nearest points of the grid to the actions."""
+        return np.stack([nearest_indices(row) for row in self.actions])
 
 
-def follow(task: Task, seeds: Sequence[int], policy: Policy) -> Played:
-    """Run a policy through whole episodes and return what it did and earned."""
+def run_agent(task: Task, seeds: Sequence[int], policy: Policy) -> AgentRun:
+    """Run a policy for one episode per seed."""
     env = ServingEnv(task)
     actions, values = [], []
     for seed in seeds:
-        observation = env.reset(seed)
-        policy.reset(task.id, seed)
-        row = []
-        while not observation.done:
-            row.append(policy.act(observation))
-            observation = env.step(row[-1])
-        actions.append(row)
+        run_episode(env, policy, seed)
+        actions.append([step.action for step in env.episode_log().steps])
         values.append(env.state().total_reward / env.episode_length)
-    return Played(actions, np.array(values))
+    return AgentRun(actions, np.array(values))
 
 
-def compute(task: Task, effort: Effort | None = None, *, tell: Callable[[str], object] = print) -> ReferenceScores:
-    """Return the references of a built-in task; `tell` hears what happens, a line at a time."""
+def compute(task: Task, effort: Effort | None = None, *, log: Callable[[str], object] = print) -> ReferenceScores:
+    """Return the references of a built-in task. `log` receives lines of progress."""
     effort = Effort() if effort is None else effort
     train, reference = task.seeds.train, task.seeds.reference
     seeds = list(range(reference.start, reference.start + min(effort.reference_seeds, len(reference))))
     training = list(range(train.start, train.start + effort.static_seeds))
-    fixed, _ = best_static(task, training, tell=tell)
-    played = {
-        "random": follow(task, seeds, RandomPolicy()),
-        "best-static": follow(task, seeds, StaticPolicy(fixed)),
-        "heuristic": follow(task, seeds, HeuristicPolicy()),
+    fixed, _ = best_static(task, training, log=log)
+    runs = {
+        "random": run_agent(task, seeds, RandomPolicy()),
+        "best-static": run_agent(task, seeds, StaticPolicy(fixed)),
+        "heuristic": run_agent(task, seeds, HeuristicPolicy()),
     }
     for name in _LEARNED:
         try:
-            played[name] = follow(task, seeds, make_agent(name))
+            runs[name] = run_agent(task, seeds, make_agent(name))
         except MissingWeightsError as error:
-            tell(f"{task.id}: without {name}: {error}")
-    for name, done in played.items():
-        tell(f"{task.id}: {name} {done.values.mean():.4f}")
-    starts = [(done.plans, done.values) for name, done in played.items() if name != "random"]
+            log(f"{task.id}: without {name}: {error}")
+    for name, done in runs.items():
+        log(f"{task.id}: {name} {done.values.mean():.4f}")
+    starts = [(done.plans, done.values) for name, done in runs.items() if name != "random"]
     half = replace(effort.budget, passes=max(1, effort.budget.passes // 2))
-    smaller = clairvoyant(task, seeds, starts, half, tell=_every(20, task, tell))
-    tell(f"{task.id}: clairvoyant with half the budget {smaller.values.mean():.4f}")
-    found = clairvoyant(task, seeds, [(smaller.plans, smaller.values)], half, tell=_every(20, task, tell))
+    smaller = clairvoyant(task, seeds, starts, half, progress=_every(20, task, log))
+    log(f"{task.id}: clairvoyant with half the budget {smaller.values.mean():.4f}")
+    found = clairvoyant(task, seeds, [(smaller.plans, smaller.values)], half, progress=_every(20, task, log))
     moved = found.values.mean() / smaller.values.mean() - 1.0
-    tell(f"{task.id}: clairvoyant {found.values.mean():.4f}, the second half of the budget moved it by {moved:.2%}")
+    log(f"{task.id}: clairvoyant {found.values.mean():.4f}, the second half of the budget moved it by {moved:.2%}")
     env = ServingEnv(task)
     env.start(seeds[0])
-    means = {name: float(done.values.mean()) for name, done in played.items()}
+    means = {name: float(done.values.mean()) for name, done in runs.items()}
     return ReferenceScores(
         random=means["random"],
         best_static=means["best-static"],
@@ -126,7 +121,7 @@ def compute(task: Task, effort: Effort | None = None, *, tell: Callable[[str], o
             f"best_static: coordinate sweeps from 6 starts, then sweeps over pairs of knobs, on {effort.static_seeds} "
             f"training seeds; clairvoyant: {effort.budget.passes} passes of single-knob changes on true forks, held "
             f"{effort.budget.holds} windows ({effort.budget.slow_holds} for tier and split), from what "
-            f"{', '.join(name for name in played if name != 'random')} did; its second half moved it by {moved:.2%}"
+            f"{', '.join(name for name in runs if name != 'random')} did; its second half moved it by {moved:.2%}"
         ),
         command=(
             f"python -m llmserve_agents.references {task.id} --seeds {len(seeds)} --passes {effort.budget.passes} "
@@ -137,7 +132,7 @@ def compute(task: Task, effort: Effort | None = None, *, tell: Callable[[str], o
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compute and write the references of the named tasks, or of all built-in ones; returns the exit code."""
+    """Compute and write the references of the named tasks, by default of all built-in ones; return the exit code."""
     known = [task.id for task in list_tasks()]
     parser = argparse.ArgumentParser(
         prog="python -m llmserve_agents.references",
@@ -155,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--seeds, --passes, --static-seeds: must be at least 1")
     effort = Effort(options.static_seeds, options.seeds, Budget(passes=options.passes))
     for task_id in options.task or known:
-        found = compute(load_task(task_id), effort, tell=_print)
+        found = compute(load_task(task_id), effort, log=_print)
         path = write_references(task_id, found)
         at = [score_of(x, found) for x in (found.heuristic, found.ppo) if x is not None]
         _print(f"{path.name}: random {found.random:.4f}, best static {found.best_static:.4f}, ")
@@ -168,12 +163,14 @@ def _print(line: str) -> None:
     sys.stdout.flush()
 
 
-def _every(step: int, task: Task, tell: Callable[[str], object]) -> Callable[[int, int, float], object]:
-    def some(number: int, window: int, value: float) -> None:
-        if (window + 1) % step == 0:
-            tell(f"{task.id}: pass {number + 1}, window {window + 1}, from {value:.4f}")
+def _every(step: int, task: Task, log: Callable[[str], object]) -> Callable[[int, int, float], object]:
+    """Return a `progress` function that logs one window of `step`."""
 
-    return some
+    def progress(number: int, window: int, value: float) -> None:
+        if (window + 1) % step == 0:
+            log(f"{task.id}: pass {number + 1}, window {window + 1}, from {value:.4f}")
+
+    return progress
 
 
 if __name__ == "__main__":

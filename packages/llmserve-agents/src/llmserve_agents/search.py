@@ -1,12 +1,13 @@
-"""Searches that many simulated episodes at once make cheap: the value of fixed configurations, and the best of them.
+"""Simulates many episodes in one batch, and searches for the best fixed configurations with it.
 
-Configurations are rows of indices on `llmserve_sim.grid.ACTION_GRID`, int64[..., 6]; values are mean rewards per window. The
-module knows nothing about policies: it drives `ServingBatch` with plans made in advance.
+`rollout` is the one loop over a `ServingBatch`; searches, rules, the planner and PPO's evaluation all use it.
+Configurations are rows of indices on `llmserve_sim.grid.ACTION_GRID`, int64[..., 6]. Values are mean rewards per
+window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -20,15 +21,26 @@ from llmserve_sim.schema import ServeAction
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llmserve_sim.batch import Actions
+    from llmserve_sim.env import Outcome
     from llmserve_sim.tasks import Task
 
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-__all__ = ["ROWS", "STARTS", "best_by_regime", "best_static", "play", "static_values"]
+__all__ = [
+    "MAX_BATCH_SIZE",
+    "STARTS",
+    "best_by_regime",
+    "best_static",
+    "evaluate_static",
+    "mean_rewards",
+    "rollout",
+    "simulate_plans",
+]
 
-ROWS: Final = 512
-"""Episodes simulated side by side, at most: more do not make a window cheaper, and each takes about 200 KB."""
+MAX_BATCH_SIZE: Final = 512
+"""Most episodes in one batch. More do not make a window cheaper, and each takes about 200 KB."""
 STARTS: Final = tuple(
     ServeAction(
         batch_cap=cap, kv_budget_fraction=0.4, quantization_tier=tier, speculation_depth=depth, priority_routing=True
@@ -36,36 +48,66 @@ STARTS: Final = tuple(
     for tier in ("FP16", "INT8", "INT4")
     for cap, depth in ((32, 2), (128, 0))
 )
-"""Where the search for a fixed configuration begins: each tier, small batches with a draft and large ones without."""
-_ENOUGH: Final = 1e-6
-"""A gain in reward per window that is worth a move."""
+"""Starts of the search for a fixed configuration: each tier, with small batches and a draft, and with large ones."""
+_MIN_GAIN: Final = 1e-6
+"""Smallest gain in reward per window for which a search moves."""
 _SPLIT: Final = list(ACTION_GRID).index("prefill_decode_split")
 
 
-def play(batch: ServingBatch, plans: Ints) -> Floats:
-    """Run `plans` int64[size, n, 6] through the next n windows; return float64[size, n] rewards (fewer at the end)."""
+Act: TypeAlias = "Callable[[int, Outcome | None], Actions]"
+"""Chooses a window's actions from the window, counted from 0 in the rollout, and the outcome of the last one."""
+
+
+def rollout(
+    batch: ServingBatch, act: Act, *, outcome: Outcome | None = None, windows: int | None = None
+) -> Iterator[Outcome]:
+    """Simulate a batch to the end of its episodes, or for at most `windows` windows; yield the outcome of every window.
+
+    `act` chooses the actions. `outcome` is what it gets in the first window: the outcome of `ServingBatch.start`, or
+    None.
+    """
+    left = batch.episode_length - batch.window
+    for window in range(left if windows is None else min(windows, left)):
+        outcome = batch.advance(act(window, outcome))
+        yield outcome
+
+
+def mean_rewards(batch: ServingBatch, act: Act, *, outcome: Outcome | None = None) -> Floats:
+    """Simulate whole episodes by `rollout`; return float64[size], the mean reward per window of each."""
+    total = np.zeros(batch.size)
+    for last in rollout(batch, act, outcome=outcome):
+        total += last.reward
+    return total / batch.episode_length
+
+
+def simulate_plans(batch: ServingBatch, plans: Ints) -> Floats:
+    """Simulate the next n windows under `plans` int64[size, n, 6]; return rewards float64[size, n].
+
+    The result has fewer columns if the episodes end before.
+    """
     windows = min(plans.shape[1], batch.episode_length - batch.window)
     rewards = np.empty((batch.size, windows))
-    for window in range(windows):
-        rewards[:, window] = batch.advance(plans[:, window]).reward
+    for window, outcome in enumerate(rollout(batch, lambda at, _: plans[:, at], windows=windows)):
+        rewards[:, window] = outcome.reward
     return rewards
 
 
-def static_values(task: Task, configurations: Ints, seeds: Sequence[int]) -> Floats:
-    """Return float64[n, seeds]: what each of n configurations earns per window when held for a whole episode."""
+def evaluate_static(task: Task, configurations: Ints, seeds: Sequence[int]) -> Floats:
+    """Return float64[n, seeds]: the mean reward per window of each of n configurations, held for whole episodes."""
     values = np.empty((len(configurations), len(seeds)))
-    each = max(1, ROWS // len(seeds))
+    each = max(1, MAX_BATCH_SIZE // len(seeds))
     first = ServingBatch(task, len(seeds))
     first.start(seeds)
     for begin in range(0, len(configurations), each):
         held = configurations[begin : begin + each]
         batch = first.select(np.tile(np.arange(len(seeds)), len(held)))
-        plan = np.repeat(held, len(seeds), axis=0)
-        total = np.zeros(batch.size)
-        for _ in range(batch.episode_length):
-            total += batch.advance(plan).reward
-        values[begin : begin + len(held)] = (total / batch.episode_length).reshape(len(held), len(seeds))
+        earned = _held_rewards(batch, np.repeat(held, len(seeds), axis=0))
+        values[begin : begin + len(held)] = earned.reshape(len(held), len(seeds))
     return values
+
+
+def _held_rewards(batch: ServingBatch, actions: Ints) -> Floats:
+    return mean_rewards(batch, lambda _window, _outcome: actions)
 
 
 def best_static(
@@ -74,46 +116,46 @@ def best_static(
     *,
     starts: Iterable[ServeAction] = STARTS,
     pairs: bool = True,
-    tell: Callable[[str], object] | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> tuple[ServeAction, float]:
     """Return the best fixed configuration found and its mean reward per window over `seeds`.
 
-    From each start, sweeps over one knob at a time on a quarter of the seeds; from what is best on all seeds of these ends
-    and the starts, sweeps over every pair of knobs (all values of the one with all values of the other) until none improves:
-    a cap and a depth, or a tier and a budget, are only good together. `pairs=False` sweeps single knobs there, too. Never
-    below a start, and deterministic.
+    The search has two stages. From each start, it sweeps over one knob at a time, on a quarter of the seeds. Then it
+    takes the best of all starts and results on all seeds, and sweeps over every pair of knobs until no pair improves
+    it: some values are good only together, like a cap and a depth. With `pairs=False` the second stage sweeps over
+    single knobs. The result is deterministic and never worse than a start. `log` receives lines of progress.
     """
     few = seeds[: max(2, len(seeds) // 4)]
     starts, ends = list(starts), []
     for start in starts:
         end, value = _climb(task, few, np.array(to_indices(start), dtype=np.int64), _knob_by_knob(task))
-        _say(tell, f"{task.id}: from {start.quantization_tier}, cap {start.batch_cap}: {value:.4f}")
+        _log(log, f"{task.id}: from {start.quantization_tier}, cap {start.batch_cap}: {value:.4f}")
         ends.append(end)
     known = np.array([*ends, *map(to_indices, starts)], dtype=np.int64)
-    here = known[static_values(task, known, seeds).mean(axis=1).argmax()]
+    here = known[evaluate_static(task, known, seeds).mean(axis=1).argmax()]
     sweeps = _pair_by_pair(task) if pairs else _knob_by_knob(task)
     here, value = _climb(task, seeds, here, sweeps)
-    _say(tell, f"{task.id}: best fixed configuration {value:.4f}")
+    _log(log, f"{task.id}: best fixed configuration {value:.4f}")
     return from_indices(here.tolist()), value
 
 
-def _say(tell: Callable[[str], object] | None, line: str) -> None:
-    if tell is not None:
-        tell(line)
+def _log(log: Callable[[str], object] | None, line: str) -> None:
+    if log is not None:
+        log(line)
 
 
 Sweep: TypeAlias = "Callable[[Ints], Ints]"
-"""From a configuration to those that a sweep compares, itself among them."""
+"""Maps a configuration to those that a sweep compares; it is one of them."""
 
 
 def _climb(task: Task, seeds: Sequence[int], here: Ints, sweeps: Sequence[Sweep]) -> tuple[Ints, float]:
-    """Repeat the sweeps, each time moving to the best configuration, until a whole round improves nothing."""
+    """Repeat the sweeps, moving to the best configuration each time, until a whole round improves nothing."""
     known: dict[tuple[int, ...], float] = {}
 
     def value(options: Ints) -> Floats:
         new = [key for key in dict.fromkeys(map(tuple, options.tolist())) if key not in known]
         if new:
-            found = static_values(task, np.array(new, dtype=np.int64), seeds).mean(axis=1)
+            found = evaluate_static(task, np.array(new, dtype=np.int64), seeds).mean(axis=1)
             known.update(zip(new, found.tolist(), strict=True))
         return np.array([known[tuple(option)] for option in options.tolist()])
 
@@ -125,7 +167,7 @@ def _climb(task: Task, seeds: Sequence[int], here: Ints, sweeps: Sequence[Sweep]
             options = sweep(here)
             values = value(options)
             best = int(values.argmax())
-            if values[best] > at + _ENOUGH:
+            if values[best] > at + _MIN_GAIN:
                 here, at, improved = options[best], float(values[best]), True
     return here, at
 
@@ -151,24 +193,24 @@ def best_by_regime(
     tied: Sequence[int] = (),
     rounds: int = 4,
 ) -> tuple[Ints, Floats]:
-    """Return the best configuration of each regime and what they earn together, float64[seeds] per window.
+    """Return the best configuration of each regime, int64[n, 6], and their mean reward per window, float64[seeds].
 
-    `regimes` int64[seeds, windows] says in which regime (0..n-1) each window is. Sweeps over one knob of all regimes, of each
-    of `groups` of them and of one at a time, from `start` everywhere, until nothing improves or `rounds` are over. `tied`
-    knobs have one value in all regimes.
+    `regimes` int64[seeds, windows] is the regime (0..n-1) of each window. All regimes start with the configuration
+    `start`. A sweep tries all values of one knob: in all regimes, in each group of `groups`, and in each regime. The
+    sweeps repeat until nothing improves, `rounds` times at most. `tied` knobs have one value in all regimes.
     """
     count = int(regimes.max()) + 1
     table = np.tile(np.array(to_indices(start), dtype=np.int64), (count, 1))
     can_split = ServingBatch(task, 1).can_split
     first = ServingBatch(task, len(seeds))
     first.start(seeds)
-    spent: dict[int, ServingBatch] = {}
+    reusable: dict[int, ServingBatch] = {}
 
     def values(tables: Ints) -> Floats:
         rows = np.tile(np.arange(len(seeds)), len(tables))
-        batch = spent[len(rows)] = first.select(rows, into=spent.get(len(rows)))
+        batch = reusable[len(rows)] = first.select(rows, into=reusable.get(len(rows)))
         plans = tables[:, regimes].reshape(len(rows), regimes.shape[1], len(GRID_SIZES))
-        earned: Floats = play(batch, plans).mean(axis=1).reshape(len(tables), len(seeds))
+        earned: Floats = simulate_plans(batch, plans).mean(axis=1).reshape(len(tables), len(seeds))
         return earned
 
     at = values(table[None])[0]
@@ -183,15 +225,15 @@ def best_by_regime(
                 options[:, where, knob] = np.arange(size)[:, None]
                 reached = values(options)
                 best = int(reached.mean(axis=1).argmax())
-                if reached[best].mean() > at.mean() + _ENOUGH:
+                if reached[best].mean() > at.mean() + _MIN_GAIN:
                     table, at = options[best], reached[best]
-        if at.mean() <= before + _ENOUGH:
+        if at.mean() <= before + _MIN_GAIN:
             break
     return table, at
 
 
 def _grid(here: Ints, *, first: int, second: int, can_split: bool) -> Ints:
-    """All values of two knobs (or of one, named twice), the others as they are."""
+    """Return `here` with all combinations of values of two knobs, or all values of one knob, given twice."""
     if first == second:
         options = np.repeat(here[None], GRID_SIZES[first], axis=0)
         options[:, first] = np.arange(GRID_SIZES[first])

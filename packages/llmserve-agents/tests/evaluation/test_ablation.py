@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents.evaluation.ablation import FrozenKnob, ablate, agent_values
+from llmserve_agents.evaluation.ablation import FrozenKnob, ablate, agent_evaluator
 from llmserve_agents.evaluation.ablation_report import AblationReport
 from llmserve_agents.evaluation.roster import parse_agent
 from llmserve_agents.executors import SerialExecutor
@@ -81,7 +81,7 @@ def test_a_frozen_knob_keeps_its_value_and_leaves_the_others_to_the_agent() -> N
 
 
 def test_an_agents_values_are_the_mean_rewards_of_its_episodes() -> None:
-    values = agent_values(parse_agent('static:{"batch_cap": 64}'))
+    values = agent_evaluator(parse_agent('static:{"batch_cap": 64}'))
     env = ServingEnv(TASK)
     env.reset(2_000_000)
     while not env.step(ServeAction(batch_cap=64, quantization_tier="INT8")).done:
@@ -101,7 +101,7 @@ def test_the_trained_policys_episodes_side_by_side_are_those_one_by_one(knob: st
         while not observation.done:
             observation = env.step(agent.act(observation))
         alone.append(env.state().total_reward / env.episode_length)
-    assert agent_values(parse_agent("ppo"))(TASK, seeds, knob, value) == pytest.approx(alone, abs=1e-12)
+    assert agent_evaluator(parse_agent("ppo"))(TASK, seeds, knob, value) == pytest.approx(alone, abs=1e-12)
 
 
 def test_an_agent_that_never_moves_loses_nothing_by_any_frozen_knob() -> None:

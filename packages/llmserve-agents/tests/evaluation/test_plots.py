@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmserve_agents.evaluation.ablation_report import AblationReport, KnobValue
-from llmserve_agents.evaluation.episodes import play
+from llmserve_agents.evaluation.episodes import record_episode
 from llmserve_agents.evaluation.plots import draw_knob_values, draw_scores, draw_timeline
 from llmserve_agents.evaluation.report import Estimate
 from llmserve_agents.evaluation.roster import parse_agent
@@ -38,7 +38,7 @@ def test_scores_are_drawn_for_every_task_and_rewards_where_there_are_none(tmp_pa
 
 
 def test_the_timeline_shows_one_agent_or_two(tmp_path: Path) -> None:
-    logs = {name: play(parse_agent(name), TASK, 2_000_000) for name in ("heuristic", "random")}
+    logs = {name: record_episode(parse_agent(name), TASK, 2_000_000) for name in ("heuristic", "random")}
     draw_timeline(logs, tmp_path / "two.png", window_s=5.0)
     draw_timeline({"heuristic": logs["heuristic"]}, tmp_path / "one.png", window_s=5.0, title="one")
     assert is_png(tmp_path / "two.png")
@@ -47,7 +47,9 @@ def test_the_timeline_shows_one_agent_or_two(tmp_path: Path) -> None:
         draw_timeline(logs | {"third": logs["random"]}, tmp_path / "no.png", window_s=5.0)
     with pytest.raises(InvalidInputError, match="one task and seed"):
         draw_timeline(
-            {"a": logs["random"], "b": play(parse_agent("random"), TASK, 1)}, tmp_path / "no.png", window_s=5.0
+            {"a": logs["random"], "b": record_episode(parse_agent("random"), TASK, 1)},
+            tmp_path / "no.png",
+            window_s=5.0,
         )
     assert not (tmp_path / "no.png").exists()
 

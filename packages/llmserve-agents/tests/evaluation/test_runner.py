@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmserve_agents.clairvoyant import Budget
-from llmserve_agents.evaluation.episodes import play
+from llmserve_agents.evaluation.episodes import record_episode
 from llmserve_agents.evaluation.report import EvaluationReport
 from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, parse_agent
 from llmserve_agents.evaluation.runner import Progress, _chunks, evaluation_tasks, run, runnable_agents
@@ -40,7 +40,7 @@ def test_every_agent_plays_the_first_test_seeds_of_every_task_once(report: Evalu
 
 def test_every_episode_is_what_the_grader_says_of_its_log(report: EvaluationReport) -> None:
     for episode in report.episodes[::4]:
-        graded = grade(play(parse_agent(episode.agent), episode.task_id, episode.seed))
+        graded = grade(record_episode(parse_agent(episode.agent), episode.task_id, episode.seed))
         assert episode.verified is graded.verified is True
         assert (episode.score, episode.mean_reward, episode.components) == (
             graded.score,
@@ -72,7 +72,7 @@ def test_a_report_survives_json(report: EvaluationReport) -> None:
 
 def test_standings_are_those_of_the_episodes(report: EvaluationReport) -> None:
     rewards = {agent: np.array(report.rewards(agent, TASKS[0])) for agent in AGENTS}
-    row = report.standing("static", TASKS[0])
+    row = report.result("static", TASKS[0])
     assert row.reward.value == pytest.approx(rewards["static"].mean())
     assert row.reward_iqm.value == pytest.approx(float(iqm(rewards["static"])))
     assert row.reward.low <= row.reward.value <= row.reward.high
@@ -81,7 +81,7 @@ def test_standings_are_those_of_the_episodes(report: EvaluationReport) -> None:
     assert versus is not None
     assert versus.reward.value == pytest.approx((rewards["static"] - rewards["heuristic"]).mean())
     assert versus.win_rate == win_rate(rewards["static"], rewards["heuristic"]) == 0.0
-    assert report.standing("heuristic", TASKS[0]).versus_first is None
+    assert report.result("heuristic", TASKS[0]).versus_first is None
 
 
 def test_overall_rows_are_over_all_tasks(report: EvaluationReport) -> None:
@@ -94,7 +94,7 @@ def test_overall_rows_are_over_all_tasks(report: EvaluationReport) -> None:
 
 
 def test_changes_of_configuration_are_counted(report: EvaluationReport) -> None:
-    by_agent = {agent: report.standing(agent, TASKS[0]).changes for agent in AGENTS}
+    by_agent = {agent: report.result(agent, TASKS[0]).changes for agent in AGENTS}
     assert set(by_agent["static"].values()) == {0.0}
     assert by_agent["random"]["quantization_tier"] > 60
     assert by_agent["random"]["prefill_decode_split"] > 40
@@ -177,7 +177,7 @@ def test_the_clairvoyant_bound_is_searched_from_what_the_others_did_and_is_below
     assert sum(bound) > sum(first.rewards("heuristic", TASKS[0]))
     assert first.verified
     with pytest.raises(InvalidInputError, match="window by window"):
-        play(parse_agent("clairvoyant"), TASKS[0], 1)
+        record_episode(parse_agent("clairvoyant"), TASKS[0], 1)
 
 
 def test_chunks_hold_every_episode_once_and_begin_with_the_dearest() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmserve_agents.policy import make_agent
+from llmserve_agents.rules.evaluate import evaluate_thresholds
 from llmserve_agents.rules.heuristic import (
     HeuristicPolicy,
     Rules,
@@ -16,7 +17,7 @@ from llmserve_agents.rules.heuristic import (
     batch_cap,
     kv_budget,
     light_demand,
-    measured,
+    measurement_of,
     prefill_decode_split,
     priority_routing,
     speculation_depth,
@@ -24,8 +25,13 @@ from llmserve_agents.rules.heuristic import (
     weight_tier,
 )
 from llmserve_agents.rules.scan import CANDIDATES, scan
-from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, checked, resting_at, stacked, standing_still
-from llmserve_agents.rules.values import threshold_values
+from llmserve_agents.rules.thresholds import (
+    THRESHOLD_BOUNDS,
+    centered_thresholds,
+    constant_thresholds,
+    stack_thresholds,
+    validate_thresholds,
+)
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.metrics import Measurement
@@ -143,7 +149,7 @@ def test_vllm_the_budget_keeps_within_the_schema(neighbour: float) -> None:
 
 def test_vllm_without_a_report_of_memory_the_budget_backs_off_after_evictions_and_grows_when_full() -> None:
     def blind(kv: float, **numbers: Any) -> float:
-        window = measured(observed(**numbers).model_copy(update={"metadata": {}}))
+        window = measurement_of(observed(**numbers).model_copy(update={"metadata": {}}))
         return float(kv_budget(kv, window, 0.0, LIMITS)[0])
 
     assert blind(0.5, eviction_events=2) == 0.4
@@ -234,10 +240,10 @@ def test_thresholds_are_frozen_lie_within_their_bounds_and_every_scanned_one_exi
     with pytest.raises(FrozenInstanceError):
         LIMITS.cap_start = 1  # type: ignore[misc]
     assert set(CANDIDATES) <= {item.name for item in fields(Thresholds)} == set(THRESHOLD_BOUNDS)
-    assert checked(asdict(LIMITS)) == LIMITS
+    assert validate_thresholds(asdict(LIMITS)) == LIMITS
     for name, values in CANDIDATES.items():
         for value in values:
-            checked(asdict(replace(LIMITS, **{name: value})))
+            validate_thresholds(asdict(replace(LIMITS, **{name: value})))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +258,7 @@ def test_thresholds_are_frozen_lie_within_their_bounds_and_every_scanned_one_exi
 )
 def test_thresholds_that_are_amiss_are_refused_by_name(change: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
-        checked(asdict(LIMITS) | change)
+        validate_thresholds(asdict(LIMITS) | change)
     assert refused.value.field == field
 
 
@@ -265,23 +271,23 @@ def test_thresholds_that_are_amiss_are_refused_by_name(change: dict[str, object]
     ],
 )
 def test_rules_that_are_told_to_stand_still_hold_one_configuration(held: ServeAction) -> None:
-    env, policy = ServingEnv("bursty_workload"), HeuristicPolicy(standing_still(held))
+    env, policy = ServingEnv("bursty_workload"), HeuristicPolicy(constant_thresholds(held))
     observation = env.reset(seed=4)
     for _ in range(40):
         action = policy.act(observation)
         assert action == held
         observation = env.step(action)
-    assert checked(asdict(standing_still(held))) == standing_still(held)
-    assert HeuristicPolicy(resting_at(held)).act(env.reset(seed=4)) == held
+    assert validate_thresholds(asdict(constant_thresholds(held))) == constant_thresholds(held)
+    assert HeuristicPolicy(centered_thresholds(held)).act(env.reset(seed=4)) == held
 
 
 def test_many_episodes_at_once_earn_what_each_earns_alone() -> None:
     task = load_task("bursty_workload")
     seeds = range(11, 14)
     held = ServeAction(batch_cap=64, kv_budget_fraction=0.4, quantization_tier="INT8", priority_routing=True)
-    many = [LIMITS, resting_at(held), replace(LIMITS, tier_tight=2, neighbour_high_gb=40.0, split_low=0.5)]
+    many = [LIMITS, centered_thresholds(held), replace(LIMITS, tier_tight=2, neighbour_high_gb=40.0, split_low=0.5)]
     told: list[int] = []
-    together = threshold_values(task, many, seeds, tell=told.append)
+    together = evaluate_thresholds(task, many, seeds, progress=told.append)
     assert sum(told) == together.size * task.windows
     for row, limits in zip(together, many, strict=True):
         assert row.mean() == pytest.approx(mean_reward(HeuristicPolicy(limits), task, seeds), abs=1e-12)
@@ -289,7 +295,7 @@ def test_many_episodes_at_once_earn_what_each_earns_alone() -> None:
 
 def test_rules_of_many_policies_keep_apart() -> None:
     limits = [replace(LIMITS, cap_start=cap) for cap in (32, 128)]
-    assert [action.batch_cap for action in Rules(stacked(limits), 2).actions()] == [32, 128]
+    assert [action.batch_cap for action in Rules(stack_thresholds(limits), 2).actions()] == [32, 128]
 
 
 def test_a_reset_policy_repeats_itself() -> None:

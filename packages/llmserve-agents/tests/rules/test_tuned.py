@@ -12,7 +12,7 @@ from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
 from llmserve_agents.evaluation.roster import weights_of
 from llmserve_agents.policy import make_agent
 from llmserve_agents.rules.heuristic import HeuristicPolicy
-from llmserve_agents.rules.thresholds import Thresholds, resting_at
+from llmserve_agents.rules.thresholds import Thresholds, centered_thresholds
 from llmserve_agents.rules.tuned import FILE, TunedHeuristicPolicy, read_thresholds, write_thresholds
 from llmserve_agents.weights import identity
 from llmserve_sim.env import ServingEnv
@@ -21,7 +21,9 @@ from llmserve_sim.schema import ServeAction
 from llmserve_sim.tasks import load_task
 
 TASK = load_task("bursty_workload")
-LIMITS = resting_at(ServeAction(batch_cap=96, kv_budget_fraction=0.4, quantization_tier="INT8", priority_routing=True))
+LIMITS = centered_thresholds(
+    ServeAction(batch_cap=96, kv_budget_fraction=0.4, quantization_tier="INT8", priority_routing=True)
+)
 CARD = {**identity(TASK), "seed": 3, "steps": 1000, "command": "llmserve tune"}
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from llmserve_agents.cli import main
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
+from llmserve_agents.rules.evaluate import evaluate_thresholds
+from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, centered_thresholds, constant_thresholds
 from llmserve_agents.rules.tuned import TunedHeuristicPolicy
-from llmserve_agents.rules.tuning import Position, TuneConfig, decoded, encoded, start_of, tune, tuned_names
-from llmserve_agents.rules.values import threshold_values
+from llmserve_agents.rules.tuning import TuneConfig, TuneProgress, decode, encode, starting_action, tune, tuned_names
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.references import load_references
@@ -37,10 +37,10 @@ def test_some_thirty_thresholds_are_tuned_and_those_of_the_split_only_where_ther
     assert set(tuned_names()) - set(tuned_names(can_split=False)) == {"split_low", "split_high"}
 
 
-@pytest.mark.parametrize("limits", [Thresholds(), standing_still(START), resting_at(START)])
+@pytest.mark.parametrize("limits", [Thresholds(), constant_thresholds(START), centered_thresholds(START)])
 def test_a_point_of_the_search_is_the_thresholds_that_it_was_made_of(limits: Thresholds) -> None:
     names = tuned_names()
-    again = decoded(encoded(limits, names), names, limits)
+    again = decode(encode(limits, names), names, limits)
     for name in THRESHOLD_BOUNDS:
         assert getattr(again, name) == pytest.approx(getattr(limits, name), rel=1e-4, abs=1e-6)
 
@@ -49,19 +49,19 @@ def test_any_point_is_folded_into_the_bounds() -> None:
     names = tuned_names()
     rng = np.random.default_rng(3)
     for _ in range(50):
-        limits = decoded(rng.normal(0.5, 2.0, size=len(names)), names, Thresholds())
+        limits = decode(rng.normal(0.5, 2.0, size=len(names)), names, Thresholds())
         for name, bound in THRESHOLD_BOUNDS.items():
             assert bound.low <= getattr(limits, name) <= bound.high
             assert not bound.whole or float(getattr(limits, name)).is_integer()
-    lowest = decoded(np.zeros(len(names)), names, Thresholds())
-    assert decoded(np.full(len(names), -0.1), names, Thresholds()) == decoded(
+    lowest = decode(np.zeros(len(names)), names, Thresholds())
+    assert decode(np.full(len(names), -0.1), names, Thresholds()) == decode(
         np.full(len(names), 0.1), names, Thresholds()
     )
     assert all(getattr(lowest, name) == THRESHOLD_BOUNDS[name].low for name in names)
 
 
 def test_a_search_repeats_itself_keeps_to_its_budget_and_tells_how_far_it_is() -> None:
-    told: list[Position] = []
+    told: list[TuneProgress] = []
     first = tune(SHORT, SMALL, start=START, progress=told.append)
     assert first == tune(SHORT, SMALL, start=START)
     assert first.generations >= 3
@@ -75,7 +75,9 @@ def test_what_is_found_is_on_validation_seeds_never_worse_than_the_start() -> No
     first, count = found.validation_seeds
     assert first == TASK.seeds.validation.start
     seeds = range(first, first + count)
-    values = threshold_values(SHORT, [found.thresholds, standing_still(START), Thresholds()], seeds).mean(axis=1)
+    values = evaluate_thresholds(SHORT, [found.thresholds, constant_thresholds(START), Thresholds()], seeds).mean(
+        axis=1
+    )
     assert list(found.validation.values()) == pytest.approx(values.tolist(), abs=1e-12)
 
 
@@ -88,12 +90,12 @@ def test_it_starts_at_the_references_and_searches_where_there_are_none(monkeypat
         return START, 0.0
 
     monkeypatch.setattr("llmserve_agents.rules.tuning.best_static", search)
-    assert start_of(TASK) == START
+    assert starting_action(TASK) == START
     assert asked == [(TASK.id, TASK.seeds.train.start, 16)]
     monkeypatch.undo()
     found = load_references(TASK.id, TASK.digest)
     if found is not None:
-        assert start_of(TASK) == found.best_static_action
+        assert starting_action(TASK) == found.best_static_action
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_a_configuration_that_is_amiss_is_refused_by_name(wrong: dict[str, Any],
 
 def test_without_the_library_the_extra_is_named_before_anything_is_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cmaes", None)
-    told: list[Position] = []
+    told: list[TuneProgress] = []
     with pytest.raises(MissingExtraError, match=r"llmserve-agents\[tune\]"):
         tune(SHORT, SMALL, progress=told.append)
     assert told == []
@@ -127,7 +129,7 @@ def test_without_the_library_the_extra_is_named_before_anything_is_simulated(mon
 def test_the_command_writes_thresholds_that_the_agent_then_acts_by(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmserve_agents.rules.tuning.start_of", lambda _: START)
+    monkeypatch.setattr("llmserve_agents.rules.tuning.starting_action", lambda _: START)
     arguments = ["tune", "--task", TASK.id, "--steps", "12000", "--population", "4", "--episodes", "1"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
     path = tmp_path / TASK.id / "heuristic.json"
@@ -158,7 +160,7 @@ def test_the_command_names_the_option_that_is_wrong(tmp_path: Path, capsys: pyte
 def test_thresholds_are_replaced_only_where_that_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmserve_agents.rules.tuning.start_of", lambda _: START)
+    monkeypatch.setattr("llmserve_agents.rules.tuning.starting_action", lambda _: START)
     path = tmp_path / TASK.id / "heuristic.json"
     path.parent.mkdir()
     path.write_text("precious")
@@ -176,7 +178,7 @@ def test_what_was_found_is_told_where_it_cannot_be_written(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("llmserve_agents.rules.tuning.start_of", lambda _: START)
+    monkeypatch.setattr("llmserve_agents.rules.tuning.starting_action", lambda _: START)
     monkeypatch.setattr("llmserve_agents.cli.tune.write_thresholds", full)
     wanted = ["tune", "--task", TASK.id, "--steps", "12000", "--population", "4", "--episodes", "1"]
     assert main([*wanted, "--output", str(tmp_path)]) == 2

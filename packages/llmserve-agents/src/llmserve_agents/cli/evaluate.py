@@ -10,8 +10,8 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from llmserve_agents.cli.evaluation_tables import standing_tables, summary_lines, timing_line
-from llmserve_agents.evaluation.episodes import play
+from llmserve_agents.cli.evaluation_tables import result_tables, summary_lines, timing_line
+from llmserve_agents.evaluation.episodes import record_episode
 from llmserve_agents.evaluation.report import EvaluationReport
 from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, known_agents
 from llmserve_agents.evaluation.runner import EPISODES, Progress, run, runnable_agents
@@ -105,7 +105,7 @@ def evaluate(
         print(report.stable().model_dump_json(indent=2))
     else:
         console = Console()
-        for table in standing_tables(report):
+        for table in result_tables(report):
             console.print(table)
         for line in summary_lines(report):
             console.print(line)
@@ -140,5 +140,5 @@ def _write(report: EvaluationReport, folder: Path, agents: Sequence[AgentSpec], 
         return
     for task_id in report.tasks:
         seed = report.seeds[task_id][0]
-        logs = {spec.label: play(spec, task_id, seed) for spec in acting[:2]}
+        logs = {spec.label: record_episode(spec, task_id, seed) for spec in acting[:2]}
         draw_timeline(logs, folder / f"timeline-{task_id}.png", window_s=catalogue_task(task_id).window_s)

@@ -9,12 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from llmserve_agents.evaluation.ablation_report import AblationReport
-from llmserve_agents.evaluation.report import Comparison, Estimate, EvaluationReport, Overall, Standing
+from llmserve_agents.evaluation.report import AgentResult, Comparison, Estimate, EvaluationReport, Overall
 
-__all__ = ["ablation_tables", "standing_tables", "summary_lines", "timing_line"]
+__all__ = ["ablation_tables", "result_tables", "summary_lines", "timing_line"]
 
 
-def standing_tables(report: EvaluationReport) -> Iterator[Table]:
+def result_tables(report: EvaluationReport) -> Iterator[Table]:
     """One table per task, and one over all tasks where there are several."""
     for task in report.tasks:
         rows = [row for row in report.standings if row.task_id == task]
@@ -64,7 +64,7 @@ def timing_line(report: EvaluationReport) -> str:
     )
 
 
-def _table(report: EvaluationReport, title: str, rows: list[Standing] | list[Overall]) -> Table:
+def _table(report: EvaluationReport, title: str, rows: list[AgentResult] | list[Overall]) -> Table:
     first = report.agents[0].label
     table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("agent", overflow="fold", min_width=15)

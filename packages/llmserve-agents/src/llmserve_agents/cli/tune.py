@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from llmserve_agents.rules.tuned import FILE, write_thresholds
-from llmserve_agents.rules.tuning import Position, TuneConfig, TuneResult, tune
+from llmserve_agents.rules.tuning import TuneConfig, TuneProgress, TuneResult, tune
 from llmserve_agents.weights import identity
 from llmserve_sim.commandline.outputs import as_options, output_folder, writing
 from llmserve_sim.commandline.terminal import progress_bar
@@ -70,7 +70,7 @@ def tune_command(
             )
         with progress_bar("windows") as advance:
 
-            def tell(at: Position) -> None:
+            def tell(at: TuneProgress) -> None:
                 advance(chosen.id if isnan(at.value) else f"{chosen.id}, {at.value:.4f}", at.done, at.steps)
 
             found = tune(chosen, config, progress=tell)

@@ -3,7 +3,7 @@
 For every task and knob the best constant is chosen on training seeds, among all values of the grid, with the other knobs
 left to the agent. Then, on test seeds and paired by seed: the *level value* is best constant − default, the *dynamic
 value* is free − best constant. An agent that was trained with the knob free might have learnt to do without it, so its
-dynamic value is an upper bound of what the freedom is worth; `searched_values` has no such habits.
+dynamic value is an upper bound of what the freedom is worth; `search_evaluator` has no such habits.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 from llmserve_agents.__about__ import __version__
 from llmserve_agents.evaluation.ablation_report import AblationReport, KnobValue
 from llmserve_agents.evaluation.baseline import validator_tasks
-from llmserve_agents.evaluation.episodes import drive, warm
+from llmserve_agents.evaluation.episodes import load_kernel
 from llmserve_agents.evaluation.report import Estimate
 from llmserve_agents.evaluation.roster import AgentSpec, parse_agent
 from llmserve_agents.evaluation.runner import evaluation_tasks, test_seeds
 from llmserve_agents.evaluation.statistics import Bootstrap, mean
 from llmserve_agents.executors import Executor, ProcessExecutor
 from llmserve_agents.learning.agent import PPOPolicy, play
-from llmserve_agents.policy import Attachable, Policy
+from llmserve_agents.policy import ModelBasedPolicy, Policy, run_episode
 from llmserve_sim.__about__ import __version__ as simulator_version
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float64]
 
-__all__ = ["SEARCH_SEEDS", "FrozenKnob", "Values", "ablate", "agent_values", "searched_values"]
+__all__ = ["SEARCH_SEEDS", "FrozenKnob", "Values", "ablate", "agent_evaluator", "search_evaluator"]
 
 Constant: TypeAlias = int | float | str | bool
 Values: TypeAlias = "Callable[[str, tuple[int, ...], str | None, Constant | None], Floats]"
@@ -72,7 +72,7 @@ def ablate(
     """Return what each knob is worth to an agent; the same bytes from every run, whatever the workers.
 
     Args:
-        agent: a name or spec (see `roster`), "clairvoyant" for `searched_values`, or a function of type `Values`.
+        agent: a name or spec (see `roster`), "clairvoyant" for `search_evaluator`, or a function of type `Values`.
         tasks: ids of tasks, "all" for the three that validators know (the default).
         episodes: how many of each task's test seeds the values are means over.
         name: what the agent is called in the report; needed for a function.
@@ -86,7 +86,7 @@ def ablate(
     """
     spec = parse_agent(agent) if isinstance(agent, str) else agent
     acts = isinstance(spec, AgentSpec) and not spec.searched
-    values = (agent_values(spec) if acts else searched_values()) if isinstance(spec, AgentSpec) else spec
+    values = (agent_evaluator(spec) if acts else search_evaluator()) if isinstance(spec, AgentSpec) else spec
     label = name or (spec.label if isinstance(spec, AgentSpec) else None)
     if label is None:
         raise InvalidInputError("name", "must be given for a function")
@@ -97,7 +97,7 @@ def ablate(
         _try(spec, tested)
     place = ProcessExecutor() if executor is None else executor
     tell = progress or (lambda _what, _done, _jobs: None)
-    warm()
+    load_kernel()
     cases = [(task, knob, value) for task in chosen for knob in ACTION_FIELDS for value in _candidates(task, knob)]
     found = _all_values(values, cases, trained, place, partial(tell, "choosing constants"))
     best = {
@@ -154,7 +154,7 @@ class FrozenKnob:
 
     def attach(self, env: ServingEnv) -> None:
         """Give the environment to an agent that wants it."""
-        if isinstance(self._agent, Attachable):
+        if isinstance(self._agent, ModelBasedPolicy):
             self._agent.attach(env)
 
     def act(self, observation: ServeObservation) -> ServeAction:
@@ -162,12 +162,12 @@ class FrozenKnob:
         return ServeAction.model_validate(self._agent.act(observation).model_dump() | self._held)
 
 
-def agent_values(spec: AgentSpec) -> Values:
+def agent_evaluator(spec: AgentSpec) -> Values:
     """Return the values of an agent, run episode by episode."""
     return partial(_agent_values, spec)
 
 
-def searched_values(budget: Budget | None = None) -> Values:
+def search_evaluator(budget: Budget | None = None) -> Values:
     """Return the values of a clairvoyant search in which the knob never moves; it starts from the best fixed configuration."""
     return partial(_searched_values, budget)
 
@@ -185,7 +185,7 @@ def _agent_values(
         agent = FrozenKnob(agent, knob, value)
     found = []
     for seed in seeds:
-        drive(env, agent, seed)
+        run_episode(env, agent, seed)
         found.append(env.state().total_reward / env.episode_length)
     return np.array(found)
 
@@ -216,7 +216,7 @@ class _Job:
 
 
 def _run_job(job: _Job) -> tuple[_Case, tuple[int, ...], Floats]:
-    warm()
+    load_kernel()
     task_id, knob, value = job.case
     return job.case, job.seeds, job.values(task_id, job.seeds, knob, value)
 

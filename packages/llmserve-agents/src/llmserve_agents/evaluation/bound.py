@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from llmserve_agents.clairvoyant import Budget, clairvoyant, snapped
-from llmserve_agents.evaluation.episodes import drive, scored
+from llmserve_agents.clairvoyant import Budget, clairvoyant, nearest_indices
+from llmserve_agents.evaluation.episodes import score_episode
 from llmserve_agents.evaluation.report import EpisodeScore
+from llmserve_agents.policy import run_episode
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grid import from_indices
 from llmserve_sim.policies import StaticPolicy
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-__all__ = ["Authored", "BoundJob", "packed", "search"]
+__all__ = ["ActionRows", "BoundJob", "pack_actions", "search"]
 
-Authored: TypeAlias = tuple[tuple[int | float | str | bool, ...], ...]
+ActionRows: TypeAlias = tuple[tuple[int | float | str | bool, ...], ...]
 """What an agent did in an episode: the six values of each window's action."""
 _KNOBS: Final = tuple(ACTION_FIELDS)
 
@@ -43,12 +44,12 @@ class BoundJob:
     label: str
     task_id: str
     seeds: tuple[int, ...]
-    authored: tuple[tuple[tuple[Authored, float], ...], ...]
+    authored: tuple[tuple[tuple[ActionRows, float], ...], ...]
     """By seed: what each agent did and its mean reward per window; every seed has as many."""
     budget: Budget | None = None
 
 
-def packed(actions: Sequence[ServeAction]) -> Authored:
+def pack_actions(actions: Sequence[ServeAction]) -> ActionRows:
     """Return actions in a form that is cheap to send."""
     return tuple(tuple(getattr(action, knob) for knob in _KNOBS) for action in actions)
 
@@ -56,22 +57,22 @@ def packed(actions: Sequence[ServeAction]) -> Authored:
 def search(job: BoundJob) -> list[EpisodeScore]:
     """Search the job's episodes and return what the plans come to, played and graded like any agent's."""
     task = catalogue_task(job.task_id)
-    fixed = snapped([_fixed(task)])
+    fixed = nearest_indices([_fixed(task)])
     fixed_plans = np.tile(fixed, (len(job.seeds), task.windows, 1))
     starts = [(fixed_plans, np.full(len(job.seeds), -np.inf))]
     for place in range(len(job.authored[0])):
-        plans = np.stack([snapped(_unpacked(by_seed[place][0])) for by_seed in job.authored])
+        plans = np.stack([nearest_indices(_unpack_actions(by_seed[place][0])) for by_seed in job.authored])
         starts.append((plans, np.array([by_seed[place][1] for by_seed in job.authored])))
     found = clairvoyant(task, job.seeds, starts, job.budget)
     env = ServingEnv(task)
     results = []
     for seed, plan, by_seed in zip(job.seeds, found.plans, job.authored, strict=True):
-        drive(env, _Plan([from_indices(row) for row in plan.tolist()]), seed)
+        run_episode(env, _Plan([from_indices(row) for row in plan.tolist()]), seed)
         best = max(by_seed, key=lambda one: one[1], default=None)
         # Between the grid's points somebody may have earned more than the search found on them.
         if best is not None and best[1] > env.state().total_reward / env.episode_length:
-            drive(env, _Plan(_unpacked(best[0])), seed)
-        results.append(scored(env.episode_log(), job.label, None))
+            run_episode(env, _Plan(_unpack_actions(best[0])), seed)
+        results.append(score_episode(env.episode_log(), job.label, None))
     return results
 
 
@@ -89,7 +90,7 @@ class _Plan:
         return self._actions[observation.step_index]
 
 
-def _unpacked(actions: Authored) -> list[ServeAction]:
+def _unpack_actions(actions: ActionRows) -> list[ServeAction]:
     return [made(ServeAction, dict(zip(_KNOBS, values, strict=True))) for values in actions]
 
 

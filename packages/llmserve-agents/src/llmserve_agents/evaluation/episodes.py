@@ -1,6 +1,6 @@
-"""One episode: an agent drives the simulator to its end, and the grader replays what it did.
+"""One episode of an evaluation: its log, and its score, which the grader takes from a replay.
 
-What evaluations, ablations and pictures are made of. The module knows nothing about processes or statistics.
+The module knows nothing about processes or statistics.
 """
 
 from __future__ import annotations
@@ -10,34 +10,24 @@ from itertools import pairwise
 
 from llmserve_agents.evaluation.report import EpisodeScore
 from llmserve_agents.evaluation.roster import AgentSpec
-from llmserve_agents.policy import Attachable, Policy
+from llmserve_agents.policy import run_episode
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grader import grade
 from llmserve_sim.schema import ACTION_FIELDS, EpisodeLog
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["drive", "play", "scored", "warm"]
+__all__ = ["load_kernel", "record_episode", "score_episode"]
 
 
-def drive(env: ServingEnv, agent: Policy, seed: int) -> None:
-    """Run an episode of the environment's task to its end; an agent that forks is given the environment first."""
-    observation = env.reset(seed)
-    agent.reset(env.task.id, seed)
-    if isinstance(agent, Attachable):
-        agent.attach(env)
-    while not observation.done:
-        observation = env.step(agent.act(observation))
-
-
-def play(spec: AgentSpec, task_id: str, seed: int) -> EpisodeLog:
+def record_episode(spec: AgentSpec, task_id: str, seed: int) -> EpisodeLog:
     """Run one episode of an agent and return its log."""
     env = ServingEnv(catalogue_task(task_id))
-    drive(env, spec.make(), seed)
+    run_episode(env, spec.make(), seed)
     return env.episode_log()
 
 
-def scored(log: EpisodeLog, label: str, weights: str | None) -> EpisodeScore:
-    """Return what a log comes to, replayed; `weights` is the file that the agent loaded."""
+def score_episode(log: EpisodeLog, label: str, weights: str | None) -> EpisodeScore:
+    """Replay a log and return its score; `label` names the agent, `weights` is the file that it loaded."""
     report = grade(log)
     actions = [step.action for step in log.steps]
     return EpisodeScore(
@@ -61,8 +51,8 @@ def scored(log: EpisodeLog, label: str, weights: str | None) -> EpisodeScore:
 
 
 @cache
-def warm() -> None:
-    """Load the kernel, compiling it where no process has before; once per process."""
+def load_kernel() -> None:
+    """Load the simulator's compiled kernel, once per process. The first process on a machine compiles it."""
     env = ServingEnv()
     env.start(0)
     env.step({})

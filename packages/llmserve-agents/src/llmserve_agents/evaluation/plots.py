@@ -32,7 +32,7 @@ def draw_scores(report: EvaluationReport, path: Path) -> None:
     labels = [entry.label for entry in report.agents]
     figure, axes = panels(len(report.tasks), height=1.5 + 0.34 * len(labels), width=3.9, left=0.9)
     for axis, task in zip(axes, report.tasks, strict=True):
-        rows = [report.standing(label, task) for label in labels]
+        rows = [report.result(label, task) for label in labels]
         scored = all(row.score is not None for row in rows)
         for place, row in enumerate(rows):
             found = row.score if scored and row.score is not None else row.reward

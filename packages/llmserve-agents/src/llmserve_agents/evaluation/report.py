@@ -13,12 +13,12 @@ from llmserve_sim.schema import ReferenceScores
 
 __all__ = [
     "AgentEntry",
+    "AgentResult",
     "Comparison",
     "EpisodeScore",
     "Estimate",
     "EvaluationReport",
     "Overall",
-    "Standing",
     "Timing",
     "WeightsUsed",
 ]
@@ -88,7 +88,7 @@ class Comparison(_Report):
     )
 
 
-class Standing(_Report):
+class AgentResult(_Report):
     """One agent on one task."""
 
     agent: str
@@ -136,7 +136,7 @@ class EvaluationReport(_Report):
     agents: list[AgentEntry] = Field(description="In order; the first is what the others are compared with.")
     tasks: list[str]
     seeds: dict[str, list[int]] = Field(description="By task.")
-    standings: list[Standing] = Field(description="By task, then by agent.")
+    standings: list[AgentResult] = Field(description="By task, then by agent.")
     overall: list[Overall] = Field(description="By agent.")
     episodes: list[EpisodeScore] = Field(description="By task, agent and seed.")
     verified: bool = Field(description="Whether every episode replayed.")
@@ -157,8 +157,8 @@ class EvaluationReport(_Report):
         """Whether some score is against references that a larger search will replace."""
         return any(found.provisional for found in self.references.values())
 
-    def standing(self, agent: str, task_id: str) -> Standing:
-        """Return how an agent stands on a task; raises `KeyError` where it did not take part."""
+    def result(self, agent: str, task_id: str) -> AgentResult:
+        """Return the result of an agent on a task; raises `KeyError` if it did not take part."""
         for row in self.standings:
             if (row.agent, row.task_id) == (agent, task_id):
                 return row

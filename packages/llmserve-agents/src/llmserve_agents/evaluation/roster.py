@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmserve_agents.evaluation.report import WeightsUsed
-from llmserve_agents.policy import AGENTS, FORKING, Policy, StaticPolicy, make_agent
+from llmserve_agents.policy import AGENTS, MODEL_BASED_AGENTS, Policy, StaticPolicy, make_agent
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ServeAction, ServeObservation, parse_action
 
@@ -45,7 +45,7 @@ class AgentSpec:
 
 def known_agents() -> tuple[str, ...]:
     """Return the names that a spec may begin with."""
-    return (*AGENTS, *FORKING, SEARCHED)
+    return (*AGENTS, *MODEL_BASED_AGENTS, SEARCHED)
 
 
 def parse_agent(text: str) -> AgentSpec:
@@ -148,7 +148,7 @@ def _no_agent() -> Policy:
 
 
 def _by_name(name: str) -> Policy:
-    return make_agent(name) if name in AGENTS else FORKING[name]()
+    return make_agent(name) if name in AGENTS else MODEL_BASED_AGENTS[name]()
 
 
 def _static(text: str) -> Callable[[], Policy]:

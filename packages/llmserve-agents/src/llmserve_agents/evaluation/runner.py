@@ -16,22 +16,23 @@ from typing import Final
 
 from llmserve_agents.clairvoyant import Budget
 from llmserve_agents.evaluation.baseline import validator_tasks
-from llmserve_agents.evaluation.bound import Authored, BoundJob, packed, search
-from llmserve_agents.evaluation.episodes import drive, scored, warm
+from llmserve_agents.evaluation.bound import ActionRows, BoundJob, pack_actions, search
+from llmserve_agents.evaluation.episodes import load_kernel, score_episode
 from llmserve_agents.evaluation.report import AgentEntry, EpisodeScore, EvaluationReport, Timing, WeightsUsed
 from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, parse_agent, weights_of, weights_path
 from llmserve_agents.evaluation.statistics import Bootstrap
-from llmserve_agents.evaluation.summary import conclude
+from llmserve_agents.evaluation.summary import summarize
 from llmserve_agents.executors import Executor, ProcessExecutor
+from llmserve_agents.policy import run_episode
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, LLMServeError
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["EPISODES", "SIDE_BY_SIDE", "Progress", "evaluation_tasks", "run", "runnable_agents", "test_seeds"]
+__all__ = ["DEFAULT_AGENTS", "EPISODES", "Progress", "evaluation_tasks", "run", "runnable_agents", "test_seeds"]
 
 EPISODES: Final = 20
 """Test seeds per task unless told otherwise."""
-SIDE_BY_SIDE: Final = ("ppo", "tuned-heuristic", "heuristic", "best-static", "threshold", "static", "random")
+DEFAULT_AGENTS: Final = ("ppo", "tuned-heuristic", "heuristic", "best-static", "threshold", "static", "random")
 """The agents of an evaluation that names none: those that need no search, the one to be compared with first."""
 _COST: Final = {"planner": 100.0, "ppo": 2.0}
 """What an episode costs, about, with its grading: 1 is an agent of plain rules. Only the order of work depends on it."""
@@ -39,7 +40,7 @@ _CHUNKS: Final = 24
 """A worker's work is cut into so many chunks, at least: what the last one holds up is then a few per cent."""
 
 
-_SIDE_BY_SIDE: Final = 8
+_SEARCH_BATCH: Final = 8
 """Episodes that one search steps together, at most."""
 
 
@@ -90,9 +91,9 @@ def run(
     bootstrap = Bootstrap([len(plan[task]) for task in chosen], resamples=resamples, confidence=confidence)
     place = ProcessExecutor() if executor is None else executor
     entries = [_entry(spec, plan) for spec in specs]
-    warm()
+    load_kernel()
     begun = time.perf_counter()
-    _charge()
+    _unreported_cpu_s()
     done: list[_Done] = []
 
     def carry_out(jobs: Sequence[_Chunk | BoundJob]) -> None:
@@ -107,13 +108,13 @@ def run(
     searched = [spec for spec in specs if spec.searched]
     acting = [spec for spec in specs if not spec.searched]
     carry_out(_chunks(acting, plan, place.workers, keep=bool(searched)))
-    authored = _authored(done)
+    authored = _actions_by_episode(done)
     for spec in searched:
         carry_out(_bound_jobs(spec, plan, authored, place.workers, budget))
     wall_s = time.perf_counter() - begun
     found = {(e.task_id, e.agent, e.seed): e for chunk in done for e in chunk.episodes}
     ordered = [found[task, spec.label, seed] for task in chosen for spec in specs for seed in plan[task]]
-    return conclude(
+    return summarize(
         ordered,
         agents=entries,
         seeds={task: list(plan[task]) for task in chosen},
@@ -136,10 +137,10 @@ def evaluation_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def runnable_agents(tasks: Sequence[str] | None = None) -> tuple[list[str], dict[str, str]]:
-    """Return the agents of `SIDE_BY_SIDE` that can run on all of `tasks` here, and of the others why they cannot."""
+    """Return the agents of `DEFAULT_AGENTS` that can run on all of `tasks` here, and of the others why they cannot."""
     plan = {task: test_seeds(task, 1) for task in evaluation_tasks(tasks)}
     able, unable = [], {}
-    for name in SIDE_BY_SIDE:
+    for name in DEFAULT_AGENTS:
         try:
             _entry(parse_agent(name), plan)
             able.append(name)
@@ -174,9 +175,9 @@ class _Done:
     wall_s: float
     cpu_s: float
     """Of the chunk alone."""
-    charged_s: float
+    process_cpu_s: float
     """Of the process since its chunk before; with its first one, since its birth."""
-    actions: tuple[Authored, ...] = ()
+    actions: tuple[ActionRows, ...] = ()
     """By episode, where they are wanted."""
 
 
@@ -216,12 +217,12 @@ def _chunks(specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], worker
 def _bound_jobs(
     spec: AgentSpec,
     plan: dict[str, tuple[int, ...]],
-    authored: dict[tuple[str, int], list[tuple[Authored, float]]],
+    authored: dict[tuple[str, int], list[tuple[ActionRows, float]]],
     workers: int,
     budget: Budget | None,
 ) -> list[BoundJob]:
     """Return the searches, of as many episodes side by side as leaves every worker enough of them."""
-    size = max(1, min(_SIDE_BY_SIDE, sum(map(len, plan.values())) // (_CHUNKS // 4 * workers)))
+    size = max(1, min(_SEARCH_BATCH, sum(map(len, plan.values())) // (_CHUNKS // 4 * workers)))
     return [
         BoundJob(spec.label, task, part, tuple(tuple(authored.get((task, seed), ())) for seed in part), budget)
         for task, seeds in plan.items()
@@ -229,9 +230,9 @@ def _bound_jobs(
     ]
 
 
-def _authored(done: Sequence[_Done]) -> dict[tuple[str, int], list[tuple[Authored, float]]]:
+def _actions_by_episode(done: Sequence[_Done]) -> dict[tuple[str, int], list[tuple[ActionRows, float]]]:
     """Return what every agent did in each episode, agents in the order of their labels: that of their ends is chance."""
-    found: dict[tuple[str, int], dict[str, tuple[Authored, float]]] = {}
+    found: dict[tuple[str, int], dict[str, tuple[ActionRows, float]]] = {}
     for chunk in done:
         for episode, actions in zip(chunk.episodes, chunk.actions, strict=False):
             found.setdefault((episode.task_id, episode.seed), {})[episode.agent] = actions, episode.mean_reward
@@ -239,12 +240,12 @@ def _authored(done: Sequence[_Done]) -> dict[tuple[str, int], list[tuple[Authore
 
 
 def _run_job(job: _Chunk | BoundJob) -> _Done:
-    warm()
+    load_kernel()
     if isinstance(job, _Chunk):
         return _run_chunk(job)
     wall, cpu = time.perf_counter(), time.process_time()
     episodes = search(job)
-    return _Done(tuple(episodes), time.perf_counter() - wall, time.process_time() - cpu, _charge())
+    return _Done(tuple(episodes), time.perf_counter() - wall, time.process_time() - cpu, _unreported_cpu_s())
 
 
 def _run_chunk(chunk: _Chunk) -> _Done:
@@ -253,13 +254,13 @@ def _run_chunk(chunk: _Chunk) -> _Done:
     env, agent = ServingEnv(task), chunk.spec.make()
     episodes, actions = [], []
     for seed in chunk.seeds:
-        drive(env, agent, seed)
+        run_episode(env, agent, seed)
         log = env.episode_log()
-        episodes.append(scored(log, chunk.spec.label, weights_path(agent)))
+        episodes.append(score_episode(log, chunk.spec.label, weights_path(agent)))
         if chunk.keep:
-            actions.append(packed([step.action for step in log.steps]))
+            actions.append(pack_actions([step.action for step in log.steps]))
     seconds = time.perf_counter() - wall, time.process_time() - cpu
-    return _Done(tuple(episodes), *seconds, _charge(), tuple(actions))
+    return _Done(tuple(episodes), *seconds, _unreported_cpu_s(), tuple(actions))
 
 
 def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -271,20 +272,20 @@ def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
     return given
 
 
-_charged_s = 0.0
+_reported_cpu_s = 0.0
 
 
-def _charge() -> float:
+def _unreported_cpu_s() -> float:
     """Return this process' processor seconds that have not been returned before."""
-    global _charged_s
+    global _reported_cpu_s
     now = time.process_time()
-    since, _charged_s = now - _charged_s, now
+    since, _reported_cpu_s = now - _reported_cpu_s, now
     return since
 
 
 def _timing(done: Sequence[_Done], executor: Executor, wall_s: float) -> Timing:
     capacity_s = wall_s * executor.workers
-    cpu_s = sum(chunk.charged_s for chunk in done)
+    cpu_s = sum(chunk.process_cpu_s for chunk in done)
     spent: dict[str, tuple[float, int]] = {}
     for chunk in done:
         label = chunk.episodes[0].agent

@@ -14,12 +14,12 @@ import numpy as np
 from llmserve_agents.__about__ import __version__
 from llmserve_agents.evaluation.report import (
     AgentEntry,
+    AgentResult,
     Comparison,
     EpisodeScore,
     Estimate,
     EvaluationReport,
     Overall,
-    Standing,
     Timing,
 )
 from llmserve_agents.evaluation.statistics import Bootstrap, Interval, iqm, mean, win_rate
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["conclude"]
+__all__ = ["summarize"]
 
 
-def conclude(
+def summarize(
     episodes: Sequence[EpisodeScore],
     *,
     agents: Sequence[AgentEntry],
@@ -51,11 +51,11 @@ def conclude(
     by_pair: dict[tuple[str, str], list[EpisodeScore]] = {}
     for episode in episodes:
         by_pair.setdefault((episode.agent, episode.task_id), []).append(episode)
-    rows: list[Standing] = []
+    rows: list[AgentResult] = []
     for task in tasks:
         alone = Bootstrap([len(seeds[task])], resamples=bootstrap.resamples, confidence=bootstrap.confidence)
         first = by_pair[labels[0], task]
-        rows += [_standing(by_pair[label, task], None if label == labels[0] else first, alone) for label in labels]
+        rows += [_result(by_pair[label, task], None if label == labels[0] else first, alone) for label in labels]
     strata = {label: [by_pair[label, task] for task in tasks] for label in labels}
     found = {task: load_references(task, Configurator.build(catalogue_task(task), None).digest) for task in tasks}
     references = {task: known for task, known in found.items() if known is not None}
@@ -79,9 +79,9 @@ def conclude(
     )
 
 
-def _standing(mine: Sequence[EpisodeScore], first: Sequence[EpisodeScore] | None, bootstrap: Bootstrap) -> Standing:
+def _result(mine: Sequence[EpisodeScore], first: Sequence[EpisodeScore] | None, bootstrap: Bootstrap) -> AgentResult:
     rewards, scores = _rewards(mine), _scores(mine)
-    return Standing(
+    return AgentResult(
         agent=mine[0].agent,
         task_id=mine[0].task_id,
         episodes=len(mine),

@@ -15,6 +15,7 @@ from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
 from llmserve_agents.learning.checkpoint import Checkpoint, read
 from llmserve_agents.learning.features import FeatureHistory, vectors_of
 from llmserve_agents.learning.network import MLPPolicy
+from llmserve_agents.search import mean_rewards
 from llmserve_agents.weights import POLICY, find_weights
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.grid import from_indices
@@ -25,7 +26,10 @@ from llmserve_sim.tasks import Task
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llmserve_sim.env import Outcome
+
     Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
 
 __all__ = ["PPOPolicy", "play"]
 
@@ -94,13 +98,14 @@ def play(
     `held` maps knobs to the grid index that each stays at, whatever the policy says.
     """
     batch, history = ServingBatch(task, len(seeds), threads=threads), FeatureHistory(len(seeds))
-    outcome = batch.start(seeds)
-    total = np.zeros(len(seeds))
-    while not outcome.done:
+
+    def act(_window: int, outcome: Outcome | None) -> Ints:
+        assert outcome is not None
         indices = policy.act(history.push(vectors_of(outcome, len(seeds))))
         for knob, index in (held or {}).items():
             indices[:, knob] = index
-        outcome = batch.advance(indices)
-        total += outcome.reward
+        return indices
+
+    values = mean_rewards(batch, act, outcome=batch.start(seeds))
     batch.close()
-    return total / batch.episode_length
+    return values

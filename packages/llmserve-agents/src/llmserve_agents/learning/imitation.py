@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmserve_agents.clairvoyant import snapped
+from llmserve_agents.clairvoyant import nearest_indices
 from llmserve_agents.learning.features import FEATURES, FeatureHistory
 from llmserve_agents.policy import make_agent
 from llmserve_sim.env import ServingEnv
@@ -43,4 +43,4 @@ def demonstrations(
             inputs.append(history.push(np.array([vector(observation, "extended")])))
             actions.append(policy.act(observation))
             observation = env.step(actions[-1])
-    return np.concatenate(inputs).reshape(-1, len(FEATURES)), snapped(actions)
+    return np.concatenate(inputs).reshape(-1, len(FEATURES)), nearest_indices(actions)

@@ -26,7 +26,7 @@ from llmserve_agents.learning.checkpoint import identity, write
 from llmserve_agents.learning.config import PPOConfig, option_of, with_current_names
 from llmserve_agents.learning.curves import Curve, draw_learning_curves
 from llmserve_agents.learning.trainer import Trainer, TrainResult, Update, validation_seeds
-from llmserve_agents.search import static_values
+from llmserve_agents.search import evaluate_static, rollout
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
@@ -36,6 +36,9 @@ from llmserve_sim.references import load_references
 from llmserve_sim.tasks import list_tasks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmserve_sim.env import Outcome
     from llmserve_sim.tasks import Task
 
 __all__ = ["CURVE", "STATE", "Comparison", "compare", "run"]
@@ -139,7 +142,7 @@ def compare(task: Task, result: TrainResult) -> Comparison:
     random = _random(task, seeds)
     best_static = None
     if references is not None:
-        best_static = float(static_values(task, np.array([to_indices(references.best_static_action)]), seeds).mean())
+        best_static = float(evaluate_static(task, np.array([to_indices(references.best_static_action)]), seeds).mean())
     return Comparison(
         episodes=len(seeds),
         policy=result.validation,
@@ -152,11 +155,14 @@ def compare(task: Task, result: TrainResult) -> Comparison:
 
 def _random(task: Task, seeds: list[int]) -> float:
     batch, rng, total = ServingBatch(task, len(seeds)), np.random.default_rng(0), 0.0
-    outcome = batch.start(seeds)
-    while not outcome.done:
+    batch.start(seeds)
+
+    def act(_window: int, _outcome: Outcome | None) -> NDArray[np.int64]:
         choices = rng.integers(0, GRID_SIZES, (len(seeds), len(GRID_SIZES)))
         choices[:, PREFILL_DECODE_SPLIT] *= batch.can_split
-        outcome = batch.advance(choices)
+        return choices
+
+    for outcome in rollout(batch, act):
         total += float(np.mean(outcome.reward))
     return total / batch.episode_length
 

@@ -1,1 +1,1 @@
-"""Agents that follow written rules: the heuristic, its thresholds, and what tunes them. Start at `heuristic.py`."""
+"""Agents that follow written rules: the heuristic, its thresholds, and their tuning. Start at `heuristic.py`."""

@@ -1,13 +1,12 @@
-"""The documented rules of three serving papers, one function per rule: what a careful engineer deploys without training.
+"""The heuristic: the rules of three serving papers, one function per rule.
 
     batch cap                      Orca (Yu et al., OSDI 2022): iteration-level batching
     KV budget                      vLLM (Kwon et al., SOSP 2023): PagedAttention's memory management
     tier, depth, priority, split   Decima (Mao et al., SIGCOMM 2019): adapt to the workload as it is measured
 
-Each rule reads one window and moves one knob. It computes on numbers or on arrays with one entry per episode, so that the
-policy that acts in one episode and the search that runs hundreds are the same code. The numbers in the rules are
-`thresholds.py`'s. The module knows nothing about tasks, hardware or the future: what it needs of the GPUs it works out
-from what it has seen.
+Each rule reads one window and sets one knob. It takes numbers, or arrays with one entry per episode, so the same code
+acts in one episode and in a search over hundreds. The thresholds are in `thresholds.py`. The module knows nothing about
+tasks, hardware or the future; it estimates the GPUs' memory from the windows that it has seen.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ __all__ = [
     "batch_cap",
     "kv_budget",
     "light_demand",
-    "measured",
+    "measurement_of",
     "prefill_decode_split",
     "priority_routing",
     "speculation_depth",
@@ -61,18 +60,18 @@ _UNREPORTED: Final = {
     "cotenant_gb": np.nan,
     "kv_pool_gb": np.nan,
 }
-"""What stands for a figure that a backend does not report."""
+"""Values used for figures that a backend does not report."""
 
 Numbers = Any
 """A number, or an array with one entry per episode."""
 
 
 def batch_cap(cap: Numbers, seen: Measurement, limits: Thresholds) -> Numbers:
-    """Orca: the batch is revised between iterations, so the cap follows what the last window's iterations showed.
+    """Orca: the batch changes between iterations, so the cap follows the last window's iterations.
 
-    It shrinks while decoding is slower than its targets allow, or preempts; grows with the queue while decoding is quick;
-    and returns to its resting value once nothing waits. Source: Yu et al., "Orca: A Distributed Serving System for
-    Transformer-Based Generative Models", OSDI 2022, section 4.
+    The cap shrinks while decoding is slower than its targets allow, or requests are preempted. It grows while requests
+    queue and decoding is quick. It returns to `cap_start` when the queue is short. Source: Yu et al., "Orca: A
+    Distributed Serving System for Transformer-Based Generative Models", OSDI 2022, section 4.
     """
     queued = np.greater(seen.queue_depth, limits.queue_high)
     slips = np.less(seen.slo_compliance_rate, limits.slo_slips) & ~queued
@@ -83,18 +82,19 @@ def batch_cap(cap: Numbers, seen: Measurement, limits: Thresholds) -> Numbers:
     rest = np.where(
         np.less(cap, limits.cap_start), np.minimum(limits.cap_start, grown), np.maximum(limits.cap_start, shrunk)
     )
-    # A floor above the present cap is no reason to grow.
+    # If the lower limit is above the present cap, the cap must not grow to it.
     calmed = np.minimum(cap, np.maximum(limits.cap_low, shrunk))
     return np.where(slow, calmed, np.where(queued, busy, rest))
 
 
 def kv_budget(kv: Numbers, seen: Measurement, free_gb: Numbers, limits: Thresholds) -> Numbers:
-    """vLLM: blocks are granted on demand out of memory that is spare, and given back when others need it.
+    """vLLM: blocks are allocated on demand from spare memory, and freed when others need it.
 
-    `free_gb` is what one GPU has for the pool at a budget of 1. Where the neighbour's memory is reported, the pool fills
-    what weights and neighbour leave below the cap, up to a limit, but never less than a reserve above the blocks in use. Where it is not
-    (NaN), the budget backs off after evictions and grows while it is nearly full. Source: Kwon et al., "Efficient Memory
-    Management for Large Language Model Serving with PagedAttention", SOSP 2023, sections 4.3 and 4.5.
+    `free_gb` is the memory of one GPU for the pool at a budget of 1. If the neighbour's memory is reported, the pool
+    takes what weights and neighbour leave below the memory cap, between two limits, and at least a multiple of the
+    blocks in use. If it is not reported (NaN), the budget falls after evictions and rises while the pool is nearly
+    full. Source: Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", SOSP
+    2023, sections 4.3 and 4.5.
     """
     known = np.greater(seen.kv_pool_gb, 0.0) & np.isfinite(seen.cotenant_gb) & np.greater(free_gb, 0.0)
     used_gb = seen.kv_cache_occupancy * np.where(known, seen.kv_pool_gb, 0.0)
@@ -104,7 +104,7 @@ def kv_budget(kv: Numbers, seen: Measurement, free_gb: Numbers, limits: Threshol
     wanted = np.maximum(np.minimum(limits.kv_high, spare_gb / free_gb), limits.kv_reserve * used_gb / free_gb)
     wanted = np.minimum(_KV_HIGH, np.maximum(limits.kv_low, wanted))
     follow = np.where(np.abs(wanted - kv) > limits.kv_step, np.round(wanted, 3), kv)
-    # A resize costs a stall: rules that are told to stay do so here as well.
+    # A resize costs a stall; `kv_step` = 1 turns resizing off here as well.
     nudge = np.where(np.less(limits.kv_step, 1.0), limits.kv_nudge, 0.0)
     up, down = (np.minimum(_KV_HIGH, np.round(kv + nudge, 3)), np.maximum(_KV_LOW, np.round(kv - nudge, 3)))
     full = np.greater(seen.kv_cache_occupancy, limits.occupancy_high)
@@ -113,13 +113,13 @@ def kv_budget(kv: Numbers, seen: Measurement, free_gb: Numbers, limits: Threshol
 
 
 def light_demand(light: Numbers, demand_tps: Numbers, limits: Thresholds) -> Numbers:
-    """Return whether the smoothed demand is light: below its threshold, or not yet far enough above it again."""
+    """Return whether the smoothed demand is light. It turns light below a threshold, and heavy above a higher one."""
     until = np.where(light, limits.demand_hysteresis * limits.demand_calm_tps, limits.demand_calm_tps)
     return np.less(demand_tps, until)
 
 
 def tight_memory(tight: Numbers, neighbour_gb: Numbers, limits: Thresholds) -> Numbers:
-    """Return whether the neighbour leaves little memory: it holds much, or not yet little enough again."""
+    """Return whether memory is tight. It turns tight if the neighbour holds much, and ends at a lower threshold."""
     until = np.where(tight, np.subtract(limits.neighbour_high_gb, limits.neighbour_gap_gb), limits.neighbour_high_gb)
     return np.greater(neighbour_gb, until)
 
@@ -127,17 +127,18 @@ def tight_memory(tight: Numbers, neighbour_gb: Numbers, limits: Thresholds) -> N
 def weight_tier(light: Numbers, tight: Numbers, limits: Thresholds) -> Numbers:
     """Decima: the configuration follows the load, here the smoothed demand in tokens (requests times their lengths).
 
-    FP16 answers best, INT8 is fastest, INT4 smallest; a swap costs seconds, so both conditions have a gap between coming
-    and going. Source: Mao et al., "Learning Scheduling Algorithms for Data Processing Clusters", SIGCOMM 2019, section 2.
+    FP16 gives the best answers, INT8 is the fastest, INT4 the smallest. A swap costs seconds, so both conditions have
+    different thresholds for their start and end. Source: Mao et al., "Learning Scheduling Algorithms for Data
+    Processing Clusters", SIGCOMM 2019, section 2.
     """
     return np.where(tight, limits.tier_tight, np.where(light, limits.tier_calm, limits.tier_busy))
 
 
 def speculation_depth(seen: Measurement, windows_without_draft: Numbers, limits: Thresholds) -> Numbers:
-    """Decima: draft as deep as the present workload rewards, by the share of draft tokens that it accepts and by load.
+    """Decima: the depth of the draft follows the share of accepted draft tokens and the load.
 
-    The share is measured only while drafting, so after some windows without a draft one window probes. Source: as
-    `weight_tier`.
+    The share is measured only while drafting, so one window drafts again after some windows without a draft. Source:
+    see `weight_tier`.
     """
     bonus = np.less(seen.active_requests, limits.few_requests)
     deep = np.greater_equal(seen.spec_acceptance_rate, limits.acceptance_deep)
@@ -149,23 +150,23 @@ def speculation_depth(seen: Measurement, windows_without_draft: Numbers, limits:
 
 
 def priority_routing(priority_share: Numbers, limits: Thresholds) -> Numbers:
-    """Decima: the few go first; where most of the arrivals have priority, going first only starves the others.
+    """Decima: priority requests go first, unless so many arrivals have priority that the others starve.
 
-    Changing it costs nothing, so the last window's share decides. Source: as `weight_tier`.
+    A change costs nothing, so only the last window's share decides. Source: see `weight_tier`.
     """
     return np.less_equal(priority_share, limits.priority_share_high)
 
 
 def prefill_decode_split(prompt_share: Numbers, limits: Thresholds) -> Numbers:
-    """Decima: the fleet's halves take a phase each while the mix of prompts and outputs keeps both of them busy.
+    """Decima: the fleet is split into prefill and decode while the mix of prompts and outputs keeps both halves busy.
 
-    `prompt_share` is the smoothed share of prompts in the demand. Source: as `weight_tier`.
+    `prompt_share` is the smoothed share of prompts in the demand. Source: see `weight_tier`.
     """
     return np.greater_equal(prompt_share, limits.split_low) & np.less_equal(prompt_share, limits.split_high)
 
 
 class Rules:
-    """The rules together, on `size` episodes side by side: Orca for the batch, vLLM for memory, Decima for the rest."""
+    """All rules together, on `size` episodes at once: Orca for the batch, vLLM for memory, Decima for the rest."""
 
     def __init__(self, limits: Thresholds, size: int = 1) -> None:
         self._limits = limits
@@ -184,15 +185,15 @@ class Rules:
         self._rows = np.arange(size)
 
     def hold(self, action: ServeAction) -> None:
-        """Take up a configuration that somebody else has put in force everywhere."""
+        """Set the knobs of all episodes to a configuration that another agent has chosen."""
         tier = QUANTIZATION_TIERS.index(action.quantization_tier)
         self.cap, self.kv = np.full_like(self.cap, action.batch_cap), np.full_like(self.kv, action.kv_budget_fraction)
         self.depth, self.tier = np.full_like(self.depth, action.speculation_depth), np.full_like(self.tier, tier)
         self.split = np.full_like(self.split, action.prefill_decode_split)
         self.priority = np.full_like(self.priority, action.priority_routing)
 
-    def follow(self, seen: Measurement) -> None:
-        """Move the knobs after a window in which they were in force; `seen` holds arrays with one entry per episode."""
+    def update(self, seen: Measurement) -> None:
+        """Set the knobs after a window that was served with the present ones; `seen` is its measurement."""
         limits = self._limits
         prompts_tps = seen.request_arrival_rate * seen.mean_prompt_length
         demand_tps = prompts_tps + seen.throughput_tps
@@ -214,24 +215,24 @@ class Rules:
         self.split = prefill_decode_split(prompt_share, limits)
 
     def _measure_free(self, seen: Measurement) -> NDArray[np.float64]:
-        """What one GPU has for the pool at a budget of 1, under the tier in force; 0 while that is unknown."""
+        """Return the memory of one GPU for the pool at a budget of 1, under the present tier; 0 while it is unknown."""
         tier = self.tier.astype(np.int64)
-        # A pool is at most its share of what is free, and exactly that unless the neighbour has cut it.
+        # The pool is exactly its share of the free memory, unless the neighbour has cut it; hence the largest seen.
         pool_gb = np.nan_to_num(seen.kv_pool_gb)
         free: NDArray[np.float64] = np.maximum(self._free_gb[self._rows, tier], pool_gb / self.kv)
         self._free_gb[self._rows, tier] = free
         return free
 
     def actions(self) -> list[ServeAction]:
-        """Return the configurations that the knobs stand for, one per episode."""
+        """Return the present configurations, one per episode."""
         knobs = (self.cap, self.kv, self.depth, self.tier, self.split, self.priority)
         return [_action(*row) for row in zip(*(knob.tolist() for knob in knobs), strict=True)]
 
 
 class HeuristicPolicy:
-    """The rules in one episode.
+    """Applies the rules in one episode.
 
-    Works with any observation: the memory rule is sharper where ``metadata.window`` reports the pool and the neighbour.
+    It works with any observation. The memory rule is better if ``metadata.window`` reports the pool and the neighbour.
     """
 
     def __init__(self, thresholds: Thresholds | None = None) -> None:
@@ -244,13 +245,13 @@ class HeuristicPolicy:
 
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return the next window's configuration."""
-        if observation.step_index > 0:  # the first observation shows nothing that a rule could use
-            self._rules.follow(measured(observation))
+        if observation.step_index > 0:  # the first observation has no measurements yet
+            self._rules.update(measurement_of(observation))
         return self._rules.actions()[0]
 
 
-def measured(observation: ServeObservation) -> Measurement:
-    """Return what the rules read of an observation, as arrays of one entry; NaN for memory that is not reported."""
+def measurement_of(observation: ServeObservation) -> Measurement:
+    """Return the figures that the rules read, as arrays with one entry; NaN for memory that is not reported."""
     window = observation.metadata.get("window")
     reported = window if isinstance(window, Mapping) else {}
     values: dict[str, Any] = {name: np.array([getattr(observation, name)], dtype=np.float64) for name in _READ}

@@ -1,10 +1,11 @@
-"""Chooses the heuristic's thresholds as an engineer would: one at a time, on training seeds, a few values each.
+"""Chooses the heuristic's default thresholds: one at a time, from a few values each, on training seeds.
 
     python -m llmserve_agents.rules.scan [--task TASK ...] [--seeds N] [--passes N]
 
-From the thresholds in force, each is tried at every value of `CANDIDATES` and kept where the mean reward per window over
-the tasks (by default the validators' three) is best. The result is printed, with its mean on validation seeds; nothing is written, and test
-seeds are never touched. All values of a threshold run side by side, so a pass takes about a minute.
+The scan starts from the default thresholds. It tries each threshold at every value of `CANDIDATES` and keeps the value
+with the best mean reward per window over the tasks (by default the validators' three). It prints the result and its
+mean on validation seeds. It writes nothing and never uses test seeds. All values of a threshold run in one batch, so a
+pass takes about a minute.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from llmserve_agents.rules.evaluate import evaluate_thresholds
 from llmserve_agents.rules.thresholds import Thresholds
-from llmserve_agents.rules.values import threshold_values
 from llmserve_sim.tasks import Task, list_tasks
 from llmserve_sim.tasks.model import SeedRange
 
@@ -58,16 +59,16 @@ CANDIDATES: Final[Mapping[str, Sequence[float]]] = {
     "split_high": (0.6, 0.7, 0.8, 0.9, 1.0),
     "split_low": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.01),
 }
-"""Values that a person would think of, in the order in which they are tried."""
-_HELD_OUT: Final = 64
-"""Validation seeds that the result is judged on."""
+"""The values that are tried, in this order."""
+_VALIDATION_SEEDS: Final = 64
+"""Number of validation seeds that the result is measured on."""
 
 
 def scan(tasks: Sequence[Task], seeds: Mapping[str, Sequence[int]], *, passes: int = 2) -> Thresholds:
-    """Return the best thresholds found by coordinate sweeps over `CANDIDATES`; prints each that changes."""
+    """Return the best thresholds found by coordinate sweeps over `CANDIDATES`; print every change."""
 
     def values(many: Sequence[Thresholds]) -> Any:
-        return np.mean([threshold_values(task, many, seeds[task.id]).mean(axis=1) for task in tasks], axis=0)
+        return np.mean([evaluate_thresholds(task, many, seeds[task.id]).mean(axis=1) for task in tasks], axis=0)
 
     best = Thresholds()
     top = float(values([best])[0])
@@ -88,7 +89,7 @@ def scan(tasks: Sequence[Task], seeds: Mapping[str, Sequence[int]], *, passes: i
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the scan and print what it found."""
+    """Run the scan and print its result."""
     parser = argparse.ArgumentParser(
         prog="python -m llmserve_agents.rules.scan",
         description=__doc__,
@@ -105,8 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     best = scan(tasks, {task.id: _first(task.seeds.train, options.seeds) for task in tasks}, passes=options.passes)
     sys.stdout.write(f"{best}\n")
     for task in list_tasks():
-        found = threshold_values(task, [Thresholds(), best], _first(task.seeds.validation, _HELD_OUT)).mean(axis=1)
-        sys.stdout.write(f"{task.id}, on {_HELD_OUT} validation seeds: in force {found[0]:.4f}, found {found[1]:.4f}\n")
+        found = evaluate_thresholds(task, [Thresholds(), best], _first(task.seeds.validation, _VALIDATION_SEEDS)).mean(
+            axis=1
+        )
+        sys.stdout.write(
+            f"{task.id}, on {_VALIDATION_SEEDS} validation seeds: in force {found[0]:.4f}, found {found[1]:.4f}\n"
+        )
     return 0
 
 

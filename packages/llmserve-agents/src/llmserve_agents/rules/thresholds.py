@@ -1,7 +1,7 @@
-"""Every number in the heuristic's rules, with its unit, its meaning and the range in which a search may move it.
+"""Every number in the heuristic's rules, with its unit, its meaning, and the range for searches.
 
-A `Thresholds` holds numbers for one policy, or arrays with one entry per policy where many are run at once (`stacked`).
-`THRESHOLD_BOUNDS` is the table that the tuner searches. The module knows nothing about what the rules do with them.
+A `Thresholds` holds numbers for one policy, or arrays with one entry per policy (`stack_thresholds`).
+`THRESHOLD_BOUNDS` is the table that the tuner searches. The module knows nothing about the rules.
 """
 
 from __future__ import annotations
@@ -17,24 +17,32 @@ import numpy as np
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import QUANTIZATION_TIERS, ServeAction
 
-__all__ = ["THRESHOLD_BOUNDS", "Bound", "Thresholds", "checked", "resting_at", "stacked", "standing_still"]
+__all__ = [
+    "THRESHOLD_BOUNDS",
+    "Bound",
+    "Thresholds",
+    "centered_thresholds",
+    "constant_thresholds",
+    "stack_thresholds",
+    "validate_thresholds",
+]
 
 _FP16, _INT8, _INT4 = range(len(QUANTIZATION_TIERS))
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """In what range a threshold lies; an end of it turns the rule off where `Thresholds` says so."""
+    """The range of a threshold. For some thresholds an end of the range turns the rule off: see `Thresholds`."""
 
     unit: str
     low: float
     high: float
     log: bool = False
-    """Whether it is searched by factors rather than by differences."""
+    """Whether it is searched on a logarithmic scale."""
     whole: bool = False
     """Whether it is an integer."""
     tuned: bool = True
-    """Whether the tuner moves it; the others matter little, or only where a backend reports little."""
+    """Whether the tuner changes it. The others matter little, or only if a backend reports little."""
 
 
 def _number(default: float, unit: str, low: float, high: float, **kind: bool) -> Any:
@@ -43,79 +51,79 @@ def _number(default: float, unit: str, low: float, high: float, **kind: bool) ->
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Defaults: `python -m llmserve_agents.rules.scan` on training seeds."""
+    """The thresholds of the rules. `python -m llmserve_agents.rules.scan` found the defaults, on training seeds."""
 
     # Orca: batch cap.
     cap_start: float = _number(48, "requests", 1, 512, log=True, whole=True)
-    """Batch cap at rest, per replica: where an episode begins and where a calm queue returns to."""
+    """Batch cap per replica at the start of an episode, and while the queue is short."""
     cap_low: float = _number(16, "requests", 1, 512, log=True, whole=True)
-    """The cap is never lowered below this, per replica."""
+    """Lowest batch cap per replica."""
     grow: float = _number(1.5, "factor", 1.0, 4.0)
-    """By which the cap grows; 1 turns growing off."""
+    """Factor by which the cap grows; 1 turns this off."""
     shrink: float = _number(0.75, "factor", 0.25, 1.0)
-    """By which it shrinks; 1 turns shrinking off."""
+    """Factor by which it shrinks; 1 turns this off."""
     queue_high: float = _number(4, "requests", 0, 200)
-    """More waiting requests than this are a queue."""
+    """The queue is long if more requests than this wait."""
     itl_quick_ms: float = _number(18.0, "ms", 4.0, 60.0, log=True)
-    """Below this median inter-token latency a larger batch can be afforded."""
+    """Below this median inter-token latency the batch may grow."""
     itl_slow_ms: float = _number(18.0, "ms", 4.0, 60.0, log=True)
-    """Above it, the batch is too large."""
+    """Above this one the batch is too large."""
     slo_slips: float = _number(0.8, "share", 0.0, 1.0)
-    """A compliance below this with no queue to blame is a slip of decoding speed; 0 turns that off."""
+    """If fewer requests than this meet their targets and the queue is short, decoding is too slow; 0 turns this off."""
     preemptions_high: float = _number(0, "events", 0, 200, tuned=False)
-    """More preemptions than this in a window mean more sequences than the blocks can hold."""
+    """With more preemptions than this in a window, there are more sequences than blocks for them."""
 
     # vLLM: memory.
     kv_start: float = _number(0.3, "share", 0.1, 1.0)
-    """KV budget of the first window, before anything is known of the GPUs."""
+    """KV budget of the first window, when the GPUs' memory is unknown."""
     memory_share: float = _number(0.9, "share", 0.5, 1.0, tuned=False)
-    """Share of usable memory that weights, KV pool and the neighbour may fill together (the tasks' cap)."""
+    """Share of usable memory that weights, KV pool and neighbour may fill together (the tasks' cap)."""
     spare_gb: float = _number(0.0, "GB", -20.0, 20.0, tuned=False)
-    """Kept free below that, per GPU: the neighbour moves between two windows."""
+    """Memory kept free below that, per GPU, because the neighbour's memory changes between windows."""
     kv_high: float = _number(0.6, "share", 0.1, 1.0)
-    """The pool takes no more than this of spare memory: what it then caches is hardly ever asked for again."""
+    """Largest budget: what a larger pool caches is hardly ever used again."""
     kv_low: float = _number(0.5, "share", 0.1, 1.0)
-    """Nor less than this: the next burst finds the blocks that it needs, if the neighbour has not taken them."""
+    """Smallest budget: the next burst needs blocks."""
     kv_reserve: float = _number(2.0, "factor", 1.0, 10.0)
-    """The pool is not lowered below this multiple of the blocks in use: preempting costs more than pressure."""
+    """The pool is at least this multiple of the blocks in use: preemptions cost more than memory pressure."""
     kv_step: float = _number(0.15, "share", 0.02, 1.0)
-    """A budget within this of the present one is not worth the stall of a resize; 1 turns resizing off."""
+    """Smallest change of the budget, because a resize costs a stall; 1 turns resizing off."""
     kv_nudge: float = _number(0.1, "share", 0.0, 0.3, tuned=False)
-    """Step of the budget where the backend does not report the neighbour's memory."""
+    """Step of the budget if the backend does not report the neighbour's memory."""
     occupancy_high: float = _number(0.85, "share", 0.5, 1.0, tuned=False)
-    """There, an occupancy above this asks for more."""
+    """In that case, the budget rises above this occupancy."""
 
     # Decima: tier.
     tier_calm: float = _number(_FP16, "tier", _FP16, _INT4, whole=True)
-    """The tier of light demand: 0 FP16, 1 INT8, 2 INT4."""
+    """Tier for light demand: 0 FP16, 1 INT8, 2 INT4."""
     tier_busy: float = _number(_INT8, "tier", _FP16, _INT4, whole=True)
-    """The tier of all other demand, and of an episode's beginning."""
+    """Tier for all other demand, and at the start of an episode."""
     tier_tight: float = _number(_INT8, "tier", _FP16, _INT4, whole=True)
-    """The tier for while the neighbour leaves little memory."""
+    """Tier while memory is tight."""
     demand_calm_tps: float = _number(500.0, "tokens/s", 100.0, 50_000.0, log=True)
-    """Below this demand, prompt plus output tokens of the whole fleet, demand is light."""
+    """Demand (prompt plus output tokens of the whole fleet) is light below this."""
     demand_smoothing: float = _number(0.05, "share", 0.01, 1.0, log=True)
-    """Weight of the newest window in the running mean of the demand: a swap of tiers must outlast a burst."""
+    """Weight of the newest window in the running mean of the demand; small, so that a burst does not swap the tier."""
     demand_hysteresis: float = _number(2.0, "factor", 1.0, 5.0, tuned=False)
     """Demand is light until it exceeds this multiple."""
     neighbour_high_gb: float = _number(80.0, "GB", 0.0, 80.0)
-    """Where the neighbour holds more than this per GPU, memory is tight."""
+    """Memory is tight if the neighbour holds more than this per GPU."""
     neighbour_gap_gb: float = _number(8.0, "GB", 0.0, 30.0, tuned=False)
-    """It is tight until the neighbour holds this much less than that."""
+    """It stays tight until the neighbour holds this much less than that."""
 
     # Decima: draft.
     acceptance_shallow: float = _number(0.45, "share", 0.0, 1.01)
-    """From this share of accepted draft tokens on, a shallow draft pays."""
+    """Share of accepted draft tokens from which a shallow draft pays."""
     acceptance_deep: float = _number(0.65, "share", 0.0, 1.01)
-    """From this one on, a deep draft does; above 1 it never does."""
+    """Share from which a deep draft pays; a value above 1 turns deep drafts off."""
     depth_shallow: float = _number(2, "tokens", 0, 8, whole=True)
     """Depth of the shallow draft."""
     depth_deep: float = _number(3, "tokens", 0, 8, whole=True)
-    """Depth of the deep one."""
+    """Depth of the deep draft."""
     few_requests: float = _number(0, "requests", 0, 256)
-    """With fewer running requests than this, drafts are one token deeper: there is compute to spare."""
+    """With fewer running requests than this, drafts are one token deeper, because compute is free."""
     many_requests: float = _number(1024, "requests", 8, 1024, log=True)
-    """With more running requests than this nothing is drafted: a large batch has no compute to spare."""
+    """With more running requests than this there is no draft, because a large batch has no free compute."""
     probe_windows: float = _number(10, "windows", 1, 120, log=True)
     """After this many windows without a draft, one window drafts again, to measure the acceptance."""
     depth_probe: float = _number(1, "tokens", 0, 8, whole=True, tuned=False)
@@ -123,11 +131,11 @@ class Thresholds:
 
     # Decima: routing.
     priority_share_high: float = _number(0.4, "share", -0.1, 1.0)
-    """Priority requests go first unless more than this share of arrivals has priority; below 0 they never do."""
+    """Priority requests go first if at most this share of arrivals has priority; a value below 0 turns this off."""
     split_low: float = _number(1.01, "share", 0.0, 1.01)
-    """The fleet is split while prompts are at least this share of the demand; above 1 it never is."""
+    """The fleet is split if prompts are at least this share of the demand; a value above 1 turns this off."""
     split_high: float = _number(1.0, "share", 0.0, 1.0)
-    """And at most this share."""
+    """And if they are at most this share."""
     split_smoothing: float = _number(0.3, "share", 0.05, 1.0, log=True, tuned=False)
     """Weight of the newest window in the running mean of that share."""
 
@@ -138,8 +146,8 @@ THRESHOLD_BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
 """The range of every threshold, in the order of `Thresholds`."""
 
 
-def checked(numbers: Mapping[str, object], *, source: str = "thresholds") -> Thresholds:
-    """Return the thresholds that a mapping names, all of them; raises `InvalidInputError` for any that is amiss."""
+def validate_thresholds(numbers: Mapping[str, object], *, source: str = "thresholds") -> Thresholds:
+    """Return the thresholds in a mapping; raises `InvalidInputError` if one is missing, unknown or out of its range."""
     if set(numbers) != set(THRESHOLD_BOUNDS):
         missing, unknown = THRESHOLD_BOUNDS.keys() - numbers.keys(), numbers.keys() - THRESHOLD_BOUNDS.keys()
         raise InvalidInputError(
@@ -156,16 +164,16 @@ def checked(numbers: Mapping[str, object], *, source: str = "thresholds") -> Thr
     return Thresholds(**given)
 
 
-def stacked(many: Sequence[Thresholds]) -> Thresholds:
-    """Return thresholds whose numbers are float64[n] arrays: those of n policies that are run at once."""
+def stack_thresholds(many: Sequence[Thresholds]) -> Thresholds:
+    """Return thresholds whose numbers are arrays float64[n], for n policies that run in one batch."""
     columns: dict[str, Any] = {
         name: np.array([getattr(one, name) for one in many], dtype=np.float64) for name in THRESHOLD_BOUNDS
     }
     return Thresholds(**columns)
 
 
-def resting_at(action: ServeAction, rules: Thresholds | None = None) -> Thresholds:
-    """Return the rules' thresholds with `action` as where they rest and where an episode begins."""
+def centered_thresholds(action: ServeAction, rules: Thresholds | None = None) -> Thresholds:
+    """Return `rules` with `action` as the configuration at the start of an episode and under normal load."""
     tier = QUANTIZATION_TIERS.index(action.quantization_tier)
     return replace(
         Thresholds() if rules is None else rules,
@@ -182,10 +190,10 @@ def resting_at(action: ServeAction, rules: Thresholds | None = None) -> Threshol
     )
 
 
-def standing_still(action: ServeAction) -> Thresholds:
-    """Return thresholds under which no rule ever moves anything: the policy holds `action` from beginning to end."""
+def constant_thresholds(action: ServeAction) -> Thresholds:
+    """Return thresholds under which no rule changes a knob: the policy holds `action` for the whole episode."""
     return replace(
-        resting_at(action),
+        centered_thresholds(action),
         grow=1.0,
         shrink=1.0,
         kv_step=1.0,

@@ -1,7 +1,7 @@
-"""The heuristic with thresholds tuned for a task: reads and writes ``weights/<task>/heuristic.json``.
+"""The heuristic with thresholds tuned for a task, read from ``weights/<task>/heuristic.json``.
 
 The file holds the thresholds and a card that says what they are for and how they were made. Thresholds of another task,
-interface or simulator are refused; without a file the policy raises, and never acts on other thresholds.
+interface or simulator are refused. Without a file the policy raises an error; it never acts on other thresholds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
 from llmserve_agents.rules.heuristic import HeuristicPolicy
-from llmserve_agents.rules.thresholds import Thresholds, checked
+from llmserve_agents.rules.thresholds import Thresholds, validate_thresholds
 from llmserve_agents.weights import check_card, find_weights
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import ServeAction, ServeObservation
@@ -25,10 +25,10 @@ FILE: Final = "heuristic.json"
 
 
 class TunedHeuristicPolicy:
-    """The documented rules under the thresholds that were tuned for the task.
+    """Applies the heuristic's rules with the thresholds that were tuned for the task.
 
     Args:
-        folder: where the task's ``heuristic.json`` is; without it, the shipped one is looked up (`weights.find_weights`).
+        folder: the folder of ``heuristic.json``. None: the shipped file of the task (see `weights.find_weights`).
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -44,12 +44,12 @@ class TunedHeuristicPolicy:
 
     @property
     def weights_path(self) -> Path | None:
-        """Where the last reset found the thresholds."""
+        """Path of the thresholds that the last reset loaded."""
         return self._path
 
     @property
     def card(self) -> Mapping[str, Any]:
-        """What their card says."""
+        """Content of their card."""
         return self._card
 
     @property
@@ -58,7 +58,7 @@ class TunedHeuristicPolicy:
         return None if self._policy is None else self._policy.thresholds
 
     def reset(self, task_id: str, seed: int) -> None:
-        """Load the task's thresholds and forget the previous episode.
+        """Load the task's thresholds and drop the previous episode.
 
         Raises `MissingWeightsError`, `WeightsMismatchError`, or `InvalidInputError` for a damaged file.
         """
@@ -77,7 +77,7 @@ class TunedHeuristicPolicy:
 
 
 def read_thresholds(path: Path) -> tuple[Thresholds, Mapping[str, Any]]:
-    """Return the thresholds of a file, and its card; raises as `TunedHeuristicPolicy.reset` does."""
+    """Return the thresholds and the card of a file; raises the same errors as `TunedHeuristicPolicy.reset`."""
     if not path.is_file():
         raise MissingWeightsError(f"there is no {path}")
     try:
@@ -88,11 +88,11 @@ def read_thresholds(path: Path) -> tuple[Thresholds, Mapping[str, Any]]:
     if not isinstance(numbers, dict) or not isinstance(card, dict):
         raise InvalidInputError(str(path), "must be an object with thresholds and card")
     check_card(card, path=path)
-    return checked(numbers, source=str(path)), card
+    return validate_thresholds(numbers, source=str(path)), card
 
 
 def write_thresholds(folder: Path, thresholds: Thresholds, card: Mapping[str, Any]) -> Path:
-    """Write thresholds with their card into ``heuristic.json`` of a folder, and return the file's path."""
+    """Write thresholds and their card to ``heuristic.json`` in a folder; return the file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     text = json.dumps({"thresholds": asdict(thresholds), "card": dict(card)}, indent=2)

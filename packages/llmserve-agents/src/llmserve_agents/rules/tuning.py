@@ -1,9 +1,12 @@
-"""Tunes the heuristic's thresholds for one task by CMA-ES (Hansen & Ostermeier 2001; margin: Hamano et al., GECCO 2022).
+"""Tunes the heuristic's thresholds for one task by CMA-ES with margin.
 
-The budget is counted in simulated windows, as the training of a policy is, and everything is paid from it: generations,
-the race of starts and the final choice. The search begins at the best fixed configuration: with rules that stand still
-at it, with rules that rest at it, or with the default rules, whichever earns most on training episodes. All three take
-part in the final choice: what comes out is, on validation seeds, never worse. Every candidate of a generation plays the same training episodes (common random numbers), each generation others.
+Sources: Hansen & Ostermeier 2001; Hamano et al., GECCO 2022 (margin).
+
+The budget is a number of simulated windows, as for the training of a policy. It pays for everything: the comparison of
+starts, the generations, and the final choice. The search starts from the best of three sets of thresholds on training
+episodes: rules that hold the best fixed configuration, rules that start from it, and the default rules. All three take
+    part in the final choice, so the result is never worse than them on validation seeds. All candidates of a generation
+    play the same training episodes (common random numbers); every generation plays new ones.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, resting_at, standing_still
-from llmserve_agents.rules.values import threshold_values
+from llmserve_agents.rules.evaluate import evaluate_thresholds
+from llmserve_agents.rules.thresholds import THRESHOLD_BOUNDS, Thresholds, centered_thresholds, constant_thresholds
 from llmserve_agents.search import best_static
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
@@ -31,35 +34,35 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Position", "TuneConfig", "TuneResult", "decoded", "encoded", "start_of", "tune", "tuned_names"]
+__all__ = ["TuneConfig", "TuneProgress", "TuneResult", "decode", "encode", "starting_action", "tune", "tuned_names"]
 
 _SPLITS: Final = ("split_low", "split_high")
 _STATIC_SEEDS: Final = 16
-"""Training episodes on which a fixed configuration is searched for a task without references."""
+"""Training episodes on which the best fixed configuration is searched, for a task without references."""
 _CHOICE_EPISODES: Final = 10
-"""Validation episodes that a final choice needs, at least: five candidates, twice."""
+"""Fewest validation episodes for a final choice: five candidates, twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class TuneConfig:
-    """How thresholds are tuned. Every field is a number that a reader may want to know."""
+    """Hyper-parameters of the tuning."""
 
     steps: int = 3_000_000
-    """Simulated windows in all: as many as a policy is trained on."""
+    """Simulated windows in all. For a fair comparison: as many as a policy is trained on."""
     seed: int = 0
-    """Of the search's own choices: candidates and training episodes."""
+    """Seed of the candidates and the training episodes."""
     population: int = 16
     """Candidates in a generation."""
     sigma: float = 0.06
-    """First standard deviation of every threshold, as a share of its range."""
+    """Initial standard deviation of every threshold, as a share of its range."""
     episodes: int = 4
-    """Training episodes that each candidate of a first generation plays."""
+    """Training episodes per candidate in the first generation."""
     growth: int = 4
-    """By the end of the search there are this many times as many: late candidates differ by little."""
+    """Factor by which that number grows until the last generation, because late candidates differ by little."""
     finalists: int = 16
-    """Candidates of the final choice, at most."""
+    """Most candidates in the final choice."""
     choice_share: float = 0.1
-    """Share of the budget that goes into the final choice."""
+    """Share of the budget for the final choice."""
 
     def __post_init__(self) -> None:
         bounds = {
@@ -76,11 +79,11 @@ class TuneConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """Where a search stands."""
+class TuneProgress:
+    """The progress of a search."""
 
     done: int
-    """Windows simulated."""
+    """Windows simulated so far."""
     steps: int
     """Windows in all."""
     value: float
@@ -89,27 +92,27 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class TuneResult:
-    """What a search found."""
+    """The result of a search."""
 
     thresholds: Thresholds
     windows: int
-    """Simulated; at most the budget."""
+    """Windows simulated, at most the budget."""
     generations: int
     started_at: ServeAction
-    """The best fixed configuration."""
+    """The fixed configuration that the search started from."""
     validation: dict[str, float]
-    """Mean reward per window on validation episodes: of the thresholds found ("tuned"), of the start and of the defaults."""
+    """Mean reward per window on validation episodes: of the result ("tuned"), of the start and of the defaults."""
     validation_seeds: tuple[int, int]
-    """First validation seed, and how many."""
+    """First validation seed, and number of seeds."""
 
 
 def tuned_names(*, can_split: bool = True) -> tuple[str, ...]:
-    """Return the thresholds that are tuned, in order; those of the split only where the fleet can be split."""
+    """Return the names of the tuned thresholds, in order; those of the split only if the fleet can be split."""
     return tuple(name for name, bound in THRESHOLD_BOUNDS.items() if bound.tuned and (can_split or name not in _SPLITS))
 
 
-def encoded(limits: Thresholds, names: Sequence[str]) -> Floats:
-    """Return float64[n]: thresholds as shares of their ranges, 0..1."""
+def encode(limits: Thresholds, names: Sequence[str]) -> Floats:
+    """Return float64[n]: thresholds as shares (0..1) of their ranges."""
     row = []
     for name in names:
         bound, value = THRESHOLD_BOUNDS[name], float(getattr(limits, name))
@@ -118,10 +121,10 @@ def encoded(limits: Thresholds, names: Sequence[str]) -> Floats:
     return np.array(row, dtype=np.float64)
 
 
-def decoded(row: Floats, names: Sequence[str], rest: Thresholds) -> Thresholds:
-    """Return the thresholds that a point stands for; those that are not named are those of `rest`.
+def decode(row: Floats, names: Sequence[str], rest: Thresholds) -> Thresholds:
+    """Return the thresholds of a point of the search space; thresholds not in `names` are those of `rest`.
 
-    A share beyond 0..1 is folded back into it, so that a range's end is as easily reached as its middle.
+    Shares outside 0..1 are reflected into it, so that the ends of a range are as likely as its middle.
     """
     values: dict[str, Any] = {item.name: getattr(rest, item.name) for item in fields(Thresholds)}
     folded = 1.0 - np.abs(1.0 - np.mod(row, 2.0))
@@ -135,13 +138,13 @@ def decoded(row: Floats, names: Sequence[str], rest: Thresholds) -> Thresholds:
     return Thresholds(**values)
 
 
-def start_of(task: Task, *, tell: Callable[[str], object] | None = None) -> ServeAction:
-    """Return the fixed configuration that a search begins at: the references', or, without any, one searched here."""
+def starting_action(task: Task, *, log: Callable[[str], object] | None = None) -> ServeAction:
+    """Return the best fixed configuration, to start from: the references', or, without any, that of a new search."""
     found = load_references(task.id, task.digest)
     if found is not None:
         return found.best_static_action
     first = task.seeds.train.start
-    return best_static(task, range(first, first + _STATIC_SEEDS), tell=tell)[0]
+    return best_static(task, range(first, first + _STATIC_SEEDS), log=log)[0]
 
 
 def tune(
@@ -149,22 +152,22 @@ def tune(
     config: TuneConfig | None = None,
     *,
     start: ServeAction | None = None,
-    progress: Callable[[Position], object] | None = None,
+    progress: Callable[[TuneProgress], object] | None = None,
 ) -> TuneResult:
-    """Tune the thresholds for `task`, from `start` (by default `start_of` the task).
+    """Tune the thresholds for `task`, starting from `start` (by default `starting_action(task)`).
 
-    Deterministic. Raises `InvalidInputError` for a budget that does not reach for one generation and a choice, and
+    Deterministic. Raises `InvalidInputError` if the budget is too small for one generation and a choice, and
     `MissingExtraError` without the library cmaes.
     """
     config = TuneConfig() if config is None else config
     _cma_with_margin()  # before anything is simulated
     _check_budget(task, config)
-    start = start_of(task) if start is None else start
+    start = starting_action(task) if start is None else start
     return _Search(task, config, start, progress).run()
 
 
 def _check_budget(task: Task, config: TuneConfig) -> None:
-    """Raise `InvalidInputError` for a budget that does not reach for one generation and a choice."""
+    """Raise `InvalidInputError` if the budget is too small for one generation and a choice."""
     first = (3 * config.growth + config.population) * config.episodes * task.windows
     choice = _CHOICE_EPISODES * task.windows
     reserved = int(config.steps * config.choice_share)
@@ -177,11 +180,11 @@ def _check_budget(task: Task, config: TuneConfig) -> None:
 
 class _Search:
     def __init__(
-        self, task: Task, config: TuneConfig, start: ServeAction, progress: Callable[[Position], object] | None
+        self, task: Task, config: TuneConfig, start: ServeAction, progress: Callable[[TuneProgress], object] | None
     ) -> None:
         self._task, self._config, self._start, self._progress = task, config, start, progress
         self._names = tuned_names(can_split=ServingBatch(task, 1).can_split)
-        self._still, self._rules = standing_still(start), resting_at(start)
+        self._still, self._rules = constant_thresholds(start), centered_thresholds(start)
         self._rng = np.random.default_rng([config.seed, 7001])
         self._done = 0
         self._value = float("nan")
@@ -192,24 +195,24 @@ class _Search:
         starts = [self._still, self._rules, Thresholds()]
         race = self._values(starts, self._training(self._race_episodes)).mean(axis=1)
         rest = starts[int(race.argmax())]
-        optimizer = self._optimizer(encoded(rest, self._names))
+        optimizer = self._optimizer(encode(rest, self._names))
         late: list[Thresholds] = []
         generations = 0
         while (episodes := self._episodes()) > 0:
             points = [optimizer.ask() for _ in range(self._config.population)]
-            many = [decoded(at, self._names, rest) for at, _ in points]
+            many = [decode(at, self._names, rest) for at, _ in points]
             values = self._values(many, self._training(episodes)).mean(axis=1)
             optimizer.tell([(raw, -value) for (_, raw), value in zip(points, values.tolist(), strict=True)])
             self._value = float(np.sort(values)[len(values) // 2 :].mean())
             generations += 1
-            late += [decoded(optimizer.mean, self._names, rest), many[int(values.argmax())]]
-        # The middle of a late distribution is less of an accident than the best of it, so both are tried.
+            late += [decode(optimizer.mean, self._names, rest), many[int(values.argmax())]]
+        # The mean of a late distribution depends less on chance than its best candidate, so both are tried.
         pool = [self._still, self._rules, *late[3 - self._config.finalists :], Thresholds()]
         return self._choose(pool, generations)
 
     def _optimizer(self, mean: Floats) -> Any:
         bounds = [THRESHOLD_BOUNDS[name] for name in self._names]
-        # Tiers and depths are choices of a few; caps are so many that rounding them is enough.
+        # Tiers and depths have few values, so they are discrete; caps have so many that rounding is enough.
         few = [bound.whole and not bound.log for bound in bounds]
         return _cma_with_margin()(
             mean=mean,
@@ -223,7 +226,7 @@ class _Search:
         )
 
     def _episodes(self) -> int:
-        """Episodes for each candidate of the next generation; 0 when the budget does not reach for it."""
+        """Return the episodes per candidate of the next generation; 0 if the budget is too small for it."""
         config, least = self._config, self._config.population * self._task.windows
         share = self._done / self._search_steps
         wanted = round(config.episodes * config.growth**share)
@@ -235,15 +238,15 @@ class _Search:
         return seeds
 
     def _values(self, many: Sequence[Thresholds], seeds: Sequence[int]) -> Floats:
-        return threshold_values(self._task, many, seeds, tell=self._count)
+        return evaluate_thresholds(self._task, many, seeds, progress=self._count)
 
     def _count(self, windows: int) -> None:
         self._done += windows
         if self._progress is not None:
-            self._progress(Position(self._done, self._config.steps, self._value))
+            self._progress(TuneProgress(self._done, self._config.steps, self._value))
 
     def _choose(self, pool: Sequence[Thresholds], generations: int) -> TuneResult:
-        """Return the best of the finalists on validation episodes: all on some, then the best few on more."""
+        """Return the best finalist on validation episodes: first all on some episodes, then the best few on more."""
         validation = self._task.seeds.validation
         left = (self._config.steps - self._done) // self._task.windows
         surplus = max(0, len(pool) - left // 2)
@@ -251,7 +254,7 @@ class _Search:
         few = min(len(validation), left // (2 * len(pool)))
         first = self._values(pool, range(validation.start, validation.start + few)).mean(axis=1)
         order = np.argsort(-first, kind="stable")
-        # The start and the defaults stay, so that what is reported of all three is on the same episodes.
+        # The start and the defaults stay, so that the reported values of all three are on the same episodes.
         keep = list(dict.fromkeys([*order[:3].tolist(), 0, len(pool) - 1]))
         many = min(len(validation), (left - few * len(pool)) // len(keep))
         seeds = range(validation.start, validation.start + many)
