@@ -74,7 +74,7 @@ def test_outputs_are_checked_and_leave_nothing_behind(tmp_path: Path) -> None:
     output_file(missing / "a.json")
     assert list(missing.iterdir()) == []
     with (
-        pytest.raises(InvalidInputError, match=r"--log: cannot be written \(full\), got '.*a\.json'"),
+        pytest.raises(InvalidInputError, match=r"--log: cannot be written \(full\), got '"),
         writing(missing / "a.json", "--log", make_folder=False),
     ):
         raise OSError(errno.ENOSPC, "full")
