@@ -1,10 +1,11 @@
-"""Puts trained policies where they are shipped from: `weights/<task>/seeds/<seed>`, and the best one in `weights/<task>`.
+"""Copies trained policies to where they are shipped from: `weights/<task>/seeds/<seed>`, the best to `weights/<task>`.
 
     python scripts/ship_weights.py runs/bursty_workload/seed0 runs/bursty_workload/seed1
 
-A run's card names its task and seed. A task's best policy is the one with the highest mean reward on 200 validation seeds that
-no run was validated on: a run's own validation is the best of many on the same few seeds. Unfinished runs are refused, and runs of
-a task that is not built in, of different configurations, or of another version of the task.
+A run's card names its task and seed. A task's best policy is the one with the highest mean reward on 200 validation
+seeds that no run was validated on: a run's own validation is the best of many on the same few seeds, so it is too
+high. Runs are refused if they are unfinished, of a task that is not built in, of another version of the task, or
+differ in configuration.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def card_of(folder: Path) -> dict[str, Any]:
 
 
 def unlike(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Return the names of the settings, other than the seed, in which two cards differ."""
+    """Return the names of the settings in which two cards differ; the seed does not count."""
     settings = [{**with_current_names(card["config"]), "seed": 0} for card in (one, other)]
     return [name for name in _SHARED if one.get(name) != other.get(name)] + [
         f"config.{name}" for name in settings[0] if settings[0][name] != settings[1].get(name)
@@ -54,7 +55,7 @@ def mean_reward(run: Path, seeds: Sequence[int]) -> float:
 def fresh_seeds(cards: Sequence[dict[str, Any]], task: str) -> range:
     """Return the first `EPISODES` validation seeds of a task after those that its runs were validated on.
 
-    Raises `ValueError` where the task has not so many left.
+    Raises `ValueError` if the task has fewer left.
     """
     first = max(card["validation_seeds"][1] for card in cards)
     stop = catalogue_task(task).seeds.validation.stop
@@ -66,8 +67,8 @@ def fresh_seeds(cards: Sequence[dict[str, Any]], task: str) -> range:
 def ship(runs: list[Path], weights: Path, measure: Callable[[Path, Sequence[int]], float] = mean_reward) -> list[str]:
     """Copy runs below `weights` and choose each task's best by what `measure` says; return a line per task.
 
-    Raises `ValueError`, and has copied nothing, for runs that cannot be shipped, or not together, and `WeightsMismatchError` for
-    policies that do not fit this installation.
+    Raises `ValueError` for runs that cannot be shipped, or not together, and `WeightsMismatchError` for policies that
+    do not fit this installation. Nothing has been copied then.
     """
     for run in runs:
         if missing := [name for name in _FILES if not (run / name).is_file()]:

@@ -235,8 +235,9 @@ def test_tensorboard_has_the_keys_that_dashboards_know(short_task: Path, tmp_pat
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     keys = {
-        "charts/episodic_return", "charts/learning_rate", "charts/SPS", "charts/validation_return", "losses/policy_loss",
-        "losses/value_loss", "losses/entropy", "losses/approx_kl", "losses/clipfrac", "losses/explained_variance",
+        "charts/episodic_return", "charts/learning_rate", "charts/SPS", "charts/validation_return",
+        "losses/policy_loss", "losses/value_loss", "losses/entropy", "losses/approx_kl",
+        "losses/clipfrac", "losses/explained_variance",
     }  # fmt: skip
     assert set(events.Tags()["scalars"]) == keys
     shown = events.Scalars("charts/episodic_return")
