@@ -1,10 +1,10 @@
 """How fast PPO trains: windows simulated per second, as a ratio to stable-baselines3's PPO, and where a second goes.
 
-Both train on one task with one network (separate 128 × 128 tanh actor and critic), the same number of environments, steps,
-epochs and minibatches, turn about, and may use as many processors: ours plays in as many processes, theirs has as many threads of
-torch. Each ratio is that of the best of a few rounds each. Ours also sees a history of windows, which makes its first layer
-larger and counts against it. Theirs also runs with its own defaults (one environment, minibatches of 64, ten epochs), as whoever
-tries it first would.
+Both train on one task with one network (separate 128 × 128 tanh actor and critic) and the same number of environments,
+steps, epochs, minibatches and processors: ours plays in so many processes, theirs has so many threads of torch. They
+run in turn, and each ratio compares the best of a few rounds. Ours also sees a history of windows, which makes its
+first layer larger and counts against it. Theirs also runs with its own defaults (one environment, minibatches of 64,
+ten epochs), since that is what a newcomer tries first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llmserve_agents.learning.config import PPOConfig
 from llmserve_agents.learning.trainer import Trainer
 
 LEAST: Final = 4.0
-"""The bar: our windows per second over theirs, with either settings."""
+"""The bar: our windows per second over theirs, for both of their settings."""
 OURS, SAME, DEFAULTS = "ours", "stable-baselines3, the same settings", "stable-baselines3, its defaults"
 ENVIRONMENTS: Final = 96
 STEPS: Final = 120
@@ -49,7 +49,7 @@ INSIDE_AN_UPDATE: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 
 
 class Ours:
-    """Our training, one batch of whole episodes after the other."""
+    """Our training, one update of whole episodes after the other."""
 
     def __init__(self, task: str, threads: int) -> None:
         self.task = task
@@ -105,7 +105,10 @@ class Ours:
 
 
 def theirs(task: str, envs: int = ENVIRONMENTS, **settings: Any) -> Callable[[int], int]:
-    """Return stable-baselines3's training, `settings` its PPO's: from a number of rollouts to how many windows they were."""
+    """Return a function that trains stable-baselines3's PPO for some rollouts and returns how many windows they were.
+
+    `settings` are arguments of its `PPO`.
+    """
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -149,11 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         DEFAULTS: (theirs(options.task, 1), 3),
     }
     for run, _ in runs.values():
-        run(1)  # compiled, warm
+        run(1)  # compiles and warms up
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(options.rounds):
         for name, (run, batches) in runs.items():
-            # More threads of torch than one are not always faster: theirs have every other turn with one. Ours sets its own.
+            # More threads of torch are not always faster: theirs has one in every other round.
             torch.set_num_threads(1 if turn % 2 else options.threads)
             rates[name].append(rate(run, batches))
     best = {name: max(some) for name, some in rates.items()}

@@ -1,9 +1,9 @@
-"""PPO in a single file, in CleanRL's manner, on the native vector environment: read it from top to bottom, then change it.
+"""PPO in a single file, in CleanRL's manner, on the native vector environment.
 
     python recipes/cleanrl_ppo.py --task bursty_workload --total-timesteps 200000
 
-Needs torch, tensorboard and llmserve-sim[fast,gym]. No history of windows, no validation, no checkpoints: that is what
-`llmserve train` adds.
+Read it from top to bottom, then change it. Needs torch, tensorboard and llmserve-sim[fast,gym]. History of windows,
+validation and checkpoints are left out: `llmserve train` has them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llmserve_sim.vector import ServingVectorEnv
 
 
 def layer(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
-    """A linear layer with orthogonal weights."""
+    """Return a linear layer with orthogonal weights."""
     made = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(made.weight, gain)
     nn.init.zeros_(made.bias)
@@ -45,17 +45,17 @@ class Agent(nn.Module):
         self.critic = nn.Sequential(layer(inputs, 128), nn.Tanh(), layer(128, 128), nn.Tanh(), layer(128, 1, 1.0))
 
     def heads(self, x: torch.Tensor) -> list[Categorical]:
-        """The distribution of every knob."""
+        """Return the distribution of every knob."""
         return [Categorical(logits=logits) for logits in self.actor(x).split(self.choices, dim=1)]
 
     def act(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Drawn actions [n, 6] and their log-probability [n]."""
+        """Return sampled actions [n, 6] and their log-probabilities [n]."""
         heads = self.heads(x)
         actions = torch.stack([head.sample() for head in heads], dim=1)
         return actions, sum(head.log_prob(a) for head, a in zip(heads, actions.T, strict=True))
 
     def likeliest(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The likeliest action of every head, for evaluation."""
+        """Return the likeliest choice of every head, for evaluation."""
         with torch.no_grad():
             heads = self.heads(torch.from_numpy(observations))
         choices: NDArray[np.int64] = torch.stack([head.probs.argmax(dim=1) for head in heads], dim=1).numpy()
@@ -88,7 +88,7 @@ def main() -> None:
         parser.error("--num-minibatches: at most half as many as a rollout has windows (--num-envs times --num-steps)")
 
     torch.manual_seed(args.seed)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the networks are small: more threads cost more time than they save
     writer = SummaryWriter(str(args.output))
     envs = ServingVectorEnv(args.num_envs, args.task, observation="extended")
     assert isinstance(envs.single_action_space, MultiDiscrete)
@@ -117,6 +117,7 @@ def main() -> None:
                 last = torch.from_numpy(np.stack(infos["final_obs"]))
                 with torch.no_grad():
                     rewards[t] += args.gamma * agent.critic(last)[:, 0] * dones[t]
+        # Generalised advantage estimation, from the last window back; `dones` cuts between episodes.
         with torch.no_grad():
             next_value = agent.critic(torch.from_numpy(observations))[:, 0]
             advantages, lastgaelam = torch.zeros(shape), torch.zeros(args.num_envs)
@@ -134,7 +135,8 @@ def main() -> None:
                 heads = agent.heads(b_obs[mb_inds])
                 newlogprob = sum(head.log_prob(a) for head, a in zip(heads, b_actions[mb_inds].T, strict=True))
                 entropy = sum(head.entropy() for head in heads).mean()
-                ratio = (newlogprob - b_logprobs[mb_inds]).exp()
+                logratio = newlogprob - b_logprobs[mb_inds]
+                ratio = logratio.exp()
                 mb_advantages = b_advantages[mb_inds]
                 mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std() + 1e-8)
                 pg_loss1 = -mb_advantages * ratio

@@ -3,9 +3,9 @@
     python recipes/ray_sweep.py --task bursty_workload --task static_workload --seeds 5 --steps 2000000
     python recipes/ray_sweep.py --task bursty_workload --seeds 20 --steps 2000000 --address auto
 
-Needs llmserve-agents[cli,fast,ray,train], on every machine of a cluster. A run takes one processor and one thread. The machines need
-no shared folder: each run returns its policy, card and learning curve, which are written below `--output`. An interrupted sweep
-goes on when it is called again: a run is not repeated if its card names the same training.
+Needs llmserve-agents[cli,fast,ray,train], on every machine of a cluster. A run takes one processor and one thread. The
+machines need no shared folder: each run returns its policy, card and learning curve, which are written below
+`--output`. Call an interrupted sweep again to go on: a run is not repeated if its card names the same configuration.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from llmserve_sim.errors import LLMServeError
 from llmserve_sim.tasks import list_tasks, load_task
 
 SWEPT = "sweep.json"
-"""File beside a card: the run's rewards on validation seeds, those of what it should beat, and where it ran."""
+"""File beside a card: rewards on validation seeds, of the run's policy and of what it should beat, and where it ran."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def folder_of(config: PPOConfig, output: Path) -> Path:
 
 
 def is_done(config: PPOConfig, output: Path) -> bool:
-    """Whether the same run is there already, by this version of simulator and task."""
+    """Return whether the same run is there already, of this version of the simulator and the task."""
     folder = folder_of(config, output)
     if not all((folder / name).is_file() for name in (POLICY, CARD, SWEPT)):
         return False
@@ -80,7 +80,7 @@ def is_done(config: PPOConfig, output: Path) -> bool:
 
 
 def keep(trained: Trained, output: Path) -> None:
-    """Write a run's files; `SWEPT` comes last, for it marks a run as done."""
+    """Write a run's files; `SWEPT` comes last, since it marks the run as done."""
     folder = folder_of(trained.config, output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SWEPT).unlink(missing_ok=True)

@@ -2,8 +2,8 @@
 
     python recipes/sb3_ppo.py --task bursty_workload --steps 200000
 
-Needs `pip install stable-baselines3` and llmserve-sim[fast,gym]. Episodes are drawn from the task's training seeds; the scores are
-on its test seeds, which training never sees.
+Needs `pip install stable-baselines3` and llmserve-sim[fast,gym]. It trains on the task's training seeds, and scores on
+its test seeds, which training never sees.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--steps", type=count, default=200_000, help="windows to train on (200000)")
     parser.add_argument("--envs", type=count, default=16, help="environments side by side (16)")
     parser.add_argument("--episodes", type=count, default=20, help="test seeds (20)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of episodes, actions and weights (0)")
     parser.add_argument("--output", type=Path, default=Path("runs/sb3/policy.zip"), help="where the policy is saved")
     options = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""What the recipes share: options that count, and a policy on the task's first test seeds, and its score against the task's references."""
+"""What the recipes share: options that count, and a policy's reward and score on the task's first test seeds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def count(text: str) -> int:
 
 
 def evaluate(task_id: str, act: Act, episodes: int) -> tuple[float, float | None]:
-    """Return the mean reward per window over the first test seeds, and the score; None for a task without references."""
+    """Return the mean reward per window over the first test seeds, and the score: None without references."""
     task = load_task(task_id)
     first = task.seeds.test.start
     env = ServingVectorEnv(episodes, task, observation="extended")
@@ -41,7 +41,7 @@ def evaluate(task_id: str, act: Act, episodes: int) -> tuple[float, float | None
 
 
 def report(task_id: str, act: Act, episodes: int) -> None:
-    """Print both."""
+    """Print the mean reward and the score."""
     mean, score = evaluate(task_id, act, episodes)
     shown = "no references" if score is None else f"score {score:.3f}"
     print(f"{task_id}, {episodes} test seeds: mean reward per window {mean:.4f}, {shown} (0 random, 0.5 best fixed)")

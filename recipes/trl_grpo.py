@@ -3,10 +3,11 @@
     python recipes/trl_grpo.py --task bursty_workload
     python recipes/trl_grpo.py --task bursty_workload --model MODEL --steps 200
 
-The first command shows what a model would: the tools and an episode's first message. The second trains. Both need a server
-(`--base-url`), `pip install trl` (1.16 or later, with torch) and llmserve-client; training needs a model whose chat template knows
-tools (Qwen3 does) and, for any but a tiny one, a GPU. `ServingEnvironment` is what `GRPOTrainer(environment_factory=...)` takes: one
-instance for each rollout, with a session of its own at the server. Its public methods are the tools, since that is TRL's rule.
+The first command shows what a model is given: the tools and an episode's first message. The second trains. Both need a
+server (`--base-url`), `pip install trl` (1.16 or later, with torch) and llmserve-client. Training needs a model whose
+chat template knows tools (Qwen3 does) and, for any but a tiny one, a GPU. `ServingEnvironment` is what
+`GRPOTrainer(environment_factory=...)` takes: one instance for each rollout, with a session of its own at the server.
+Its public methods are the tools, since that is TRL's rule.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from llmserve_sim.schema import GradeReport, QuantizationTier, ServeAction, Serv
 MOST_WINDOWS = 20
 """Windows that one call of `advance` may run."""
 MEASURED = (
-    "request_arrival_rate", "priority_arrival_rate", "mean_prompt_length", "queue_depth", "queue_priority", "oldest_wait_s",
-    "active_requests", "abandoned_requests", "p99_ttft_ms", "p50_itl_ms", "slo_compliance_rate", "goodput_tps",
-    "kv_cache_occupancy", "eviction_events", "spec_acceptance_rate", "cotenant_gb", "memory_pressure", "stall_s",
+    "request_arrival_rate", "priority_arrival_rate", "mean_prompt_length", "queue_depth", "queue_priority",
+    "oldest_wait_s", "active_requests", "abandoned_requests", "p99_ttft_ms", "p50_itl_ms", "slo_compliance_rate",
+    "goodput_tps", "kv_cache_occupancy", "eviction_events", "spec_acceptance_rate", "cotenant_gb", "memory_pressure",
+    "stall_s",
 )  # fmt: skip
 """What a model is told of each window; those that only the simulator knows are left out where a real backend serves."""
 
@@ -39,8 +41,9 @@ MEASURED = (
 class ServingEnvironment:
     """An episode that is played through tools: choose a configuration with `set_*`, then run windows with `advance`.
 
-    A call with a wrong argument raises and changes nothing; TRL shows the error's text to the model and counts it. Where the server
-    cannot be reached the windows that have run are told by the next call, which may be the same one again: no window runs twice.
+    A call with a wrong argument raises and changes nothing; TRL shows the error's text to the model and counts it. If
+    the server cannot be reached, the next call reports the windows that have run. It may be the same call: no window
+    runs twice.
 
     Args:
         base_url: the server's address.
@@ -60,10 +63,10 @@ class ServingEnvironment:
         self._report: GradeReport | None = None
 
     def reset(self, task_id: str | None = None, seed: int | None = None, **row: object) -> str:
-        """Begin an episode and return what TRL puts behind the prompt: the job, the task, the figures, the first of them.
+        """Begin an episode and return what TRL appends to the prompt: job, task, figures, and the first observation.
 
-        `row` is the rest of the data set's row. Without a seed the server draws a training seed; a group of rollouts that are
-        compared with one another wants one and the same, which a column ``seed`` gives.
+        `row` is the rest of the data set's row. Without a seed the server chooses a training seed. Rollouts that are
+        compared with one another need the same seed: give the data set a column ``seed``.
         """
         task = task_id or self._task_id
         self._seen = self._env.reset(task, seed)
@@ -78,8 +81,8 @@ class ServingEnvironment:
 
         Args:
             batch_cap: Most requests that are batched at once on each replica, 1..512 (unit: requests).
-            prefill_decode_split: Whether prompts and answers are computed on separate halves of the fleet, true or false (unit: flag). A
-                change stops the fleet for half a second.
+            prefill_decode_split: Whether prompts and answers are computed on separate halves of the fleet, true or
+                false (unit: flag). A change stops the fleet for half a second.
 
         Returns:
             The whole configuration that the next window will run with, as JSON.
@@ -90,10 +93,10 @@ class ServingEnvironment:
         """Choose how the GPUs' memory is used, from the next window on.
 
         Args:
-            kv_budget_fraction: Share of the memory left by weights and activations that the KV cache gets, 0.1..1.0 (unit: share). A change
-                stops the fleet briefly; memory over what the co-tenant leaves costs reward.
-            quantization_tier: Precision of the weights, one of FP16, INT8, INT4 (unit: tier): lower is smaller and faster, and its answers count
-                less. A change stops the fleet for seconds.
+            kv_budget_fraction: Share of the memory left by weights and activations that the KV cache gets, 0.1..1.0
+                (unit: share). A change stops the fleet briefly; memory over what the co-tenant leaves costs reward.
+            quantization_tier: Precision of the weights, one of FP16, INT8, INT4 (unit: tier): lower is smaller and
+                faster, and its answers count less. A change stops the fleet for seconds.
 
         Returns:
             The whole configuration that the next window will run with, as JSON.
@@ -104,8 +107,8 @@ class ServingEnvironment:
         """Choose how many tokens a draft model proposes at a time, from the next window on.
 
         Args:
-            speculation_depth: Tokens proposed at a time, 0..8 (unit: tokens); 0 turns speculative decoding off. Pays where many are accepted and
-                batches are small.
+            speculation_depth: Tokens proposed at a time, 0..8 (unit: tokens); 0 turns speculative decoding off. Pays
+                where many are accepted and batches are small.
 
         Returns:
             The whole configuration that the next window will run with, as JSON.
@@ -116,7 +119,8 @@ class ServingEnvironment:
         """Choose whether priority requests go first, from the next window on.
 
         Args:
-            priority_routing: Whether priority requests are admitted first and preempted last, true or false (unit: flag).
+            priority_routing: Whether priority requests are admitted first and preempted last, true or false
+                (unit: flag).
 
         Returns:
             The whole configuration that the next window will run with, as JSON.
@@ -130,8 +134,8 @@ class ServingEnvironment:
             windows: Windows to run, 1..20 (unit: windows). Fewer are run where the episode ends before.
 
         Returns:
-            As JSON: where the episode stands, the configuration, and for each window that has run since the last call its
-            figures and its reward, each a list with the oldest window first.
+            As JSON: where the episode stands, the configuration, and for each window that has run since the last call
+            its figures and its reward, each a list with the oldest window first.
         """
         if type(windows) is not int or not 1 <= windows <= MOST_WINDOWS:
             raise InvalidInputError("windows", f"must be an integer in 1..{MOST_WINDOWS}", got=windows)
@@ -169,8 +173,8 @@ class ServingEnvironment:
     def get_reward(self) -> float:
         """Return the mean reward per window of the whole episode: what TRL trains on, and no tool.
 
-        A window that was not run counts as the random policy's does, as in the score, so that it does not pay to stop early. It counts
-        -1, the least that there is, where no window was run at all or the task has no references.
+        A window that was not run counts as one of the random policy, as in the score, so that stopping early does not
+        pay. It counts -1, the lowest reward, if no window was run at all or the task has no references.
         """
         report = self.report
         missing = -1.0 if report.references is None else report.references.random
@@ -202,12 +206,12 @@ class ServingEnvironment:
 
 
 def score(environments: Sequence[ServingEnvironment], **_: object) -> list[float | None]:
-    """Return each rollout's score in [0, 1]; None where there is none. A reward function, to be logged with weight 0."""
+    """Return each rollout's score in [0, 1], None where there is none. A reward function that is only logged."""
     return [environment.report.score for environment in environments]
 
 
 def tools(environment: object) -> list[Callable[..., Any]]:
-    """Return what TRL makes of an environment: its public methods, but those that TRL calls itself."""
+    """Return an environment's tools, as TRL finds them: its public methods without those that TRL calls itself."""
     named = inspect.getmembers(type(environment), predicate=inspect.isfunction)
     return [
         getattr(environment, name)
@@ -233,10 +237,11 @@ def _briefing(task: Mapping[str, Any], windows: int) -> str:
     """What a model is told before its first window."""
     figures = "\n".join(f"- {row.name} ({row.unit}): {row.meaning}" for row in EXTENDED if row.name in MEASURED)
     job = (
-        "You operate a fleet of GPUs that serves a large language model, through tools. Time passes in windows, and only while advance "
-        f"runs. There are {windows}: run them all, and look at what they show before you choose again. Your aim is the largest sum of "
-        "rewards. A window's reward is a weighted sum: tokens of requests that met their targets over tokens offered, plus the share of "
-        "requests that met their targets (priority requests count more), minus memory pressure, minus cost."
+        "You operate a fleet of GPUs that serves a large language model, through tools. Time passes in windows, "
+        f"and only while advance runs. There are {windows}: run them all, and look at what they show before you "
+        "choose again. Your aim is the largest sum of rewards. A window's reward is a weighted sum: tokens of "
+        "requests that met their targets over tokens offered, plus the share of requests that met their targets "
+        "(priority requests count more), minus memory pressure, minus cost."
     )
     lines = [job, f"The task is {task.get('name', task['id'])}. {task.get('description', '')}".rstrip()]
     if "slo" in task:
@@ -279,9 +284,8 @@ def make_trainer(options: argparse.Namespace) -> Any:
         chat_template_kwargs={"enable_thinking": False},
         use_vllm=options.vllm,
         vllm_mode="colocate",
-        reward_weights=[
-            0.0
-        ],  # the score is only logged: it is clipped, and a clipped reward teaches nothing at its ends
+        # The score is only logged: it is clipped, and a clipped reward teaches nothing at its ends.
+        reward_weights=[0.0],
         logging_steps=1,
         report_to="none",
         seed=options.seed,

@@ -39,7 +39,7 @@ def card_of(folder: Path) -> dict[str, Any]:
 
 
 def unlike(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Return the names of the settings, other than the seed, in which two cards differ."""
+    """Return the names of the settings in which two cards differ; the seed does not count."""
     settings = [{**with_current_names(card["config"]), "seed": 0} for card in (one, other)]
     return [name for name in _SHARED if one.get(name) != other.get(name)] + [
         f"config.{name}" for name in settings[0] if settings[0][name] != settings[1].get(name)

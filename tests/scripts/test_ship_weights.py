@@ -85,6 +85,16 @@ def test_runs_that_more_than_their_seeds_tell_apart_are_refused(
     assert [path.name for path in (tmp_path / "weights" / "bursty_workload" / "seeds").iterdir()] == ["0"]
 
 
+def test_a_card_with_an_older_name_of_a_setting_is_the_same_configuration(tmp_path: Path) -> None:
+    runs = [run(tmp_path / name, seed, 0.5) for seed, name in enumerate(("twins", "group_size"))]
+    for folder in runs:
+        card = json.loads((folder / "card.json").read_text())
+        card["config"][folder.name] = 4
+        (folder / "card.json").write_text(json.dumps(card))
+    [line] = ship(runs, tmp_path / "weights")
+    assert line.startswith("bursty_workload: seed 0 of 2")
+
+
 def test_what_is_measured_is_the_policy_on_the_task_of_its_card() -> None:
     shipped = ship_weights.WEIGHTS / "bursty_workload"
     seeds = range(1_000_024, 1_000_028)

@@ -1,7 +1,7 @@
 """Where trained weights and tuned thresholds are looked up, and whether their cards fit this installation.
 
-Both lie in ``weights/<task>/``, at the root of the repository or inside the wheel. A card of another schema, another task or another
-simulator is refused.
+Both lie in ``weights/<task>/``, at the root of the repository or inside the wheel. A card of another schema, another
+task or another simulator is refused.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def identity(task: Task) -> dict[str, str]:
 def find_weights(task_id: str, filename: str = POLICY, root: Path | None = None) -> Path:
     """Return the path of a task's file of weights; raises `MissingWeightsError`.
 
-    It is looked up in `root` if given, else in ``$LLMSERVE_WEIGHTS`` if set, else in ``weights`` of the current folder and then in
-    the package's own weights.
+    It is looked up in `root` if given, else in ``$LLMSERVE_WEIGHTS`` if set, else in ``weights`` of the current folder
+    and then in the package's own weights.
     """
-    name = catalogue_task(task_id).id  # a task's id is a name, and never a path
+    name = catalogue_task(task_id).id  # refuses a path in place of an id
     given = os.environ.get(WEIGHTS_VARIABLE)
     if root is not None:
         folders = [root]
@@ -67,18 +67,22 @@ def find_weights(task_id: str, filename: str = POLICY, root: Path | None = None)
             return path
     maker, agent = ("train", "ppo") if filename == POLICY else ("tune", "tuned-heuristic")
     raise MissingWeightsError(
-        f"there is no {filename} for {name} in {' or '.join(map(str, folders))}: make one (llmserve {maker} --task {name}) "
-        f"and name its folder ({agent}:FOLDER), or name the folder of all weights in {WEIGHTS_VARIABLE}"
+        f"there is no {filename} for {name} in {' or '.join(map(str, folders))}: "
+        f"make one (llmserve {maker} --task {name}) and name its folder ({agent}:FOLDER), "
+        f"or name the folder of all weights in {WEIGHTS_VARIABLE}"
     )
 
 
 def check_card(
     card: Mapping[str, Any], *, strict: bool = True, features_hash: str | None = None, path: Path | None = None
 ) -> None:
-    """Raise `WeightsMismatchError` unless a card fits this installation; with `strict`, the task and the simulator must fit too.
+    """Raise `WeightsMismatchError` unless a card fits this installation.
 
-    `features_hash` is the one of the weights' inputs, None for thresholds. `path` is named in the message. The digest of a task
-    that is not built in is not checked. Raises `InvalidInputError` for a card without a task's id, or with an entry of a wrong type.
+    With `strict`, the versions of task and simulator must fit too.
+
+    `features_hash` is the hash of the present features, None for thresholds. `path` is named in the message. The
+    digest of a task that is not built in is not checked. Raises `InvalidInputError` for a card without a task's id, or
+    with an entry of a wrong type.
     """
     for name, kind in _TYPES.items():
         if (name == "task_id" or name in card) and type(card.get(name)) is not kind:

@@ -152,6 +152,9 @@ def test_an_observation_without_the_extended_features_is_refused(tmp_path: Path)
 
 
 def test_acting_needs_no_torch() -> None:
-    program = "import sys, llmserve_agents.learning.agent; print(sorted({'torch', 'typer', 'tensorboard'} & set(sys.modules)))"
+    program = (
+        "import sys, llmserve_agents.learning.agent; "
+        "print(sorted({'torch', 'typer', 'tensorboard'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch", reason="torch comes with the extra 'train'"
 pytest.importorskip(
     "llmserve_agents.learning.trainer", reason="training needs the extra 'train'", exc_type=MissingExtraError
 )
-from llmserve_agents.learning.actor_critic import Tanh, log_prob_and_entropy  # noqa: E402 - after torch is known to be there
+from llmserve_agents.learning.actor_critic import Tanh, log_prob_and_entropy  # noqa: E402 - needs torch
 from llmserve_agents.learning.trainer import Trainer, train, validation_seeds  # noqa: E402
 
 WINDOWS = 6
@@ -39,8 +39,8 @@ def task(short_task: Path) -> str:
 def tiny(task: str, **changes: Any) -> Any:
     """A run of seconds: 4 updates of 4 episodes."""
     sizes: dict[str, Any] = {
-        "task": task, "steps": 4 * 4 * WINDOWS, "num_envs": 4, "group_size": 1, "hidden": 8, "epochs": 2, "minibatches": 3,
-        "validate_every": 2, "validation_episodes": 3,
+        "task": task, "steps": 4 * 4 * WINDOWS, "num_envs": 4, "group_size": 1, "hidden": 8, "epochs": 2,
+        "minibatches": 3, "validate_every": 2, "validation_episodes": 3,
     }  # fmt: skip
     return PPOConfig(**sizes | changes)
 
@@ -63,7 +63,7 @@ def test_a_run_repeats_itself_for_a_seed_and_differs_for_another(task: str) -> N
 
 @pytest.mark.parametrize("sizes", [{}, {"num_envs": 20, "minibatches": 6, "hidden": 128, "steps": 180 * WINDOWS}])
 def test_threads_change_nothing(task: str, sizes: dict[str, int]) -> None:
-    """Products of a few rows come out of the libraries in the last digits as their threads have it: there are none but ours."""
+    """The last digits of a product depend on the libraries' threads, so training uses no threads but its own."""
     assert equal(train(tiny(task, threads=2, **sizes)).tensors, train(tiny(task, **sizes)).tensors)
 
 
@@ -309,9 +309,9 @@ def test_what_happens_to_a_whole_group_is_no_advantage(task: str) -> None:
     assert np.abs(returns).max() > 0.1, "the critic learns from it all the same"
     luck = wave.repeat(3, axis=1)
     luck[4, 1] += 1.0
-    own, _ = trainer.learner._advantages(rolled(luck), values, last)
-    [gain] = {round(float(x), 5) for x in [1.0 / trainer.learner.reward_normalizer.std]}
-    np.testing.assert_allclose(own[4], [-gain / 2, gain, -gain / 2, 0.0, 0.0, 0.0], atol=1e-4)
+    advantages, _ = trainer.learner._advantages(rolled(luck), values, last)
+    extra = 1.0 / trainer.learner.reward_normalizer.std
+    np.testing.assert_allclose(advantages[4], [-extra / 2, extra, -extra / 2, 0.0, 0.0, 0.0], atol=1e-4)
 
 
 def test_a_group_faces_the_same_traffic(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +339,7 @@ def test_an_episodes_end_is_a_time_limit(task: str) -> None:
 
 
 def test_a_trial_changes_one_of_the_dear_knobs_and_holds_both(task: str) -> None:
-    """From its first window to its last what is in force stays, whatever the policy says; the other knobs stay the policy's."""
+    """A trial's change stays until its end, whatever the policy says. The policy sets the other knobs."""
     trainer = Trainer(tiny(task, num_envs=16))
     rollout = trainer._collect(0.6)
     begun = np.argwhere(rollout.trial_knob >= 0)

@@ -19,7 +19,7 @@ from llmserve_agents import cli
 from llmserve_agents.errors import MissingExtraError
 from llmserve_agents.learning.agent import PPOPolicy, play
 from llmserve_agents.learning.checkpoint import identity, read
-from llmserve_agents.learning.config import PPOConfig
+from llmserve_agents.learning.config import PPOConfig, option_of, with_current_names
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -33,6 +33,7 @@ training = pytest.importorskip("llmserve_agents.learning.training", reason="as a
 
 ROOT = Path(__file__).resolve().parents[4]
 TASK = "bursty_workload"
+CARDS = sorted((*ROOT.glob("weights/*/card.json"), *ROOT.glob("weights/*/seeds/*/card.json")))
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 needs_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard comes with the extra 'train'"
@@ -234,8 +235,9 @@ def test_tensorboard_has_the_keys_that_dashboards_know(short_task: Path, tmp_pat
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     keys = {
-        "charts/episodic_return", "charts/learning_rate", "charts/SPS", "charts/validation_return", "losses/policy_loss",
-        "losses/value_loss", "losses/entropy", "losses/approx_kl", "losses/clipfrac", "losses/explained_variance",
+        "charts/episodic_return", "charts/learning_rate", "charts/SPS", "charts/validation_return",
+        "losses/policy_loss", "losses/value_loss", "losses/entropy", "losses/approx_kl",
+        "losses/clipfrac", "losses/explained_variance",
     }  # fmt: skip
     assert set(events.Tags()["scalars"]) == keys
     shown = events.Scalars("charts/episodic_return")
@@ -310,15 +312,85 @@ def test_train_py_is_the_command_and_names_every_hyper_parameter() -> None:
         assert option in done.stdout
 
 
-def test_the_options_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Seen(Exception):  # noqa: N818 - it carries what was asked for
-        pass
+class Seen(Exception):  # noqa: N818 - it carries what was asked for
+    """The configuration that the command would train."""
+
+
+def configured(options: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
+    """Return the configuration that the command makes of some options; nothing is trained."""
 
     def see(settings: Any, *_: Any, **__: Any) -> None:
         raise Seen(settings)
 
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(training, "run", see)
     with pytest.raises(Seen) as seen:
-        cli.main(["--task", TASK], only="train")
-    assert seen.value.args == (PPOConfig(task=TASK),)
+        cli.main(options, only="train")
+    return seen.value.args[0]
+
+
+def test_the_options_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert configured(["--task", TASK], monkeypatch, tmp_path) == PPOConfig(task=TASK)
+
+
+def test_every_option_sets_the_field_of_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = PPOConfig(
+        task=TASK, steps=7, seed=3, num_envs=8, group_size=4, learning_rate=0.5, gamma=0.25, gae_lambda=0.5, clip=0.5,
+        epochs=2, minibatches=2, entropy=0.5, value_weight=2.0, max_grad_norm=2.0, hidden=4, keep_bias=-1.0, trials=0.5,
+        trial_weight=2.0, validate_every=2, validation_episodes=2, clone_from="static", clone_steps=2, threads=2,
+    )  # fmt: skip
+    assert all(value != getattr(PPOConfig(), name) for name, value in asdict(other).items() if name != "task")
+    options = [word for name, value in asdict(other).items() for word in (option_of(name), str(value))]
+    assert configured(options, monkeypatch, tmp_path) == other
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_the_command_of_every_shipped_card_still_means_the_cards_configuration(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = json.loads(path.read_text())
+    [_, _, *options] = shlex.split(card["command"])
+    assert asdict(configured(options, monkeypatch, tmp_path)) == with_current_names(card["config"])
+    assert ("--twins is deprecated: use --group-size" in capsys.readouterr().err) is ("--twins" in options)
+
+
+def test_the_old_option_is_hidden_and_refused_beside_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"], only="train") == 0
+    shown = capsys.readouterr().out
+    assert "--group-size" in shown
+    assert "--twins" not in shown
+    assert cli.main(["--task", TASK, "--twins", "2", "--group-size", "4"], only="train") == 2
+    assert "--twins: must not be given beside --group-size" in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["--task", TASK, "--twins", "0"], only="train") == 2
+    assert "--group-size: must be in 1..64" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_finished_run_whose_card_has_the_old_name_is_repeated(tmp_path: Path) -> None:
+    training.run(config(steps=UPDATE), tmp_path, tensorboard=False)
+    first = (tmp_path / POLICY).read_bytes()
+    card = json.loads((tmp_path / CARD).read_text())
+    card["config"]["twins"] = card["config"].pop("group_size")
+    (tmp_path / CARD).write_text(json.dumps(card))
+    training.run(config(steps=UPDATE), tmp_path, tensorboard=False)
+    assert (tmp_path / POLICY).read_bytes() == first
+    assert json.loads((tmp_path / CARD).read_text())["config"]["group_size"] == TINY["group_size"]
+
+
+def test_a_state_with_the_old_name_goes_on(kept: tuple[Path, Any], tmp_path: Path) -> None:
+    whole, _ = kept
+    path = interrupted(tmp_path) / training.STATE
+    state = torch.load(path, weights_only=True)
+    state["config"]["twins"] = state["config"].pop("group_size")
+    torch.save(state, path)
+    training.run(config(), tmp_path, resume=True, tensorboard=False)
+    assert (tmp_path / POLICY).read_bytes() == (whole / POLICY).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["config", "model", "normalizer", "returns", "best", "history"])
+def test_a_state_of_another_layout_is_refused(tmp_path: Path, name: str) -> None:
+    path = interrupted(tmp_path) / training.STATE
+    state = torch.load(path, weights_only=True)
+    state[name] = [{"nonsense": 1}]
+    torch.save(state, path)
+    with pytest.raises(InvalidInputError, match="resume: must be the state of a training run"):
+        training.run(config(), tmp_path, resume=True, tensorboard=False)

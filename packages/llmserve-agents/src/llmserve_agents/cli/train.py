@@ -50,8 +50,8 @@ def _with_hyper_parameters(command: _Command) -> _Command:
     ]
     given = [parameter(field) for field in fields(PPOConfig)]
     parameters = [*given[: len(_MAIN)], *own, *given[len(_MAIN) :]]
-    # Typer reads both.
-    command.__signature__ = Signature(parameters, return_annotation=int)  # type: ignore[attr-defined] # `inspect` looks for it
+    # Typer takes defaults from the signature, and types with their options from the annotations.
+    command.__signature__ = Signature(parameters, return_annotation=int)  # type: ignore[attr-defined] # for `inspect`
     command.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": int}
     return command
 
@@ -68,7 +68,8 @@ def train(
     overwrite: Annotated[
         bool,
         typer.Option(
-            help="Replace a run in the folder of --output that is unfinished or another one; a finished one is repeated without."
+            help="Replace a run in the folder of --output that is unfinished or has other options. "
+            "A finished run with the same options is repeated without this."
         ),
     ] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's files below --output.")] = True,
@@ -77,16 +78,15 @@ def train(
 ) -> int:
     """Train a PPO policy on a task, on CPU, and keep the one that does best on validation seeds.
 
-    Needs the extra train. A run repeats itself for a seed, and one that was interrupted goes on with --resume as if it had not
-    been.
+    Needs the extra train. The same seed gives the same policy, also where --resume continues an interrupted run.
     """
     with as_options(_OPTIONS):
-        if twins is not None:
+        if twins is not None:  # commands in cards of the shipped weights hold it
             print("--twins is deprecated: use --group-size", file=sys.stderr)
             if options["group_size"] not in {PPOConfig().group_size, twins}:
                 raise InvalidInputError("--twins", "must not be given beside --group-size, its new name", got=twins)
             options["group_size"] = twins
-        try:
+        try:  # here, so that the help needs no torch
             from llmserve_agents.learning import training
             from llmserve_agents.learning.trainer import Update
         except ModuleNotFoundError as error:

@@ -16,7 +16,10 @@ _PADDED_COLUMNS: Final = torch.from_numpy(PADDED_COLUMNS)
 
 
 class ActorCritic(nn.Module):
-    """Actor and critic, two separate tanh networks on the normalised inputs."""
+    """Actor and critic, two separate tanh networks on the normalised inputs.
+
+    `keep_bias` is the initial logit of the KEEP choices.
+    """
 
     def __init__(self, hidden: int, keep_bias: float) -> None:
         super().__init__()
@@ -25,7 +28,7 @@ class ActorCritic(nn.Module):
             [
                 _linear(width, hidden, 2**0.5),
                 _linear(hidden, hidden, 2**0.5),
-                _linear(hidden, sum(HEAD_SIZES), 0.01),
+                _linear(hidden, sum(HEAD_SIZES), 0.01),  # small: the first policy is nearly uniform but for KEEP
             ]
         )
         self.critic = nn.ModuleList(
@@ -80,6 +83,6 @@ def log_prob_and_entropy(logits: torch.Tensor, actions: torch.Tensor) -> tuple[t
     padded = logits.new_full((len(logits), len(HEAD_SIZES) * MAX_CHOICES), float(MASKED_LOGIT))
     padded = padded.index_copy(1, _PADDED_COLUMNS, logits).view(-1, len(HEAD_SIZES), MAX_CHOICES)
     logprobs = torch.log_softmax(padded, dim=2)
-    # Not exp(logprobs), which is three times as slow where it underflows.
+    # Not logprobs.exp(), which takes three times as long where it underflows.
     probs = torch.softmax(padded, dim=2)
     return logprobs.gather(2, actions[:, :, None])[:, :, 0], -(probs * logprobs).sum(dim=2)

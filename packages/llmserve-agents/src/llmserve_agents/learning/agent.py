@@ -35,11 +35,11 @@ __all__ = ["PPOPolicy", "play"]
 
 
 class PPOPolicy:
-    """Takes the likeliest choice of every head of a trained network, every window.
+    """In every window, takes the likeliest choice of every head of a trained network.
 
     Args:
-        weights: a folder with ``policy.safetensors`` and ``card.json`` of the one task to play. None: the task's shipped weights
-            (see `weights.find_weights`).
+        weights: a folder with ``policy.safetensors`` and ``card.json`` of the one task to play. None: the task's
+            shipped weights (see `weights.find_weights`).
     """
 
     def __init__(self, weights: Path | None = None) -> None:
@@ -82,7 +82,7 @@ class PPOPolicy:
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return the next window's configuration.
 
-        Raises `InvalidInputError` for an observation without the extended features: a backend that does not report them.
+        Raises `InvalidInputError` for an observation without the extended features, which some backends do not report.
         """
         if self._loaded is None:
             raise MissingWeightsError("no weights are loaded: reset the agent to a task first")
@@ -93,9 +93,9 @@ class PPOPolicy:
 def play(
     policy: MLPPolicy, task: Task, seeds: Sequence[int], *, held: Mapping[int, int] | None = None, threads: int = 1
 ) -> Floats:
-    """Return float64[seeds]: the mean reward per window of a policy that takes its likeliest choices, side by side in one batch.
+    """Return float64[seeds]: the mean reward per window of each episode, where the policy takes its likeliest choices.
 
-    `held` maps knobs to the grid index that each stays at, whatever the policy says.
+    `held` maps knobs to the grid index that each stays at, whatever the policy says. All episodes run in one batch.
     """
     batch, history = ServingBatch(task, len(seeds), threads=threads), FeatureHistory(len(seeds))
 

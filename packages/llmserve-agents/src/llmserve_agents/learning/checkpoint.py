@@ -1,7 +1,7 @@
 """Weights on disk: `policy.safetensors`, and `card.json`, which says what they are for and how they were made.
 
-Tensors are float32 and read by safetensors: nothing is unpickled. A card of another file, another schema, other features, another
-task or another simulator is refused.
+Tensors are float32 and read by safetensors: nothing is unpickled. A policy is refused if its card describes another
+file, or was made for another schema, other features, another task or another simulator.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def identity(task: Task) -> dict[str, str]:
 def read(path: Path, *, strict: bool = True) -> Checkpoint:
     """Return the checkpoint of a file whose card lies beside it.
 
-    With `strict`, the task's digest and the simulator's version must agree too. Raises `MissingWeightsError` if file or card are
-    missing, `WeightsMismatchError` that names what differs, and `InvalidInputError` for a damaged file.
+    With `strict`, the task's digest and the simulator's version must agree too. Raises `MissingWeightsError` if file or
+    card are missing, `WeightsMismatchError` that names what differs, and `InvalidInputError` for a damaged file.
     """
     card_path = path.with_name(CARD)
     for needed in (path, card_path):
@@ -84,6 +84,7 @@ def write(folder: Path, tensors: Mapping[str, NDArray[np.float32]], card: Mappin
     """Write a policy, and its card with the policy's digest added, into `folder`; return the policy's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / POLICY
+    # Sorted, so that the same tensors always give the same bytes.
     content = save({name: tensors[name] for name in sorted(tensors)})
     path.write_bytes(content)
     described = {**card, "policy_sha256": hashlib.sha256(content).hexdigest()}

@@ -14,7 +14,7 @@ from llmserve_sim.errors import InvalidInputError
 __all__ = ["PPOConfig", "option_of", "with_current_names"]
 
 _RENAMED: Final = {"twins": "group_size"}
-"""Today's names of fields that older cards and states hold under another name."""
+"""Old names of fields, in cards and states of older versions, and their present names."""
 
 
 def _option(default: Any, text: str, bounds: tuple[float, float] | None = None) -> Any:
@@ -25,8 +25,8 @@ def _option(default: Any, text: str, bounds: tuple[float, float] | None = None) 
 class PPOConfig:
     """Every hyper-parameter. A step is one window of one environment.
 
-    The metadata of a field holds its `help` and its `bounds` (low, high), both inclusive. Raises `InvalidInputError` for a
-    value out of bounds.
+    The metadata of a field holds its `help` and its `bounds` (low, high), both inclusive. Raises `InvalidInputError`
+    for a value out of bounds.
     """
 
     task: str = _option("bursty_workload", "The task to train on: an id, or the path of a task file.")
@@ -34,7 +34,8 @@ class PPOConfig:
     seed: int = _option(0, "Seed of episodes, actions, initial weights and minibatches.", (0, 2**32 - 1))
     num_envs: int = _option(
         0,
-        "Episodes per update, a multiple of --group-size; 0: 96, or fewer where that gives under 100 updates (at least 8).",
+        "Episodes per update, a multiple of --group-size; "
+        "0: 96, or fewer where that gives under 100 updates (at least 8).",
         (0, 4096),
     )
     # A baseline that knows the input: Mao et al., "Variance Reduction for RL in Input-Driven Environments", 2019.
@@ -55,7 +56,7 @@ class PPOConfig:
     hidden: int = _option(128, "Units of each of the two tanh layers, of the actor and of the critic.", (1, 4096))
     # A change of tier or split costs seconds, so a policy that changes them at random earns next to nothing.
     keep_bias: float = _option(3.0, "Initial logit of leaving tier and split as they are.", (-100.0, 100.0))
-    # A change of these two shows its worth windows later, under settings that suit it. Single random changes do not find it.
+    # A change of tier or split pays off windows later, under settings that suit it. One random change never shows it.
     trials: float = _option(
         0.0,
         "Share of windows at the start, falling linearly to 0, in which another tier or split is held on trial, "
@@ -75,7 +76,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for each in fields(self):
             bounds, value = each.metadata["bounds"], getattr(self, each.name)
-            if bounds is not None and not bounds[0] <= value <= bounds[1]:
+            if bounds is not None and not bounds[0] <= value <= bounds[1]:  # NaN is refused, too
                 raise InvalidInputError(each.name, f"must be in {bounds[0]}..{bounds[1]}", got=value)
         if self.num_envs % self.group_size:
             raise InvalidInputError(
@@ -94,5 +95,5 @@ def option_of(name: str) -> str:
 
 
 def with_current_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config of a card or a state under today's field names; older ones say `twins` for `group_size`."""
+    """Return the config of a card or a state under the present field names. Older ones have `twins`."""
     return {_RENAMED.get(name, name): value for name, value in config.items()}

@@ -1,8 +1,8 @@
 """The inputs of the trained agent's network: the extended observation, and past values of some of its entries.
 
-`FeatureHistory` turns one vector per window (llmserve_sim's extended vector, entries in [0, 1]) into the network's inputs. The same
-code serves thousands of training episodes and the one episode that an agent plays, in this process or over a network. It uses
-observations only: no rewards, no task, no seed.
+`FeatureHistory` turns one vector per window (llmserve_sim's extended vector, entries in [0, 1]) into the network's
+inputs. The same code serves thousands of training episodes and the one episode that an agent plays, in this process or
+over a network. It uses observations only: no rewards, no task, no seed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _VECTOR: Final = observation_names("extended")
 _WIDTH: Final = len(_VECTOR)
 
 LAGS: Final[dict[str, tuple[int, ...]]] = {
-    # Of a cycle of up to two dozen windows, the last period shows the phase; of a longer one, the last change does.
+    # A cycle of up to two dozen windows shows its phase in its last period, a longer one in its last change.
     "request_arrival_rate": tuple(range(1, 27)),
     "priority_arrival_rate": tuple(range(1, 17)),
     "mean_prompt_length": tuple(range(1, 21)),
-    # The neighbour's memory is a smooth wave: a few points show its phase and direction.
+    # The co-tenant's memory is a smooth wave: a few points show its phase and direction.
     "cotenant_gb": (1, 2, 4, 7, 11, 16, 22, 30),
     "spec_acceptance_rate": (1, 2, 4, 8),
     "queue_depth": (1, 2, 3),
@@ -88,6 +88,7 @@ class FeatureHistory:
         drafted = vectors[:, _DEPTH_COLUMN] > 0.0
         self._windows_since_draft = np.where(drafted, 0.0, self._windows_since_draft + 1.0)
         age = self._windows_since_draft / (self._windows_since_draft + _AGE_WINDOWS)
+        # Read before the newest vector is stored, so lag 1 is the window before this one.
         lagged = self._past[:, _LAGGED[0], _LAGGED[1]]
         inputs = np.concatenate((vectors, lagged, age[:, None]), axis=1).astype(np.float32)
         self._past[:, :, 1:] = self._past[:, :, :-1]

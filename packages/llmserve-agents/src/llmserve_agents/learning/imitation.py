@@ -1,6 +1,6 @@
 """Another agent's actions, as examples to imitate before training.
 
-An action between the grid's points becomes the nearest point. The module knows nothing about networks.
+An action between two points of the grid becomes the nearest one. The module knows nothing about networks.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     inputs -> (x - mean) / std, clipped -> tanh layer -> tanh layer -> one row of logits for all heads
 
-There is one head per knob of the action grid, in its order. The heads of the knobs whose change costs seconds (tier, split) have
-one more choice, KEEP: leave what is in force. The module knows nothing about files, tasks or training.
+There is one head per knob of the action grid, in the grid's order. A change of tier or split costs seconds, so their
+heads have one more choice, KEEP: leave the knob as it is. The module knows nothing about files, tasks or training.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ _VECTOR: Final = observation_names("extended")
 _TIER_COLUMNS: Final = [_VECTOR.index(name) for name in ("tier_fp16", "tier_int8", "tier_int4")]
 _SPLIT_COLUMN: Final = _VECTOR.index("split")
 _TINY: Final = np.float32(1e-30)
+"""Lower bound of exponential noise, whose logarithm is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +82,14 @@ class MLPPolicy:
     layers: tuple[tuple[Singles, Singles], ...]
     """(weight [out, in], bias [out]) of each layer."""
     can_split: bool
-    """Whether the deployment can split; if not, the choice is masked."""
+    """Whether the deployment can split prefill and decode; if not, that choice is masked."""
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Singles], *, can_split: bool) -> MLPPolicy:
-        """Return the policy of a checkpoint's tensors; raises `InvalidInputError` that names a tensor which does not fit."""
+        """Return the policy of a checkpoint's tensors.
+
+        Raises `InvalidInputError` that names a tensor that is missing or does not fit.
+        """
         names = ["normalizer.mean", "normalizer.std"]
         names += [f"actor.{layer}.{part}" for layer in ACTOR_LAYERS for part in ("weight", "bias")]
         for name in names:
@@ -121,11 +125,11 @@ class MLPPolicy:
     def sample(self, inputs: Singles, rng: np.random.Generator) -> tuple[Ints, Singles]:
         """Return sampled actions int64[n, 6], which may be KEEP, and their log-probabilities float32[n, 6] per head."""
         logits = self.logits(inputs)
-        # The largest of logits with Gumbel noise is a sample of their softmax (Gumbel 1954; Maddison et al., 2014).
+        # The Gumbel-max trick (Maddison et al., 2014): the argmax of logits plus Gumbel noise samples their softmax.
         noise = -np.log(np.maximum(rng.standard_exponential(logits.shape, dtype=np.float32), _TINY))
         actions = _pad(logits + noise).argmax(axis=2)
         padded = _pad(logits)
-        padded -= padded.max(axis=2, keepdims=True)
+        padded -= padded.max(axis=2, keepdims=True)  # exp cannot overflow then
         chosen = np.take_along_axis(padded, actions[:, :, None], axis=2)[:, :, 0]
         logprobs: Singles = chosen - np.log(np.exp(padded).sum(axis=2))
         return actions, logprobs
@@ -139,7 +143,7 @@ def _pad(logits: Singles) -> Singles:
 
 
 def mask_logits(logits: Singles, inputs: Singles, *, can_split: bool) -> Singles:
-    """Return the logits with impossible choices masked: a split of one replica, KEEP before the first action."""
+    """Return the logits with impossible choices masked: a split of a single replica, KEEP before the first action."""
     logits = logits.copy()
     if not can_split:
         logits[:, _SPLIT_ON_LOGIT] = MASKED_LOGIT

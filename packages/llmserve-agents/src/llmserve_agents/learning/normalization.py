@@ -18,15 +18,16 @@ __all__ = ["InputNormalizer", "RewardNormalizer"]
 
 
 class InputNormalizer:
-    """Running mean and variance of the network's inputs. A checkpoint keeps them as they are then."""
+    """Running mean and variance of the network's inputs. A checkpoint holds their values at that time."""
 
     def __init__(self) -> None:
-        self.count = 1e-4
+        self.count = 1e-4  # the first update then outweighs the initial mean and variance
         self.mean = np.zeros(len(FEATURES))
         self.variance = np.ones(len(FEATURES))
 
     def update(self, inputs: Singles) -> None:
         """Add inputs float32[n, features] to the statistics."""
+        # Merges two means and variances in one step: Chan et al., 1979.
         mean, count = inputs.mean(axis=0, dtype=np.float64), len(inputs)
         variance = np.square(inputs - mean.astype(np.float32)).mean(axis=0, dtype=np.float64)
         total = self.count + count
@@ -36,12 +37,15 @@ class InputNormalizer:
 
     @property
     def std(self) -> Floats:
-        """Standard deviations [features], at least 0.01: a feature that hardly ever moves is not blown up."""
+        """Standard deviations [features], at least 0.01, so that a nearly constant feature gives no large inputs."""
         return np.sqrt(self.variance + 1e-4)
 
 
 class RewardNormalizer:
-    """Mean of the rewards and standard deviation of the discounted returns. The critic learns (reward - mean) / std."""
+    """Running mean of the rewards and standard deviation of the discounted returns.
+
+    The critic learns returns of (reward - mean) / std.
+    """
 
     def __init__(self) -> None:
         self.mean = 0.0
@@ -49,7 +53,10 @@ class RewardNormalizer:
         self.updates = 0
 
     def update(self, rewards: Singles, gamma: float) -> None:
-        """Add the rewards [windows, envs] of whole episodes, with weight 1/10, or 1/n in the n-th of the first ten updates."""
+        """Add the rewards [windows, envs] of whole episodes, with weight 1/n in the n-th update, and at least 1/10.
+
+        So the first ten updates count alike, and later ones slowly replace them.
+        """
         self.updates += 1
         weight = max(0.1, 1.0 / self.updates)
         self.mean += weight * (float(rewards.mean()) - self.mean)

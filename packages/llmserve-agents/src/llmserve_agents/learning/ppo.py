@@ -1,10 +1,10 @@
 """Proximal policy optimisation on CPU: one update of the network, in torch, from one rollout.
 
-`PPO.update` goes through a rollout a few times in minibatches; `PPO._losses` holds the losses. Episodes come from `rollout.py`, the
-loop around the updates is in `trainer.py`.
+`PPO.update` goes through a rollout a few times in minibatches. `PPO._losses` holds the losses: policy loss, value loss,
+entropy. Episodes come from `rollout.py`; the loop around the updates is in `trainer.py`.
 
-Schulman et al., "Proximal Policy Optimization Algorithms", 2017; generalised advantages: Schulman et al., 2016. Names are those of
-CleanRL's `ppo.py`.
+Schulman et al., "Proximal Policy Optimization Algorithms", 2017; generalised advantage estimation: Schulman et al.,
+2016. Names are those of CleanRL's `ppo.py`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 __all__ = ["LOSSES", "PPO", "Batch", "gae", "one_thread"]
 
 LOSSES: Final = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac")
-"""What is measured on every minibatch, in this order."""
+"""Names of what `PPO._losses` measures on every minibatch, in this order."""
 GRADIENT_SHARDS: Final = 2
-"""Shards that the gradient of a minibatch is computed in. The number is fixed, so that threads change no number."""
+"""Shards that the gradient of a minibatch is computed in. Fixed, so that the number of threads changes no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Batch:
         return Batch(*(getattr(self, column.name).index_select(0, indices) for column in fields(self)))
 
     def split(self, size: int) -> list[Batch]:
-        """Return consecutive parts of `size` rows, the last may be smaller; they share memory with this batch."""
+        """Return consecutive parts of `size` rows; the last may be smaller. They share memory with this batch."""
         columns = (getattr(self, column.name).split(size) for column in fields(self))
         return [Batch(*part) for part in zip(*columns, strict=True)]
 
@@ -89,11 +89,11 @@ class PPO:
     def __init__(self, config: PPOConfig, *, can_split: bool) -> None:
         self.config = config
         self.can_split = can_split
-        # A new thread starts with as many threads of torch as there are processors, whatever the others were told.
+        # A new thread starts with one torch thread per processor, whatever `set_num_threads` set in other threads.
         settings = {"initializer": torch.set_num_threads, "initargs": (1,)}
         self._pool = ThreadPoolExecutor(GRADIENT_SHARDS - 1, **settings) if config.threads > 1 else None
         self.generator = torch.Generator().manual_seed(config.seed)
-        with one_thread(), torch.random.fork_rng():
+        with one_thread(), torch.random.fork_rng():  # the caller's global generator stays as it is
             torch.manual_seed(config.seed)
             self.model = ActorCritic(config.hidden, config.keep_bias)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
@@ -106,7 +106,7 @@ class PPO:
             self._pool.shutdown()
 
     def tensors(self) -> dict[str, Singles]:
-        """Return what a checkpoint of the present actor holds."""
+        """Return the tensors of a checkpoint: the present actor and its input statistics."""
         found = {
             f"actor.{name}": value.detach().numpy().copy() for name, value in self.model.actor.state_dict().items()
         }
@@ -119,13 +119,14 @@ class PPO:
         return MLPPolicy.from_tensors(self.tensors(), can_split=self.can_split)
 
     def update(self, rollout: Rollout, *, learning_rate: float, ent_coef: float) -> dict[str, float]:
-        """Learn from one rollout; return the mean of each of `LOSSES` over the minibatches, and `explained_variance`."""
+        """Learn from one rollout; return the mean of all `LOSSES` over the minibatches, and `explained_variance`."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        # The policy acted with the present statistics of the inputs. They change only after the update.
+        # The policy acted with the present input statistics: with others, the first ratio would not be 1.
         batch, explained_variance = self._make_batch(rollout)
         sums, count = torch.zeros(len(LOSSES)), 0
         for _ in range(self.config.epochs):
+            # One copy per epoch: its minibatches and their shards are views.
             shuffled = batch.rows(torch.randperm(len(batch), generator=self.generator))
             for minibatch in shuffled.split(-(-len(batch) // self.config.minibatches)):
                 sums += self._step(minibatch, ent_coef)
@@ -146,13 +147,14 @@ class PPO:
                 self.optimizer.step()
 
     def _make_batch(self, rollout: Rollout) -> tuple[Batch, float]:
-        """Return a rollout with its advantages and returns, and the share of the returns' variance that the critic explains."""
+        """Return a rollout with its advantages and returns, and the explained variance of the critic's values."""
         inputs = rollout.inputs.reshape(-1, len(FEATURES))
         x = self._normalize(inputs)
         shards = self._map(self._values, x.split(-(-len(x) // GRADIENT_SHARDS)))
         values = np.concatenate(shards).reshape(rollout.rewards.shape)
         next_value = self._values(self._normalize(rollout.next_inputs))
         advantages, returns = self._advantages(rollout, values, next_value)
+        # In a trial, tier and split are not the policy's choice: they are left out of ratio and entropy.
         on_policy = torch.ones(len(x), len(HEAD_SIZES))
         on_policy[:, list(KEEP_KNOBS)] -= torch.from_numpy(rollout.in_trial.reshape(-1, 1)).float()
         batch = Batch(
@@ -176,17 +178,19 @@ class PPO:
     def _advantages(self, rollout: Rollout, values: Singles, next_value: Singles) -> tuple[Singles, Singles]:
         """Return generalised advantages and returns [windows, envs], in the critic's units.
 
-        An episode ends by a time limit, so the critic's value of its last inputs, `next_value`, is bootstrapped.
+        An episode ends by a time limit and is not terminal, so the value after its last window, `next_value`, is
+        bootstrapped.
         """
         gamma, gae_lambda = self.config.gamma, self.config.gae_lambda
         self.reward_normalizer.update(rollout.rewards, gamma)
         next_values = np.concatenate((values[1:], next_value[None]))
         deltas = self.reward_normalizer.normalize(rollout.rewards) + gamma * next_values - values
-        # A trial's change is no consequence of the actions before it: their sums stop there, and the critic's value stands in.
+        # The actions before a trial did not cause its change, so their sums of TD errors stop where it starts.
         trial_starts = rollout.trial_knob >= 0
         returns = gae(deltas, gamma * gae_lambda, trial_starts) + values
         group_size = self.config.group_size
         if group_size > 1:
+            # What the whole group met came from its traffic, not from its actions. The critic's returns keep it.
             groups = deltas.reshape(len(deltas), -1, group_size)
             others = (groups.sum(axis=2, keepdims=True) - groups) / (group_size - 1)
             deltas = (groups - others).reshape(deltas.shape)
@@ -194,7 +198,7 @@ class PPO:
 
     def _step(self, minibatch: Batch, ent_coef: float) -> torch.Tensor:
         """Take one gradient step on a minibatch; return its `LOSSES`."""
-        if len(minibatch) > 1:  # the standard deviation of one row is NaN
+        if len(minibatch) > 1:  # for one row, the standard deviation is NaN
             mb_advantages = minibatch.advantages
             mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std() + 1e-8)
             minibatch = replace(minibatch, advantages=mb_advantages)
@@ -221,9 +225,10 @@ class PPO:
         logratio = ((newlogprob - minibatch.logprobs) * minibatch.on_policy).sum(dim=1)
         ratio = logratio.exp()
 
+        # The clipped surrogate objective, with its sign turned.
         pg_loss1 = -mb_advantages * ratio
         pg_loss2 = -mb_advantages * ratio.clamp(1 - config.clip, 1 + config.clip)
-        # Self-imitation: raise the probability of a trial's change where it did better than expected.
+        # Self-imitation: makes a trial's change likelier where its advantage is positive.
         trial_logprob = newlogprob.gather(1, minibatch.trial_knob[:, None].clamp(min=0))[:, 0]
         trial_logprob = trial_logprob * (minibatch.trial_knob >= 0)
         trial_bonus = config.trial_weight * mb_advantages.clamp(min=0) * trial_logprob
@@ -250,6 +255,7 @@ class PPO:
     def _normalize(self, inputs: Singles) -> torch.Tensor:
         mean = torch.from_numpy(self.input_normalizer.mean.astype(np.float32))
         std = torch.from_numpy(self.input_normalizer.std.astype(np.float32))
+        # In float32 and in this order, as `MLPPolicy.logits` does it.
         return (torch.from_numpy(inputs) - mean).div_(std).clamp_(-INPUT_CLIP, INPUT_CLIP)
 
     def _action_mask(self, inputs: Singles) -> torch.Tensor:
@@ -285,9 +291,10 @@ class PPO:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it, torch and numpy's matrix products use one thread each.
+    """Let torch and numpy's matrix products use one thread each, within a ``with`` block.
 
-    The number of threads changes the last digits of a product, and threads that wait for small products cost more than they save.
+    The number of threads changes the last digits of a product, and for small products more threads cost more time than
+    they save.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -299,9 +306,9 @@ def one_thread() -> Iterator[None]:
 
 
 def gae(deltas: Singles, discount: float, trial_starts: NDArray[np.bool_]) -> Singles:
-    """Return the discounted sums of the TD errors [windows, envs] from each window on, up to the start of the next trial.
+    """Return the discounted sums of TD errors [windows, envs] from each window to the next start of a trial.
 
-    `discount` is gamma times lambda. The sum of a window includes its own TD error.
+    `discount` is gamma times lambda. The sum of a window includes its own TD error, also where a trial starts in it.
     """
     advantages, lastgaelam = np.empty_like(deltas), np.zeros(deltas.shape[1], dtype=np.float32)
     for window in range(len(deltas) - 1, -1, -1):

@@ -1,7 +1,7 @@
 """Rollouts: the episodes that an update learns from, played with exploration, in this process or in several.
 
-The episodes are always cut into the same shards, each with a random generator of its own, so the number of processes changes no
-number. The module needs numpy only, so that the processes load no torch.
+The episodes are always cut into the same shards, each with a random generator of its own, so results do not depend on
+the number of processes. The module needs numpy only, so that the processes load no torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["ROLLOUT_SHARDS", "TRIAL_WINDOWS", "Rollout", "RolloutWorker", "Rollo
 ROLLOUT_SHARDS: Final = 2
 """Shards that the episodes are cut into; fewer where there are fewer groups of episodes."""
 TRIAL_WINDOWS: Final = (8, 32)
-"""Shortest and longest trial, windows: long enough for a change that pays to show it."""
+"""Shortest and longest trial, windows: long enough for a change of tier or split to pay off."""
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Timer:
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Add the time that a block takes to a part."""
+        """Add the time that a ``with`` block takes to a part."""
         begin = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - begin
@@ -67,10 +67,11 @@ class Rollout:
     logprobs: Singles
     """[windows, envs, heads], under the policy that acted."""
     rewards: Singles
+    """[windows, envs]"""
     trial_knob: Ints
-    """The knob that a trial changed in this window; -1: none."""
+    """[windows, envs]: the knob that a trial changed in this window; -1: none."""
     in_trial: NDArray[np.bool_]
-    """Whether a trial sets tier and split in this window, and not the policy."""
+    """[windows, envs]: whether a trial, and not the policy, sets tier and split in this window."""
     next_inputs: Singles
     """[envs, features]: the inputs after the last window, for the bootstrapped value."""
 
@@ -104,7 +105,7 @@ class Rollout:
 
 
 def _array_specs(windows: int, envs: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Return shape and type of every array of a rollout, those with the longest entries first, so that all are aligned."""
+    """Return shape and type of every array of a rollout. The largest items come first, so that all are aligned."""
     return {
         "actions": ((windows, envs, len(HEAD_SIZES)), np.int64),
         "trial_knob": ((windows, envs), np.int64),
@@ -174,7 +175,7 @@ class RolloutWorker:
         share: float,
         rng: np.random.Generator,
     ) -> None:
-        """Continue trials with `remaining` windows, begin new ones, and write both into `actions` and `rollout`.
+        """Continue trials that have `remaining` windows, begin new ones, and write both into `actions` and `rollout`.
 
         A trial changes tier or split in its first window, and keeps both until its end.
         """
@@ -189,6 +190,7 @@ class RolloutWorker:
         knobs = rng.choice(self._trial_knobs, len(starts))
         for knob in self._trial_knobs:
             envs = starts[knobs == knob]
+            # A step of at least 1 around the knob's choices never ends where it began.
             step = rng.integers(1, GRID_SIZES[knob], len(envs))
             actions[envs, knob] = (in_force[envs, knob] + step) % GRID_SIZES[knob]
             rollout.trial_knob[window, envs] = knob
@@ -200,10 +202,10 @@ class RolloutWorker:
 
 
 class RolloutWorkers:
-    """Plays `size` episodes at a time, in up to `ROLLOUT_SHARDS` processes; the threads left over go to the simulators.
+    """Plays `size` episodes at a time, in up to `ROLLOUT_SHARDS` processes.
 
-    With one thread, everything is played in this process. The episodes of a group, neighbours that face the same traffic, stay in
-    one shard.
+    `threads` are shared out evenly among the processes, for their simulators. With one thread, everything is played in
+    this process. The episodes of a group, which follow one another and face the same traffic, stay in one shard.
     """
 
     def __init__(self, task: Task, size: int, *, group_size: int = 1, threads: int = 1) -> None:
@@ -226,7 +228,7 @@ class RolloutWorkers:
     def collect(
         self, policy: MLPPolicy, seeds: Sequence[int], trials: float, rng: np.random.Generator
     ) -> tuple[Rollout, dict[str, float]]:
-        """Play an episode for each seed; return the rollout and the elapsed seconds, divided among the parts of the work."""
+        """Play an episode for each seed; return the rollout, and the elapsed seconds of each part of the work."""
         begin = time.perf_counter()
         rng_seeds = rng.integers(2**63, size=len(self._shards)).tolist()
         requests = [
@@ -235,7 +237,8 @@ class RolloutWorkers:
         ]
         here = partial(_collect, self._local)
         timings = list(map(here, requests)) if self._pool is None else self._pool.map(_collect_in_process, requests)
-        rollout = self._rollout.copy()
+        rollout = self._rollout.copy()  # the next call overwrites the shared one
+        # With several processes, their times add up to more than what elapsed, so they are scaled to it.
         elapsed, spent = time.perf_counter() - begin, sum(sum(seconds.values()) for seconds in timings)
         return rollout, {part: elapsed * sum(seconds[part] for seconds in timings) / spent for part in timings[0]}
 

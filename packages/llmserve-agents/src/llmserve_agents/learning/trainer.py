@@ -1,7 +1,7 @@
-"""A training run: play a rollout, update the policy, validate now and then, and keep the policy that validates best.
+"""A training run: play a rollout, update the policy, validate at times, and keep the policy with the best validation.
 
-One update plays `num_envs` whole episodes of the task's training seeds in lock step. Everything random comes from the config's
-seed: a run repeats itself on the same machine, and an interrupted one ends as if it had not been interrupted.
+One update plays `num_envs` whole episodes of the task's training seeds in lock step. Everything random comes from the
+config's seed: the same seed gives the same policy on the same machine, also if the run is interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Update:
     """policy_loss, value_loss, entropy, approx_kl, clipfrac, explained_variance."""
     learning_rate: float
     seconds: float
-    """Since training began; the pause before a run was resumed does not count."""
+    """Since training began, without pauses before the run was resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +213,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write the run's state, whole or not at all."""
+        # A rename replaces the file in one step: an interruption leaves the old state as it was.
         new = path.with_suffix(".new")
         torch.save(self.state(), new)
         new.replace(path)
@@ -221,10 +222,11 @@ class Trainer:
     def resume(cls, path: Path, *, threads: int | None = None) -> Self:
         """Return the run of a state file, ready to go on, with as many threads as before or as given.
 
-        Raises `InvalidInputError` for a file that is not a whole state, and if the task has changed since the run began.
+        Raises `InvalidInputError` for a file that is not a whole state, or is one of an older version with another
+        layout, and if the task has changed since the run began.
         """
         try:
-            # With weights_only, a file from elsewhere can run no code.
+            # With weights_only, a file from an unknown source cannot run code.
             state = torch.load(path, weights_only=True)
             config, digest = PPOConfig(**with_current_names(state["config"])), state["task_digest"]
             trainer = cls(config if threads is None else replace(config, threads=threads))

@@ -73,10 +73,10 @@ def run(
 ) -> TrainResult:
     """Train and keep everything in `output`; with `resume`, go on with the run in it.
 
-    A resumed run ends as if it had not been interrupted; only `threads` may differ from before. A run in `output` that is unfinished,
-    or has another configuration, is replaced only with `overwrite`; a finished one may be repeated. Raises `InvalidInputError` for
-    a state that is damaged or of another run, and for a task with the id of a built-in one but other contents;
-    `MissingExtraError` without the extra `train`.
+    A resumed run ends as if it had not been interrupted; only `threads` may differ from before. If `output` holds an
+    unfinished run, or one with another configuration, it is replaced only with `overwrite`. A finished run with the
+    same configuration is repeated. Raises `InvalidInputError` for a state that is damaged or of another run, and for a
+    task with the id of a built-in one but other contents; `MissingExtraError` without the extra `train`.
     """
     trainer = Trainer.resume(output / STATE, threads=config.threads) if resume else Trainer(config)
     if any(task.id == trainer.task.id and task.digest != trainer.task.digest for task in list_tasks()):
@@ -94,6 +94,7 @@ def run(
         if writer is not None:
             _log(writer, update)
         if update.validation is not None:
+            # The state comes first, since policy and card can be written again from it.
             trainer.save(output / STATE)
             if trainer.best is not None and trainer.best[1] == update.steps:
                 write(output, trainer.best[2], _card(trainer))
@@ -106,13 +107,17 @@ def run(
         if writer is not None:
             writer.close()
     assert trainer.best is not None
-    write(output, trainer.best[2], _card(trainer))  # again: an interruption may have come between state and policy
+    # Again, since a run that was interrupted between state and policy has only the state.
+    write(output, trainer.best[2], _card(trainer))
     _draw(trainer.task, result, output)
     return result
 
 
 def _clear_output(output: Path, config: PPOConfig, *, overwrite: bool) -> None:
-    """Remove the files of an earlier run; raises `InvalidInputError` if it is unfinished or another, without `overwrite`."""
+    """Remove the files of an earlier run.
+
+    Without `overwrite`, raises `InvalidInputError` if that run is unfinished or has another configuration.
+    """
     if (output / STATE).exists() and not overwrite:
         if not (output / CURVE).exists():
             raise InvalidInputError(
@@ -122,7 +127,7 @@ def _clear_output(output: Path, config: PPOConfig, *, overwrite: bool) -> None:
             kept = with_current_names(json.loads((output / CARD).read_text(encoding="utf-8"))["config"])
         except (AttributeError, OSError, ValueError, KeyError, TypeError):
             kept = {}
-        given = asdict(config) | {"threads": kept.get("threads")}
+        given = asdict(config) | {"threads": kept.get("threads")}  # threads do not change the result
         if other := [name for name, value in given.items() if kept.get(name) != value]:
             raise InvalidInputError(
                 "output",
