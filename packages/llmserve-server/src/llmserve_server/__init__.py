@@ -1,7 +1,7 @@
-"""LLMServeEnv as an OpenEnv server: sessions that outlive the process, over HTTP, WebSocket and a page.
+"""LLMServeEnv as an OpenEnv server: sessions over HTTP, WebSocket and a web page that survive a restart.
 
-`create_app` makes the application, `Settings` says with what limits; ``python -m llmserve_server`` serves it. They are
-imported when they are first asked for: OpenEnv takes seconds to import.
+`create_app` makes the application, `Settings` holds its limits, ``python -m llmserve_server`` serves it. The two names
+are imported on first use, because OpenEnv takes seconds to import.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Settings", "__version__", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for."""
+    """Import a public name on first use."""
     if name == "create_app":
         from llmserve_server.app import create_app
 
