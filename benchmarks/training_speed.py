@@ -25,7 +25,7 @@ import torch
 import llmserve_sim.gym  # noqa: F401 - registers the environments
 from llmserve_agents.executors import cpu_count
 from llmserve_agents.learning.config import PPOConfig
-from llmserve_agents.learning.ppo import Trainer
+from llmserve_agents.learning.trainer import Trainer
 
 LEAST: Final = 4.0
 """The bar: our windows per second over theirs, with either settings."""
@@ -45,7 +45,7 @@ INSIDE_AN_UPDATE: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("update: optimiser", ("optim", "_foreach", "clip_grad")),
     ("update: forward pass and losses", ("torch",)),
 )
-"""What torch does, by the first whose word stands in a function's file or name."""
+"""Parts of an update: a function belongs to the first part with a word in its file or name."""
 
 
 class Ours:
@@ -73,10 +73,10 @@ class Ours:
         return self.trainer.steps - before
 
     def profile(self, batches: int) -> dict[str, float]:
-        """Return where the time of some batches goes, as shares: the trainer's own clock, its updates taken apart."""
-        before = dict(self.trainer.clock.seconds)
+        """Return the share of time of each part of some batches: the trainer's timer, with its updates in parts."""
+        before = dict(self.trainer.timer.seconds)
         self(batches)
-        spent = {what: total - before.get(what, 0.0) for what, total in self.trainer.clock.seconds.items()}
+        spent = {what: total - before.get(what, 0.0) for what, total in self.trainer.timer.seconds.items()}
         inside = self._inside()
         update = spent.pop("update")
         spent |= {part: update * seconds / sum(inside.values()) for part, seconds in inside.items()}

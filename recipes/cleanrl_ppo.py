@@ -99,9 +99,9 @@ def main() -> None:
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     shape = (args.num_steps, args.num_envs)
     obs, actions = torch.zeros((*shape, width)), torch.zeros((*shape, len(choices)), dtype=torch.int64)
-    logprobs, rewards, values, ends = (torch.zeros(shape) for _ in range(4))
+    logprobs, rewards, values, dones = (torch.zeros(shape) for _ in range(4))
     updates = max(1, args.total_timesteps // (args.num_envs * args.num_steps))
-    begun, step = time.time(), 0
+    start_time, step = time.time(), 0
     for update in range(1, updates + 1):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1.0 - (update - 1.0) / updates)
         for t in range(args.num_steps):
@@ -112,47 +112,48 @@ def main() -> None:
                 values[t] = agent.critic(obs[t])[:, 0]
             observations, reward, _, truncated, infos = envs.step(actions[t].numpy())
             rewards[t] = torch.from_numpy(reward).float()
-            ends[t] = torch.from_numpy(truncated).float()
-            if truncated.any():  # a time limit, not an end: what would have come counts as the critic sees it
+            dones[t] = torch.from_numpy(truncated).float()
+            if truncated.any():  # a time limit is no terminal state: bootstrap the value of the last observation
                 last = torch.from_numpy(np.stack(infos["final_obs"]))
                 with torch.no_grad():
-                    rewards[t] += args.gamma * agent.critic(last)[:, 0] * ends[t]
+                    rewards[t] += args.gamma * agent.critic(last)[:, 0] * dones[t]
         with torch.no_grad():
-            following = agent.critic(torch.from_numpy(observations))[:, 0]
-            advantages, running = torch.zeros(shape), torch.zeros(args.num_envs)
+            next_value = agent.critic(torch.from_numpy(observations))[:, 0]
+            advantages, lastgaelam = torch.zeros(shape), torch.zeros(args.num_envs)
             for t in reversed(range(args.num_steps)):
-                go_on = 1.0 - ends[t]
-                delta = rewards[t] + args.gamma * following * go_on - values[t]
-                running = delta + args.gamma * args.gae_lambda * go_on * running
-                advantages[t], following = running, values[t]
+                nextnonterminal = 1.0 - dones[t]
+                delta = rewards[t] + args.gamma * next_value * nextnonterminal - values[t]
+                lastgaelam = delta + args.gamma * args.gae_lambda * nextnonterminal * lastgaelam
+                advantages[t], next_value = lastgaelam, values[t]
             returns = advantages + values
         flat = [x.flatten(0, 1) for x in (obs, actions, logprobs, advantages, returns, values)]
         b_obs, b_actions, b_logprobs, b_advantages, b_returns, b_values = flat
-        size = -(-len(b_obs) // args.num_minibatches)
+        minibatch_size = -(-len(b_obs) // args.num_minibatches)
         for _ in range(args.update_epochs):
-            for at in torch.randperm(len(b_obs)).split(size):
-                heads = agent.heads(b_obs[at])
-                logprob = sum(head.log_prob(a) for head, a in zip(heads, b_actions[at].T, strict=True))
+            for mb_inds in torch.randperm(len(b_obs)).split(minibatch_size):
+                heads = agent.heads(b_obs[mb_inds])
+                newlogprob = sum(head.log_prob(a) for head, a in zip(heads, b_actions[mb_inds].T, strict=True))
                 entropy = sum(head.entropy() for head in heads).mean()
-                ratio = (logprob - b_logprobs[at]).exp()
-                gain = b_advantages[at]
-                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
-                clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-                policy_loss = -torch.min(gain * ratio, gain * clipped).mean()
-                value_loss = 0.5 * (agent.critic(b_obs[at])[:, 0] - b_returns[at]).square().mean()
-                loss = policy_loss - args.ent_coef * entropy + args.vf_coef * value_loss
+                ratio = (newlogprob - b_logprobs[mb_inds]).exp()
+                mb_advantages = b_advantages[mb_inds]
+                mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std() + 1e-8)
+                pg_loss1 = -mb_advantages * ratio
+                pg_loss2 = -mb_advantages * ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+                pg_loss = torch.max(pg_loss1, pg_loss2).mean()
+                v_loss = 0.5 * (agent.critic(b_obs[mb_inds])[:, 0] - b_returns[mb_inds]).square().mean()
+                loss = pg_loss - args.ent_coef * entropy + args.vf_coef * v_loss
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
         writer.add_scalar("charts/episodic_return", (rewards.sum() / args.num_envs).item(), step)
         writer.add_scalar("charts/learning_rate", optimizer.param_groups[0]["lr"], step)
-        writer.add_scalar("charts/SPS", step / (time.time() - begun), step)
-        writer.add_scalar("losses/policy_loss", policy_loss.item(), step)
-        writer.add_scalar("losses/value_loss", value_loss.item(), step)
+        writer.add_scalar("charts/SPS", step / (time.time() - start_time), step)
+        writer.add_scalar("losses/policy_loss", pg_loss.item(), step)
+        writer.add_scalar("losses/value_loss", v_loss.item(), step)
         writer.add_scalar("losses/entropy", entropy.item(), step)
-        explained = 1 - (b_returns - b_values).var() / b_returns.var()
-        writer.add_scalar("losses/explained_variance", explained.item(), step)
+        explained_variance = 1 - (b_returns - b_values).var() / b_returns.var()
+        writer.add_scalar("losses/explained_variance", explained_variance.item(), step)
         if update % 10 == 0 or update == updates:
             print(f"{step:,} windows, mean reward per window {rewards.mean().item():.4f}")
     writer.close()

@@ -3,9 +3,9 @@
     python recipes/ray_sweep.py --task bursty_workload --task static_workload --seeds 5 --steps 2000000
     python recipes/ray_sweep.py --task bursty_workload --seeds 20 --steps 2000000 --address auto
 
-Needs llmserve-agents[cli,fast,ray,train], on every machine of a cluster. A run takes one processor and one thread. Nothing is shared
-but Ray: each run hands back its policy, card and learning curve, which land below `--output` as they come. A sweep that was
-interrupted goes on where it is called again: a run whose card asks for the same training is not repeated.
+Needs llmserve-agents[cli,fast,ray,train], on every machine of a cluster. A run takes one processor and one thread. The machines need
+no shared folder: each run returns its policy, card and learning curve, which are written below `--output`. An interrupted sweep
+goes on when it is called again: a run is not repeated if its card names the same training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rich.table import Table
 from llmserve_agents.cli.options import progress_bar
 from llmserve_agents.errors import WeightsMismatchError
 from llmserve_agents.executors import EXECUTORS, Executor, RayExecutor, make_executor
-from llmserve_agents.learning.config import PPOConfig
+from llmserve_agents.learning.config import PPOConfig, with_current_names
 from llmserve_agents.learning.features import features_hash
 from llmserve_agents.learning.training import compare, run
 from llmserve_agents.weights import CARD, POLICY, check_card
@@ -37,19 +37,19 @@ from llmserve_sim.errors import LLMServeError
 from llmserve_sim.tasks import list_tasks, load_task
 
 SWEPT = "sweep.json"
-"""Name of the file beside a card that says what the run earned on validation seeds, beside what it should beat, and where it ran."""
+"""File beside a card: the run's rewards on validation seeds, those of what it should beat, and where it ran."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What comes back from a run: its files, wherever they were made."""
+    """A finished run: its files by name."""
 
     config: PPOConfig
     files: dict[str, bytes]
 
 
 def train(config: PPOConfig) -> Trained:
-    """Train in a folder that is thrown away, compare on validation seeds, and return what is worth keeping."""
+    """Train in a temporary folder, compare on validation seeds, and return the files to keep."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -62,12 +62,12 @@ def train(config: PPOConfig) -> Trained:
 
 
 def folder_of(config: PPOConfig, output: Path) -> Path:
-    """Return where a run is kept."""
+    """Return the folder of a run."""
     return output / config.task / f"seed{config.seed}"
 
 
 def is_done(config: PPOConfig, output: Path) -> bool:
-    """Whether the very run is kept already, by the present simulator on the present task."""
+    """Whether the same run is there already, by this version of simulator and task."""
     folder = folder_of(config, output)
     if not all((folder / name).is_file() for name in (POLICY, CARD, SWEPT)):
         return False
@@ -76,11 +76,11 @@ def is_done(config: PPOConfig, output: Path) -> bool:
         check_card(card, features_hash=features_hash())
     except WeightsMismatchError:
         return False
-    return bool(card["config"] == asdict(config))
+    return with_current_names(card["config"]) == asdict(config)
 
 
 def keep(trained: Trained, output: Path) -> None:
-    """Write a run's files, the one that says that it is done last."""
+    """Write a run's files; `SWEPT` comes last, for it marks a run as done."""
     folder = folder_of(trained.config, output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SWEPT).unlink(missing_ok=True)
@@ -113,15 +113,15 @@ def show(configs: Sequence[PPOConfig], output: Path) -> None:
     console.print(f"policies, cards and curves: {output}", soft_wrap=True)
 
 
-def place(options: argparse.Namespace) -> Executor:
-    """Return where the runs take place."""
+def executor_of(options: argparse.Namespace) -> Executor:
+    """Return what runs the trainings."""
     if options.executor == "ray":
         return RayExecutor(options.workers, address=options.address)
     return make_executor(options.executor, options.workers)
 
 
 def main() -> None:
-    """Parse, train what is not there yet, show all."""
+    """Parse, train the runs that are missing, show all."""
     tasks = [task.id for task in list_tasks()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -142,7 +142,7 @@ def main() -> None:
         parser.error(f"argument --seeds: must be at least 1, got {options.seeds}")
     chosen = options.task or [task.id for task in list_tasks() if not task.extended]
     try:
-        executor = place(options)
+        executor = executor_of(options)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         configs = [PPOConfig(task=task, steps=options.steps, seed=seed) for task in chosen for seed in seeds]
         missing = [config for config in configs if not is_done(config, options.output)]

@@ -2,10 +2,9 @@
 
     python scripts/ship_weights.py runs/bursty_workload/seed0 runs/bursty_workload/seed1
 
-A run's card says which task and seed it is. The best among all that are shipped for the task is the one with the highest mean
-reward on 200 validation seeds that no run was validated on: what a run says of itself is the best of many looks at the same few
-seeds. Refused are runs that were not finished, of a task that is not built in, of different
-configurations, or of another version of the task.
+A run's card names its task and seed. A task's best policy is the one with the highest mean reward on 200 validation seeds that
+no run was validated on: a run's own validation is the best of many on the same few seeds. Unfinished runs are refused, and runs of
+a task that is not built in, of different configurations, or of another version of the task.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any, Final
 from llmserve_agents.errors import WeightsMismatchError
 from llmserve_agents.learning.agent import play
 from llmserve_agents.learning.checkpoint import read
+from llmserve_agents.learning.config import with_current_names
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.tasks.registry import catalogue_task
 
@@ -38,8 +38,8 @@ def card_of(folder: Path) -> dict[str, Any]:
 
 
 def unlike(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Return in what two cards differ that only their seeds should tell apart."""
-    settings = [{**card["config"], "seed": 0} for card in (one, other)]
+    """Return the names of the settings, other than the seed, in which two cards differ."""
+    settings = [{**with_current_names(card["config"]), "seed": 0} for card in (one, other)]
     return [name for name in _SHARED if one.get(name) != other.get(name)] + [
         f"config.{name}" for name in settings[0] if settings[0][name] != settings[1].get(name)
     ]

@@ -1,7 +1,7 @@
 """Where trained weights and tuned thresholds are looked up, and whether their cards fit this installation.
 
-Both are kept as ``weights/<task>/`` at the root of the repository or inside the wheel. A card that names another action and
-observation schema, another task or another simulator is refused: nothing acts on a task that it was not made for.
+Both lie in ``weights/<task>/``, at the root of the repository or inside the wheel. A card of another schema, another task or another
+simulator is refused.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ CARD: Final = "card.json"
 WEIGHTS_VARIABLE: Final = "LLMSERVE_WEIGHTS"
 """Environment variable that names the folder of all tasks' weights."""
 _TYPES: Final = {"task_id": str, "seed": int, "steps": int, "command": str}
-"""What readers count on in a card."""
-_CALLED: Final = {str: "a text", int: "an integer"}
+"""Entries of a card that its readers use, and their types."""
+_TYPE_NAMES: Final = {str: "a text", int: "an integer"}
 _HERE: Final = Path(__file__).resolve().parent
 _PACKAGED: Final = (
-    # An editable install runs from the repository, at whose root the weights are kept; a wheel brings them (hatch_build.py).
+    # An editable install uses the repository's weights; a wheel holds a copy of them (hatch_build.py).
     _HERE.parents[3] / "weights" if (_HERE.parents[1] / "hatch_build.py").is_file() else _HERE / "weights"
 )
 
 
 def identity(task: Task) -> dict[str, str]:
-    """Return what anything trained or tuned for a task is bound to, as its card says it."""
+    """Return the entries of a card that tie weights or thresholds to their task, schema and simulator."""
     return {
         "task_id": task.id,
         "task_digest": task.digest,
@@ -48,10 +48,10 @@ def identity(task: Task) -> dict[str, str]:
 
 
 def find_weights(task_id: str, filename: str = POLICY, root: Path | None = None) -> Path:
-    """Return the path of a task's file of weights.
+    """Return the path of a task's file of weights; raises `MissingWeightsError`.
 
-    Looked for in `root` where one is given, else in ``$LLMSERVE_WEIGHTS`` where that is set, else in ``weights`` below the
-    current folder, and, where it is not there, in what the package brought along. Raises `MissingWeightsError`.
+    It is looked up in `root` if given, else in ``$LLMSERVE_WEIGHTS`` if set, else in ``weights`` of the current folder and then in
+    the package's own weights.
     """
     name = catalogue_task(task_id).id  # a task's id is a name, and never a path
     given = os.environ.get(WEIGHTS_VARIABLE)
@@ -75,17 +75,14 @@ def find_weights(task_id: str, filename: str = POLICY, root: Path | None = None)
 def check_card(
     card: Mapping[str, Any], *, strict: bool = True, features_hash: str | None = None, path: Path | None = None
 ) -> None:
-    """Raise `WeightsMismatchError` unless a card fits this installation (`strict`: the task and simulator as well).
+    """Raise `WeightsMismatchError` unless a card fits this installation; with `strict`, the task and the simulator must fit too.
 
-    `features_hash` is that of the features that the weights read; None for thresholds, which read none.
-
-    A task of one's own is known by its id alone: what stands in its file is the business of whoever plays it. `path` is
-    where the weights are, for the message. Raises `InvalidInputError` for a card without an id, or with an entry of another
-    type than its readers count on.
+    `features_hash` is the one of the weights' inputs, None for thresholds. `path` is named in the message. The digest of a task
+    that is not built in is not checked. Raises `InvalidInputError` for a card without a task's id, or with an entry of a wrong type.
     """
     for name, kind in _TYPES.items():
         if (name == "task_id" or name in card) and type(card.get(name)) is not kind:
-            raise InvalidInputError(f"card.{name}", f"must be {_CALLED[kind]}", got=card.get(name))
+            raise InvalidInputError(f"card.{name}", f"must be {_TYPE_NAMES[kind]}", got=card.get(name))
     expected = {"schema_hash": schema_hash()}
     if features_hash is not None:
         expected["features_hash"] = features_hash

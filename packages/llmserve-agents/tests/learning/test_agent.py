@@ -16,7 +16,7 @@ from llmserve_agents.learning import checkpoint
 from llmserve_agents.learning.agent import PPOPolicy
 from llmserve_agents.learning.checkpoint import identity, write
 from llmserve_agents.learning.features import FEATURES, FeatureHistory
-from llmserve_agents.learning.network import HEADS
+from llmserve_agents.learning.network import HEAD_SIZES
 from llmserve_agents.policy import AGENTS, make_agent
 from llmserve_agents.weights import CARD, POLICY, WEIGHTS_VARIABLE
 from llmserve_client.testing import LocalServer
@@ -33,7 +33,7 @@ TASK, OTHER = "bursty_workload", "static_workload"
 def weights(folder: Path, task_id: str = TASK, *, seed: int = 0) -> Path:
     """Lay down a policy that nobody trained, lively enough to change its mind."""
     rng = np.random.default_rng(seed)
-    shapes = {"0": (8, len(FEATURES)), "1": (8, 8), "2": (sum(HEADS), 8)}
+    shapes = {"0": (8, len(FEATURES)), "1": (8, 8), "2": (sum(HEAD_SIZES), 8)}
     found: dict[str, Any] = {f"actor.{i}.weight": rng.normal(size=shape) for i, shape in shapes.items()}
     found |= {f"actor.{i}.bias": rng.normal(size=shape[0]) for i, shape in shapes.items()}
     found |= {"normalizer.mean": rng.random(len(FEATURES)), "normalizer.std": 0.1 + rng.random(len(FEATURES))}

@@ -15,7 +15,7 @@ from llmserve_agents import weights
 from llmserve_agents.errors import MissingWeightsError, WeightsMismatchError
 from llmserve_agents.learning.checkpoint import identity, read, write
 from llmserve_agents.learning.features import FEATURES
-from llmserve_agents.learning.network import HEADS
+from llmserve_agents.learning.network import HEAD_SIZES
 from llmserve_agents.weights import CARD, POLICY, check_card, find_weights
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.tasks import load_task
@@ -26,7 +26,7 @@ TASK = "bursty_workload"
 def tensors() -> dict[str, Any]:
     """A small checkpoint that nobody trained."""
     rng = np.random.default_rng(0)
-    shapes = {"0": (4, len(FEATURES)), "1": (4, 4), "2": (sum(HEADS), 4)}
+    shapes = {"0": (4, len(FEATURES)), "1": (4, 4), "2": (sum(HEAD_SIZES), 4)}
     found: dict[str, Any] = {f"actor.{i}.weight": rng.normal(size=shape) for i, shape in shapes.items()}
     found |= {f"actor.{i}.bias": rng.normal(size=shape[0]) for i, shape in shapes.items()}
     found |= {"normalizer.mean": rng.random(len(FEATURES)), "normalizer.std": 0.1 + rng.random(len(FEATURES))}

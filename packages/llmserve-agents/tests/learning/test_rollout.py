@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from llmserve_agents.learning.features import FEATURES
-from llmserve_agents.learning.network import HEADS, MLPPolicy
-from llmserve_agents.learning.rollout import PARTS, Players, Rollout
+from llmserve_agents.learning.network import HEAD_SIZES, MLPPolicy
+from llmserve_agents.learning.rollout import ROLLOUT_SHARDS, Rollout, RolloutWorkers
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.tasks import Task, load_task
 
@@ -27,7 +27,7 @@ def task(short_task: Path) -> Task:
 def policy(seed: int = 0) -> MLPPolicy:
     """A policy that nobody trained."""
     rng = np.random.default_rng(seed)
-    sizes = (len(FEATURES), 8, 8, sum(HEADS))
+    sizes = (len(FEATURES), 8, 8, sum(HEAD_SIZES))
     layers = tuple(
         (rng.normal(size=(n, m)).astype(np.float32), np.zeros(n, dtype=np.float32)) for m, n in pairwise(sizes)
     )
@@ -35,12 +35,12 @@ def policy(seed: int = 0) -> MLPPolicy:
     return MLPPolicy(still, still + 1.0, layers, can_split=True)
 
 
-def played(task: Task, size: int, *, threads: int = 1, twins: int = 1, trials: float = 0.3) -> Rollout:
-    players = Players(task, size, twins=twins, threads=threads)
+def played(task: Task, size: int, *, threads: int = 1, group_size: int = 1, trials: float = 0.3) -> Rollout:
+    workers = RolloutWorkers(task, size, group_size=group_size, threads=threads)
     try:
-        rollout, _ = players.play(policy(), list(range(size)), trials, np.random.default_rng(7))
+        rollout, _ = workers.collect(policy(), list(range(size)), trials, np.random.default_rng(7))
     finally:
-        players.close()
+        workers.close()
     return rollout
 
 
@@ -53,40 +53,42 @@ def test_the_number_of_processes_changes_no_number(task: Task, size: int) -> Non
 
 
 def test_the_same_draws_give_the_same_episodes_and_other_draws_other_ones(task: Task) -> None:
-    players = Players(task, 4)
+    workers = RolloutWorkers(task, 4)
     first, again, other = (
-        players.play(policy(), [3, 4, 5, 6], 0.0, np.random.default_rng(seed))[0] for seed in (1, 1, 2)
+        workers.collect(policy(), [3, 4, 5, 6], 0.0, np.random.default_rng(seed))[0] for seed in (1, 1, 2)
     )
-    np.testing.assert_array_equal(first.choices, again.choices)
-    assert (first.choices != other.choices).any()
-    assert (first.choices[:, :2] != first.choices[:, 2:]).any(), "the parts draw on their own"
+    np.testing.assert_array_equal(first.actions, again.actions)
+    assert (first.actions != other.actions).any()
+    assert (first.actions[:, :2] != first.actions[:, 2:]).any(), "the shards draw on their own"
 
 
-@pytest.mark.parametrize(("size", "twins", "parts"), [(8, 4, [4, 4]), (12, 4, [4, 8]), (4, 4, [4]), (1, 1, [1])])
-def test_twins_are_not_parted(
-    task: Task, monkeypatch: pytest.MonkeyPatch, size: int, twins: int, parts: list[int]
+@pytest.mark.parametrize(("size", "group_size", "shards"), [(8, 4, [4, 4]), (12, 4, [4, 8]), (4, 4, [4]), (1, 1, [1])])
+def test_a_group_is_not_parted(
+    task: Task, monkeypatch: pytest.MonkeyPatch, size: int, group_size: int, shards: list[int]
 ) -> None:
     begun: list[int] = []
     start = ServingBatch.start
     monkeypatch.setattr(ServingBatch, "start", lambda self, seeds: begun.append(len(seeds)) or start(self, seeds))
-    played(task, size, twins=twins)
-    assert begun == parts
-    assert len(parts) <= PARTS
+    played(task, size, group_size=group_size)
+    assert begun == shards
+    assert len(shards) <= ROLLOUT_SHARDS
 
 
 def test_what_playing_took_is_what_passed_by_the_clock(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts at once take half of what their own clocks add up to, and parts one after the other all of it."""
     clock = iter([100.0, 110.0])
-    monkeypatch.setattr("llmserve_agents.learning.rollout.Player.play", lambda *_: {"act": 1.0, "simulate": 4.0})
+    monkeypatch.setattr(
+        "llmserve_agents.learning.rollout.RolloutWorker.collect", lambda *_: {"act": 1.0, "simulate": 4.0}
+    )
     monkeypatch.setattr("llmserve_agents.learning.rollout.time.perf_counter", lambda: next(clock))
-    _, seconds = Players(task, 4).play(policy(), [1, 2, 3, 4], 0.0, np.random.default_rng(0))
+    _, seconds = RolloutWorkers(task, 4).collect(policy(), [1, 2, 3, 4], 0.0, np.random.default_rng(0))
     assert seconds == {"act": pytest.approx(2.0), "simulate": pytest.approx(8.0)}
 
 
-def test_what_a_player_raises_is_raised_and_ends_the_processes(task: Task) -> None:
-    players = Players(task, 4, threads=2)
+def test_what_a_worker_raises_is_raised_and_ends_the_processes(task: Task) -> None:
+    workers = RolloutWorkers(task, 4, threads=2)
     wrong: Any = ["no seed"] * 4
     with pytest.raises(Exception, match="seed"):
-        players.play(policy(), wrong, 0.0, np.random.default_rng(0))
-    assert players._pool is not None
-    assert not any(process.is_alive() for process in players._pool._mine)
+        workers.collect(policy(), wrong, 0.0, np.random.default_rng(0))
+    assert workers._pool is not None
+    assert not any(process.is_alive() for process in workers._pool._mine)

@@ -17,16 +17,17 @@ from safetensors.numpy import load_file
 
 from llmserve_agents import cli
 from llmserve_agents.errors import MissingExtraError
-from llmserve_agents.learning.agent import PPOPolicy
+from llmserve_agents.learning.agent import PPOPolicy, play
 from llmserve_agents.learning.checkpoint import identity, read
+from llmserve_agents.learning.config import PPOConfig
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.tasks import load_task
 
 torch = pytest.importorskip("torch", reason="torch comes with the extra 'train'")
-ppo = pytest.importorskip(
-    "llmserve_agents.learning.ppo", reason="training needs the extra 'train'", exc_type=MissingExtraError
+trainer = pytest.importorskip(
+    "llmserve_agents.learning.trainer", reason="training needs the extra 'train'", exc_type=MissingExtraError
 )
 training = pytest.importorskip("llmserve_agents.learning.training", reason="as above", exc_type=MissingExtraError)
 
@@ -38,7 +39,7 @@ needs_tensorboard = pytest.mark.skipif(
 )
 TINY = {
     "num_envs": 2,
-    "twins": 2,
+    "group_size": 2,
     "hidden": 8,
     "epochs": 1,
     "minibatches": 2,
@@ -51,7 +52,7 @@ UPDATE = 2 * 120
 
 
 def config(**changes: Any) -> Any:
-    return ppo.PPOConfig(**{"task": TASK, "steps": 2 * UPDATE} | TINY | changes)
+    return PPOConfig(**{"task": TASK, "steps": 2 * UPDATE} | TINY | changes)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +80,12 @@ def test_the_policy_on_disk_is_the_best_one_and_can_be_played(kept: tuple[Path, 
         np.testing.assert_array_equal(tensor, result.tensors[name])
     assert read(output / POLICY).card["task_id"] == TASK
     policy, env = PPOPolicy(output), ServingEnv(TASK)
-    [first, *_] = ppo.validation_seeds(load_task(TASK), 1)
+    [first, *_] = trainer.validation_seeds(load_task(TASK), 1)
     observation = env.reset(first)
     policy.reset(TASK, first)
     while not observation.done:
         observation = env.step(policy.act(observation))
-    alone = ppo.play(read(output / POLICY).policy, load_task(TASK), [first])[0]
+    alone = play(read(output / POLICY).policy, load_task(TASK), [first])[0]
     assert env.state().total_reward / 120 == pytest.approx(alone, abs=1e-12)
 
 
@@ -303,7 +304,7 @@ def test_train_py_is_the_command_and_names_every_hyper_parameter() -> None:
         check=True,
         env={"PATH": "", "COLUMNS": "200"},
     )
-    for name in asdict(ppo.PPOConfig()):
+    for name in asdict(PPOConfig()):
         assert f"--{name.replace('_', '-')}" in done.stdout
     for option in ("--output", "--resume", "--overwrite", "--no-tensorboard"):
         assert option in done.stdout
@@ -320,4 +321,4 @@ def test_the_options_defaults_are_those_of_the_configuration(monkeypatch: pytest
     monkeypatch.setattr(training, "run", see)
     with pytest.raises(Seen) as seen:
         cli.main(["--task", TASK], only="train")
-    assert seen.value.args == (ppo.PPOConfig(task=TASK),)
+    assert seen.value.args == (PPOConfig(task=TASK),)

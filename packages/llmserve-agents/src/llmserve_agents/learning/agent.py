@@ -1,6 +1,6 @@
-"""The trained agent: a checkpoint's network on the features of what was observed. Needs numpy only.
+"""The trained agent: a checkpoint's network on the features of the observations. Needs numpy only.
 
-It loads the weights of the task that an episode is reset to; without any it raises, it never acts as somebody else.
+A reset loads the weights of its task, and raises an error if there are none; no other agent acts instead.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["PPOPolicy", "play"]
 
 
 class PPOPolicy:
-    """Acts as `ppo.py` trained it to: the likeliest choice of every head, window by window.
+    """Takes the likeliest choice of every head of a trained network, every window.
 
     Args:
-        weights: a folder with ``policy.safetensors`` and ``card.json`` for the one task that it will play; without it, the
-            task's shipped weights are looked up (see `weights.find_weights`).
+        weights: a folder with ``policy.safetensors`` and ``card.json`` of the one task to play. None: the task's shipped weights
+            (see `weights.find_weights`).
     """
 
     def __init__(self, weights: Path | None = None) -> None:
@@ -50,25 +50,25 @@ class PPOPolicy:
 
     @property
     def loaded(self) -> Checkpoint | None:
-        """What the last reset loaded."""
+        """The checkpoint that the last reset loaded."""
         return self._loaded
 
     @property
     def weights_path(self) -> Path | None:
-        """Where that was read from."""
+        """Path of that checkpoint's policy."""
         return None if self._loaded is None else self._loaded.path
 
     @property
     def card(self) -> Mapping[str, Any]:
-        """What its card says."""
+        """Content of its card."""
         return {} if self._loaded is None else self._loaded.card
 
     def reset(self, task_id: str, seed: int) -> None:
-        """Load the weights for a task and forget the previous episode.
+        """Load the weights of a task and clear the history of the previous episode.
 
         Raises `MissingWeightsError` and `WeightsMismatchError`.
         """
-        self._loaded = None  # a reset that fails leaves no agent that acts as the last task's
+        self._loaded = None  # after a reset that fails, the agent must not act with the previous task's weights
         loaded = read(find_weights(task_id) if self._folder is None else self._folder / POLICY)
         if loaded.card["task_id"] != task_id:
             raise WeightsMismatchError("task_id", loaded.card["task_id"], task_id, loaded.path)

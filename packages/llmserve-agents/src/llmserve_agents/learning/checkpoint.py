@@ -1,7 +1,7 @@
-"""Weights on disk: `policy.safetensors` with a card, `card.json`, that says what they are for and how they were made.
+"""Weights on disk: `policy.safetensors`, and `card.json`, which says what they are for and how they were made.
 
-Tensors are float32, read by safetensors: nothing is unpickled. A card that names another file, another action and observation
-schema, other features, another task or another simulator is refused: weights never act on what they were not made for.
+Tensors are float32 and read by safetensors: nothing is unpickled. A card of another file, another schema, other features, another
+task or another simulator is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Checkpoint", "identity", "read", "write"]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A policy that was read, with where it was read from and its card."""
+    """A policy from a file, with the file's path and its card."""
 
     path: Path
     card: Mapping[str, Any]
@@ -42,15 +42,15 @@ class Checkpoint:
 
 
 def identity(task: Task) -> dict[str, str]:
-    """Return what a policy for a task is bound to, as its card says it."""
+    """Return the entries of a card that tie a policy to its task, schema, simulator and features."""
     return weights.identity(task) | {"features_hash": features_hash()}
 
 
 def read(path: Path, *, strict: bool = True) -> Checkpoint:
-    """Return the checkpoint of a file, its card beside it.
+    """Return the checkpoint of a file whose card lies beside it.
 
-    `strict`: the task's digest and the simulator's version must agree as well. Raises `MissingWeightsError` where file or card
-    are missing, `WeightsMismatchError` naming what differs, and `InvalidInputError` for a file that is damaged.
+    With `strict`, the task's digest and the simulator's version must agree too. Raises `MissingWeightsError` if file or card are
+    missing, `WeightsMismatchError` that names what differs, and `InvalidInputError` for a damaged file.
     """
     card_path = path.with_name(CARD)
     for needed in (path, card_path):
@@ -64,13 +64,13 @@ def read(path: Path, *, strict: bool = True) -> Checkpoint:
         )
     try:
         tensors = load(content)
-    except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a type of numbers that numpy has none for
+    except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a number type that numpy lacks
         raise InvalidInputError(str(path), f"must be weights as safetensors ({error})") from error
-    return Checkpoint(path, card, MLPPolicy.of(tensors, can_split=bool(card.get("can_split"))))
+    return Checkpoint(path, card, MLPPolicy.from_tensors(tensors, can_split=bool(card.get("can_split"))))
 
 
 def _card_of(path: Path) -> dict[str, Any]:
-    """Return what a card says."""
+    """Return the content of a card."""
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -81,7 +81,7 @@ def _card_of(path: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, tensors: Mapping[str, NDArray[np.float32]], card: Mapping[str, Any]) -> Path:
-    """Write a policy and its card, to which the policy's digest is added, into `folder`; return the policy's path."""
+    """Write a policy, and its card with the policy's digest added, into `folder`; return the policy's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / POLICY
     content = save({name: tensors[name] for name in sorted(tensors)})

@@ -1,4 +1,4 @@
-"""Learning curves of training runs, as a picture. The module knows nothing about how the runs were made."""
+"""Learning curves of training runs, as a picture. The module knows nothing about training."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def draw_learning_curves(
     levels: Mapping[str, Mapping[str, float]] | None = None,
     unit: str = "mean reward per window",
 ) -> None:
-    """Draw each task's trainings: a thin line per training seed, their mean, and a band from the lowest to the highest.
+    """Draw each task's runs: a thin line per training seed, their mean, and a band from the lowest to the highest.
 
-    `levels` are lines to compare with: by task, by name, in the same unit.
+    `levels` are horizontal lines to compare with, by task and name, in the same unit.
     """
     if not curves or not all(curves.values()):
         raise InvalidInputError("curves", "must hold at least one curve for each task", got=list(curves))

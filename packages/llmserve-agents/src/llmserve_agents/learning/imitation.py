@@ -1,6 +1,6 @@
-"""What another agent does, as examples to imitate before training: inputs as the learned agent sees them, and choices.
+"""Another agent's actions, as examples to imitate before training.
 
-An action between the grid's points becomes its nearest neighbour. The module knows nothing about networks.
+An action between the grid's points becomes the nearest point. The module knows nothing about networks.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["demonstrations"]
 def demonstrations(
     task: Task, agent: str, windows: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return inputs float32[n, features] and grid indices int64[n, 6] of whole episodes, n >= `windows`.
+    """Return an agent's inputs float32[n, features] and grid indices int64[n, 6] in whole episodes, n >= `windows`.
 
-    Seeds are drawn from the task's training range. Raises what the agent raises: an unknown name, missing weights.
+    Episode seeds are random training seeds. Raises the agent's own errors: an unknown name, missing weights.
     """
     policy, env, history = make_agent(agent), ServingEnv(task), FeatureHistory()
     inputs: list[NDArray[np.float32]] = []

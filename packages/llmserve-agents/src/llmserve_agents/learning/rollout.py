@@ -1,7 +1,7 @@
-"""Episodes that training learns from, played with exploration: one part after the other, or the parts in processes of their own.
+"""Rollouts: the episodes that an update learns from, played with exploration, in this process or in several.
 
-What is played at once is always cut into the same parts, each with draws of its own: the number of processes changes no number.
-Needs numpy only, so that the processes load no torch.
+The episodes are always cut into the same shards, each with a random generator of its own, so the number of processes changes no
+number. The module needs numpy only, so that the processes load no torch.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 
 from llmserve_agents.executors import WorkerPool
 from llmserve_agents.learning.features import FEATURES, FeatureHistory, vectors_of
-from llmserve_agents.learning.network import HEADS, KEEP_KNOBS, TIER, MLPPolicy, standing, to_grid
+from llmserve_agents.learning.network import HEAD_SIZES, KEEP_KNOBS, MLPPolicy, configuration_in_force, to_grid
 from llmserve_sim.batch import ServingBatch
-from llmserve_sim.grid import GRID_SIZES
+from llmserve_sim.grid import GRID_SIZES, QUANTIZATION_TIER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,231 +34,238 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Singles = NDArray[np.float32]
 
-__all__ = ["PARTS", "TRIAL_WINDOWS", "Clock", "Player", "Players", "Rollout"]
+__all__ = ["ROLLOUT_SHARDS", "TRIAL_WINDOWS", "Rollout", "RolloutWorker", "RolloutWorkers", "Timer"]
 
-PARTS: Final = 2
-"""Parts that the episodes are cut into, where twins allow it."""
+ROLLOUT_SHARDS: Final = 2
+"""Shards that the episodes are cut into; fewer where there are fewer groups of episodes."""
 TRIAL_WINDOWS: Final = (8, 32)
-"""Shortest and longest trial, windows: long enough to pay for a change where it pays."""
+"""Shortest and longest trial, windows: long enough for a change that pays to show it."""
 
 
 @dataclass(slots=True)
-class Clock:
-    """Seconds by what they were spent on."""
+class Timer:
+    """Seconds spent on each part of a job, by the part's name."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
-    def on(self, what: str) -> Iterator[None]:
-        """Count the time of a block."""
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time that a block takes to a part."""
         begin = time.perf_counter()
         yield
-        self.seconds[what] += time.perf_counter() - begin
+        self.seconds[part] += time.perf_counter() - begin
 
 
 @dataclass(slots=True)
 class Rollout:
-    """What one update learns from: [windows, envs, ...] arrays, and the inputs after the last window."""
+    """What one update learns from: arrays [windows, envs, ...], and the inputs after the last window."""
 
     inputs: Singles
-    choices: Ints
-    logp: Singles
+    """[windows, envs, features], not normalised."""
+    actions: Ints
+    """[windows, envs, heads], KEEP included."""
+    logprobs: Singles
+    """[windows, envs, heads], under the policy that acted."""
     rewards: Singles
-    drawn: Ints
+    trial_knob: Ints
     """The knob that a trial changed in this window; -1: none."""
-    held: NDArray[np.bool_]
-    """Where a trial holds tier and split: not the policy's choices."""
-    last_inputs: Singles
+    in_trial: NDArray[np.bool_]
+    """Whether a trial sets tier and split in this window, and not the policy."""
+    next_inputs: Singles
+    """[envs, features]: the inputs after the last window, for the bootstrapped value."""
 
     @classmethod
-    def within(cls, memory: Any, windows: int, envs: int) -> Self:
-        """Return a rollout whose arrays lie one after the other in a buffer of `room(windows, envs)` bytes."""
+    def from_buffer(cls, memory: Any, windows: int, envs: int) -> Self:
+        """Return a rollout whose arrays lie one after the other in a buffer of `nbytes(windows, envs)` bytes."""
         arrays, start = {}, 0
-        for name, (shape, kind) in _layout(windows, envs).items():
+        for name, (shape, kind) in _array_specs(windows, envs).items():
             count = math.prod(shape)
             arrays[name] = np.frombuffer(memory, dtype=kind, count=count, offset=start).reshape(shape)
             start += count * np.dtype(kind).itemsize
         return cls(**arrays)
 
     @staticmethod
-    def room(windows: int, envs: int) -> int:
+    def nbytes(windows: int, envs: int) -> int:
         """Return the bytes that a rollout takes."""
-        return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in _layout(windows, envs).values())
+        return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in _array_specs(windows, envs).values())
 
-    def part(self, envs: slice) -> Rollout:
-        """Return some of the episodes: views of the same memory."""
+    def shard(self, envs: slice) -> Rollout:
+        """Return the rollout of some of the environments; it shares memory with this one."""
         return Rollout(
-            **{name: array[envs if name == "last_inputs" else (slice(None), envs)] for name, array in self._arrays()}
+            **{name: array[envs] if name == "next_inputs" else array[:, envs] for name, array in self._arrays()}
         )
 
     def copy(self) -> Rollout:
-        """Return the same in memory of its own."""
+        """Return a copy with memory of its own."""
         return Rollout(**{name: array.copy() for name, array in self._arrays()})
 
     def _arrays(self) -> list[tuple[str, Any]]:
         return [(column.name, getattr(self, column.name)) for column in fields(self)]
 
 
-def _layout(windows: int, envs: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of every array of a rollout; those with the longest entries first, so that all are aligned."""
+def _array_specs(windows: int, envs: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Return shape and type of every array of a rollout, those with the longest entries first, so that all are aligned."""
     return {
-        "choices": ((windows, envs, len(HEADS)), np.int64),
-        "drawn": ((windows, envs), np.int64),
+        "actions": ((windows, envs, len(HEAD_SIZES)), np.int64),
+        "trial_knob": ((windows, envs), np.int64),
         "inputs": ((windows, envs, len(FEATURES)), np.float32),
-        "logp": ((windows, envs, len(HEADS)), np.float32),
+        "logprobs": ((windows, envs, len(HEAD_SIZES)), np.float32),
         "rewards": ((windows, envs), np.float32),
-        "last_inputs": ((envs, len(FEATURES)), np.float32),
-        "held": ((windows, envs), np.bool_),
+        "next_inputs": ((envs, len(FEATURES)), np.float32),
+        "in_trial": ((windows, envs), np.bool_),
     }
 
 
 @dataclass(frozen=True, slots=True)
-class Game:
-    """What a player is to play."""
+class RolloutRequest:
+    """What a worker is asked to play."""
 
-    part: int
+    shard: int
     policy: MLPPolicy
-    seeds: tuple[int, ...]
+    episode_seeds: tuple[int, ...]
     """One per episode."""
-    trials: float
+    trial_share: float
     """Share of the windows that lie in trials."""
-    draws: int
-    """Seed of everything that is drawn."""
+    rng_seed: int
+    """Seed of actions and trials."""
 
 
-class Player:
-    """Plays whole episodes of a task side by side, drawing its actions."""
+class RolloutWorker:
+    """Plays whole episodes of a task side by side, with sampled actions."""
 
     def __init__(self, task: Task, size: int, *, threads: int = 1) -> None:
         self.windows = task.windows
         self.batch = ServingBatch(task, size, threads=threads)
         self._history = FeatureHistory(size)
-        self._tried = KEEP_KNOBS if self.batch.can_split else (TIER,)
+        self._trial_knobs = KEEP_KNOBS if self.batch.can_split else (QUANTIZATION_TIER,)
 
-    def play(self, game: Game, rollout: Rollout) -> dict[str, float]:
-        """Play episodes into `rollout`; return the seconds that went to each part of it."""
-        rng, clock = np.random.default_rng(game.draws), Clock()
-        size, policy = self.batch.size, game.policy
-        left = np.zeros(size, dtype=np.int64)
-        rollout.drawn[:], rollout.held[:] = -1, False
+    def collect(self, request: RolloutRequest, rollout: Rollout) -> dict[str, float]:
+        """Play episodes into `rollout`; return the seconds spent on each part."""
+        rng, timer = np.random.default_rng(request.rng_seed), Timer()
+        size, policy = self.batch.size, request.policy
+        remaining = np.zeros(size, dtype=np.int64)
+        rollout.trial_knob[:], rollout.in_trial[:] = -1, False
         self._history.reset()
-        with clock.on("generate"):
-            outcome = self.batch.start(game.seeds)
+        with timer.measure("generate"):
+            outcome = self.batch.start(request.episode_seeds)
         for window in range(self.windows):
-            with clock.on("features"):
+            with timer.measure("features"):
                 inputs = rollout.inputs[window] = self._history.push(vectors_of(outcome, size))
-            with clock.on("act"):
-                choices, rollout.logp[window] = policy.sample(inputs, rng)
-                if game.trials and window > 0:  # before, nothing is in force
-                    self._try(choices, standing(inputs), rollout, window, left, game.trials, rng)
-                rollout.choices[window] = choices
-                indices = to_grid(choices, inputs)
-            with clock.on("simulate"):
+            with timer.measure("act"):
+                actions, rollout.logprobs[window] = policy.sample(inputs, rng)
+                if request.trial_share and window > 0:  # in window 0 nothing is in force that a trial could change
+                    in_force = configuration_in_force(inputs)
+                    self._apply_trials(actions, in_force, rollout, window, remaining, request.trial_share, rng)
+                rollout.actions[window] = actions
+                indices = to_grid(actions, inputs)
+            with timer.measure("simulate"):
                 outcome = self.batch.advance(indices)
             rollout.rewards[window] = outcome.reward
-        rollout.last_inputs[:] = self._history.push(vectors_of(outcome, size))
-        return dict(clock.seconds)
+        rollout.next_inputs[:] = self._history.push(vectors_of(outcome, size))
+        return dict(timer.seconds)
 
-    def _try(
+    def _apply_trials(
         self,
-        choices: Ints,
-        indices: Ints,
+        actions: Ints,
+        in_force: Ints,
         rollout: Rollout,
         window: int,
-        left: Ints,
+        remaining: Ints,
         share: float,
         rng: np.random.Generator,
     ) -> None:
-        """Go on with the trials that have windows `left`, begin others, and put what they hold into `choices`.
+        """Continue trials with `remaining` windows, begin new ones, and write both into `actions` and `rollout`.
 
-        Trials of `mean` windows that begin with this chance in every free window fill `share` of all windows.
+        A trial changes tier or split in its first window, and keeps both until its end.
         """
+        # Trials of `mean` windows that begin with this chance in every free window fill `share` of all windows.
         mean = sum(TRIAL_WINDOWS) / 2
         chance = share / (mean * (1.0 - share))
-        begin = np.flatnonzero((left == 0) & (rng.random(len(left)) < chance))
-        left[begin] = rng.integers(TRIAL_WINDOWS[0], TRIAL_WINDOWS[1] + 1, len(begin))
-        held = rollout.held[window] = left > 0
+        starts = np.flatnonzero((remaining == 0) & (rng.random(len(remaining)) < chance))
+        remaining[starts] = rng.integers(TRIAL_WINDOWS[0], TRIAL_WINDOWS[1] + 1, len(starts))
+        in_trial = rollout.in_trial[window] = remaining > 0
         for knob in KEEP_KNOBS:
-            choices[held, knob] = GRID_SIZES[knob]
-        knobs = rng.choice(self._tried, len(begin))
-        for knob in self._tried:
-            where = begin[knobs == knob]
-            step = rng.integers(1, GRID_SIZES[knob], len(where))
-            choices[where, knob] = (indices[where, knob] + step) % GRID_SIZES[knob]
-            rollout.drawn[window, where] = knob
-        left[held] -= 1
+            actions[in_trial, knob] = GRID_SIZES[knob]
+        knobs = rng.choice(self._trial_knobs, len(starts))
+        for knob in self._trial_knobs:
+            envs = starts[knobs == knob]
+            step = rng.integers(1, GRID_SIZES[knob], len(envs))
+            actions[envs, knob] = (in_force[envs, knob] + step) % GRID_SIZES[knob]
+            rollout.trial_knob[window, envs] = knob
+        remaining[in_trial] -= 1
 
     def close(self) -> None:
         """Stop the simulator's threads, if there are any."""
         self.batch.close()
 
 
-class Players:
-    """`size` episodes at a time, on up to `PARTS` processes and as many threads in each as are left over.
+class RolloutWorkers:
+    """Plays `size` episodes at a time, in up to `ROLLOUT_SHARDS` processes; the threads left over go to the simulators.
 
-    With one thread everything is played in this process. Twins, neighbours that face the same traffic, stay in one part.
+    With one thread, everything is played in this process. The episodes of a group, neighbours that face the same traffic, stay in
+    one shard.
     """
 
-    def __init__(self, task: Task, size: int, *, twins: int = 1, threads: int = 1) -> None:
-        groups = size // twins
-        edges = sorted({groups * part // PARTS * twins for part in range(PARTS)} | {size})
-        self._parts = [slice(start, stop) for start, stop in pairwise(edges)]
-        processes = min(threads, len(self._parts))
-        room = Rollout.room(task.windows, size)
-        # Memory that the processes share: through a pipe, what was played would take longer than the policy takes to act.
-        memory: Any = RawArray(ctypes.c_byte, room) if processes > 1 else bytearray(room)
-        self._rollout = Rollout.within(memory, task.windows, size)
+    def __init__(self, task: Task, size: int, *, group_size: int = 1, threads: int = 1) -> None:
+        groups = size // group_size
+        edges = sorted({groups * shard // ROLLOUT_SHARDS * group_size for shard in range(ROLLOUT_SHARDS)} | {size})
+        self._shards = [slice(start, stop) for start, stop in pairwise(edges)]
+        processes = min(threads, len(self._shards))
+        nbytes = Rollout.nbytes(task.windows, size)
+        # The processes share memory: sending rollouts through a pipe would take longer than the policy takes to act.
+        memory: Any = RawArray(ctypes.c_byte, nbytes) if processes > 1 else bytearray(nbytes)
+        self._rollout = Rollout.from_buffer(memory, task.windows, size)
         self._pool: WorkerPool | None = None
-        self._table: list[Seat] = []
-        seats = (task, size, memory, self._parts, threads // processes)
+        self._local: list[_Worker] = []
+        arguments = (task, size, memory, self._shards, threads // processes)
         if processes > 1:
-            self._pool = WorkerPool(processes, _sit_down, seats)
+            self._pool = WorkerPool(processes, _init_process, arguments)
         else:
-            self._table = _seats(*seats)
+            self._local = _make_workers(*arguments)
 
-    def play(
+    def collect(
         self, policy: MLPPolicy, seeds: Sequence[int], trials: float, rng: np.random.Generator
     ) -> tuple[Rollout, dict[str, float]]:
-        """Return an episode for each seed, and the seconds that each part of playing took: shares of what passed by the clock."""
+        """Play an episode for each seed; return the rollout and the elapsed seconds, divided among the parts of the work."""
         begin = time.perf_counter()
-        draws = rng.integers(2**63, size=len(self._parts)).tolist()
-        games = [
-            Game(index, policy, tuple(seeds[part]), trials, draw)
-            for index, (part, draw) in enumerate(zip(self._parts, draws, strict=True))
+        rng_seeds = rng.integers(2**63, size=len(self._shards)).tolist()
+        requests = [
+            RolloutRequest(index, policy, tuple(seeds[envs]), trials, rng_seed)
+            for index, (envs, rng_seed) in enumerate(zip(self._shards, rng_seeds, strict=True))
         ]
-        alone = partial(_play_at, self._table)
-        clocks = list(map(alone, games)) if self._pool is None else self._pool.map(_play, games)
+        here = partial(_collect, self._local)
+        timings = list(map(here, requests)) if self._pool is None else self._pool.map(_collect_in_process, requests)
         rollout = self._rollout.copy()
-        passed, spent = time.perf_counter() - begin, sum(sum(seconds.values()) for seconds in clocks)
-        return rollout, {what: passed * sum(seconds[what] for seconds in clocks) / spent for what in clocks[0]}
+        elapsed, spent = time.perf_counter() - begin, sum(sum(seconds.values()) for seconds in timings)
+        return rollout, {part: elapsed * sum(seconds[part] for seconds in timings) / spent for part in timings[0]}
 
     def close(self) -> None:
         """End the processes and threads; nothing can be played afterwards."""
         if self._pool is not None:
             self._pool.close()
-        for player, _ in self._table:
-            player.close()
+        for worker, _ in self._local:
+            worker.close()
 
 
-Seat: TypeAlias = tuple[Player, Rollout]
-"""Who plays a part, and where it is written."""
-_TABLE: Final[list[Seat]] = []
-"""In a process of `Players`."""
+_Worker: TypeAlias = tuple[RolloutWorker, Rollout]
+"""A worker, and the shard of the rollout that it writes."""
+_PROCESS_WORKERS: Final[list[_Worker]] = []
+"""The workers of all shards, in a process of `RolloutWorkers`."""
 
 
-def _seats(task: Task, size: int, memory: Any, parts: Sequence[slice], threads: int) -> list[Seat]:
-    rollout = Rollout.within(memory, task.windows, size)
-    return [(Player(task, part.stop - part.start, threads=threads), rollout.part(part)) for part in parts]
+def _make_workers(task: Task, size: int, memory: Any, shards: Sequence[slice], threads: int) -> list[_Worker]:
+    rollout = Rollout.from_buffer(memory, task.windows, size)
+    return [(RolloutWorker(task, envs.stop - envs.start, threads=threads), rollout.shard(envs)) for envs in shards]
 
 
-def _sit_down(*seats: Any) -> None:
-    _TABLE.extend(_seats(*seats))
+def _init_process(*arguments: Any) -> None:
+    _PROCESS_WORKERS.extend(_make_workers(*arguments))
 
 
-def _play(game: Game) -> dict[str, float]:
-    return _play_at(_TABLE, game)
+def _collect_in_process(request: RolloutRequest) -> dict[str, float]:
+    return _collect(_PROCESS_WORKERS, request)
 
 
-def _play_at(table: Sequence[Seat], game: Game) -> dict[str, float]:
-    player, rollout = table[game.part]
-    return player.play(game, rollout)
+def _collect(workers: Sequence[_Worker], request: RolloutRequest) -> dict[str, float]:
+    worker, rollout = workers[request.shard]
+    return worker.collect(request, rollout)

@@ -1,9 +1,9 @@
-"""A training run with its files: what `ppo.py` learns, kept where it can be resumed, watched and shipped.
+"""A training run with its files, from which it can be resumed, watched and shipped.
 
     OUTPUT/policy.safetensors, card.json    the best policy by validation, after every validation
     OUTPUT/state.pt                         everything that `--resume` needs
     OUTPUT/learning.png, learning.json      the learning curve
-    OUTPUT/tensorboard/                     the keys that everybody's dashboards know
+    OUTPUT/tensorboard/                     CleanRL's keys
 
 The module knows nothing about terminals.
 """
@@ -23,40 +23,38 @@ import numpy as np
 
 from llmserve_agents.errors import MissingExtraError
 from llmserve_agents.learning.checkpoint import identity, write
-from llmserve_agents.learning.config import PPOConfig
+from llmserve_agents.learning.config import PPOConfig, option_of, with_current_names
 from llmserve_agents.learning.curves import Curve, draw_learning_curves
-from llmserve_agents.learning.network import SPLIT
-from llmserve_agents.learning.ppo import Trainer, TrainResult, Update, validation_seeds
+from llmserve_agents.learning.trainer import Trainer, TrainResult, Update, validation_seeds
 from llmserve_agents.search import static_values
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grader import score_of
-from llmserve_sim.grid import GRID_SIZES, to_indices
+from llmserve_sim.grid import GRID_SIZES, PREFILL_DECODE_SPLIT, to_indices
 from llmserve_sim.references import load_references
 from llmserve_sim.tasks import list_tasks
 
 if TYPE_CHECKING:
     from llmserve_sim.tasks import Task
 
-__all__ = ["CURVE", "STATE", "Compared", "compare", "run"]
+__all__ = ["CURVE", "STATE", "Comparison", "compare", "run"]
 
 STATE: Final = "state.pt"
-"""Name of the file that a run is resumed from."""
+"""File that a run is resumed from."""
 CURVE: Final = "learning.json"
-"""Name of the learning curve's file, which only a finished run has."""
+"""File of the learning curve; only a finished run has it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """What a trained policy earns on validation seeds, beside what it should beat there."""
+class Comparison:
+    """Mean rewards per window on validation seeds: of a trained policy, and of what it should beat."""
 
     episodes: int
     policy: float
-    """Mean reward per window."""
     random: float
     best_static: float | None
-    """None for a task without references, and so are the scores."""
+    """The best fixed configuration's. It and the scores are None for a task without references."""
     score: float | None
     random_score: float | None
 
@@ -70,12 +68,12 @@ def run(
     tensorboard: bool = True,
     progress: Callable[[Update], object] | None = None,
 ) -> TrainResult:
-    """Train and keep everything in `output`; `resume` goes on with the run that is kept there.
+    """Train and keep everything in `output`; with `resume`, go on with the run in it.
 
-    A resumed run ends as it would have if it had never been interrupted; its threads may be others than before. A run that is
-    kept there and was not finished, or has another configuration, is replaced only where `overwrite` says so; a finished one
-    may be repeated. Raises `InvalidInputError` for a state that is none or that of another run, for a task that has a built-in
-    one's id and other contents, and `MissingExtraError` without the extra `train`.
+    A resumed run ends as if it had not been interrupted; only `threads` may differ from before. A run in `output` that is unfinished,
+    or has another configuration, is replaced only with `overwrite`; a finished one may be repeated. Raises `InvalidInputError` for
+    a state that is damaged or of another run, and for a task with the id of a built-in one but other contents;
+    `MissingExtraError` without the extra `train`.
     """
     trainer = Trainer.resume(output / STATE, threads=config.threads) if resume else Trainer(config)
     if any(task.id == trainer.task.id and task.digest != trainer.task.digest for task in list_tasks()):
@@ -85,11 +83,11 @@ def run(
             kept = getattr(trainer.config, name)
             raise InvalidInputError(name, f"must be {kept}, as in the run that is resumed", got=value)
     if not resume:
-        _clear(output, config, overwrite=overwrite)
+        _clear_output(output, config, overwrite=overwrite)
     output.mkdir(parents=True, exist_ok=True)
     writer = _writer(output) if tensorboard else None
 
-    def tell(update: Update) -> None:
+    def on_update(update: Update) -> None:
         if writer is not None:
             _log(writer, update)
         if update.validation is not None:
@@ -100,26 +98,26 @@ def run(
             progress(update)
 
     try:
-        result = trainer.run(tell)
+        result = trainer.run(on_update)
     finally:
         if writer is not None:
             writer.close()
     assert trainer.best is not None
-    write(output, trainer.best[2], _card(trainer))  # once more: an interruption may have come between state and policy
+    write(output, trainer.best[2], _card(trainer))  # again: an interruption may have come between state and policy
     _draw(trainer.task, result, output)
     return result
 
 
-def _clear(output: Path, config: PPOConfig, *, overwrite: bool) -> None:
-    """Remove what an earlier run left in a folder; raises `InvalidInputError` where that would lose it."""
+def _clear_output(output: Path, config: PPOConfig, *, overwrite: bool) -> None:
+    """Remove the files of an earlier run; raises `InvalidInputError` if it is unfinished or another, without `overwrite`."""
     if (output / STATE).exists() and not overwrite:
         if not (output / CURVE).exists():
             raise InvalidInputError(
                 "output", "holds a run that was interrupted: go on with --resume, or --overwrite it", got=str(output)
             )
         try:
-            kept = dict(json.loads((output / CARD).read_text(encoding="utf-8"))["config"])
-        except (OSError, ValueError, KeyError, TypeError):
+            kept = with_current_names(json.loads((output / CARD).read_text(encoding="utf-8"))["config"])
+        except (AttributeError, OSError, ValueError, KeyError, TypeError):
             kept = {}
         given = asdict(config) | {"threads": kept.get("threads")}
         if other := [name for name, value in given.items() if kept.get(name) != value]:
@@ -134,21 +132,21 @@ def _clear(output: Path, config: PPOConfig, *, overwrite: bool) -> None:
         shutil.rmtree(output / "tensorboard")
 
 
-def compare(task: Task, result: TrainResult) -> Compared:
-    """Return the policy's value beside the random policy's and the best fixed configuration's, on the same seeds."""
+def compare(task: Task, result: TrainResult) -> Comparison:
+    """Return the values of the policy, the random policy and the best fixed configuration on the same seeds."""
     seeds = validation_seeds(task, result.config.validation_episodes)
     references = load_references(task.id, task.digest)
-    chance = _random(task, seeds)
-    fixed = None
+    random = _random(task, seeds)
+    best_static = None
     if references is not None:
-        fixed = float(static_values(task, np.array([to_indices(references.best_static_action)]), seeds).mean())
-    return Compared(
+        best_static = float(static_values(task, np.array([to_indices(references.best_static_action)]), seeds).mean())
+    return Comparison(
         episodes=len(seeds),
         policy=result.validation,
-        random=chance,
-        best_static=fixed,
+        random=random,
+        best_static=best_static,
         score=None if references is None else score_of(result.validation, references),
-        random_score=None if references is None else score_of(chance, references),
+        random_score=None if references is None else score_of(random, references),
     )
 
 
@@ -157,14 +155,14 @@ def _random(task: Task, seeds: list[int]) -> float:
     outcome = batch.start(seeds)
     while not outcome.done:
         choices = rng.integers(0, GRID_SIZES, (len(seeds), len(GRID_SIZES)))
-        choices[:, SPLIT] *= batch.can_split
+        choices[:, PREFILL_DECODE_SPLIT] *= batch.can_split
         outcome = batch.advance(choices)
         total += float(np.mean(outcome.reward))
     return total / batch.episode_length
 
 
 def _card(trainer: Trainer) -> dict[str, Any]:
-    """What weights are for and how they came to be; nothing in it depends on the clock."""
+    """Return what the weights are for and how they were made; nothing in it depends on the time."""
     assert trainer.best is not None
     value, steps, _ = trainer.best
     config, task = trainer.config, trainer.task
@@ -173,7 +171,7 @@ def _card(trainer: Trainer) -> dict[str, Any]:
     return {
         **identity(task),
         "agent": "ppo",
-        "can_split": trainer.can_split,
+        "can_split": trainer.learner.can_split,
         "seed": config.seed,
         "steps": trainer.steps,
         "best_at_steps": steps,
@@ -186,12 +184,12 @@ def _card(trainer: Trainer) -> dict[str, Any]:
 
 
 def command(config: PPOConfig) -> str:
-    """Return the command that repeats a run, with everything that is not the default spelt out."""
+    """Return the command that repeats a run, with every option that is not the default."""
     words = ["llmserve", "train"]
     defaults = PPOConfig()
     for name, value in asdict(config).items():
         if name in {"task", "steps", "seed"} or value != getattr(defaults, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words += [option_of(name), str(value)]
     return shlex.join(words)
 
 
@@ -204,7 +202,7 @@ def _draw(task: Task, result: TrainResult, output: Path) -> None:
     levels = {}
     if references is not None:
         levels = {task.id: {"best fixed configuration": references.best_static, "clairvoyant": references.clairvoyant}}
-    with suppress(MissingExtraError):  # a run without matplotlib has its numbers in learning.json
+    with suppress(MissingExtraError):  # without matplotlib, the numbers are in learning.json
         draw_learning_curves({task.id: [curve]}, output / "learning.png", levels=levels)
 
 
