@@ -37,7 +37,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store_url(tmp_path: Path) -> Iterator[str]:
-    """The URL of a store of the test's own: a SQLite file, or a schema where LLMSERVE_TEST_POSTGRES_URL names a database."""
+    """The URL of the test's own store: a SQLite file, or a schema in the database of LLMSERVE_TEST_POSTGRES_URL."""
     server = os.environ.get("LLMSERVE_TEST_POSTGRES_URL")
     if server is None:
         yield f"sqlite:///{tmp_path / 'episodes.db'}"

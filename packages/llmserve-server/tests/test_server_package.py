@@ -1,4 +1,4 @@
-"""What llmserve-server promises as a distribution: one version, and a small public surface that costs nothing to import."""
+"""llmserve-server as a distribution: one version, and a small public interface that is quick to import."""
 
 from __future__ import annotations
 

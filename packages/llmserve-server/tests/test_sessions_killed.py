@@ -1,4 +1,4 @@
-"""A process that is killed in the middle of its steps has lost none that it answered (`nox -s crash` does it to the server)."""
+"""A process that is killed between steps loses none that it answered (`nox -s crash` does it to the server)."""
 
 from __future__ import annotations
 

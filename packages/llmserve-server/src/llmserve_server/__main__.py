@@ -1,4 +1,7 @@
-"""``python -m llmserve_server`` (and the scripts `llmserve-server` and `server`): the server, stopped by SIGTERM with exit code 0."""
+"""The command of the server: ``python -m llmserve_server``, and the scripts `llmserve-server` and `server`.
+
+SIGTERM stops it with exit code 0.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from llmserve_server.settings import Settings, SettingsError
 __all__ = ["main"]
 
 _KEEP_ALIVE_S = 75
-"""Longer than proxies and clients keep an idle connection: the one that closes first is never surprised by a request."""
+"""Longer than proxies and clients keep an idle connection, so the server never closes one about to be used."""
 _GRACE_S = 10
-"""How long requests under way may take after SIGTERM; sockets are told to go (1012) at once."""
+"""Seconds that running requests may take after SIGTERM; sockets are closed at once, with code 1012."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; exits with 2 where a setting is wrong."""
+    """Serve until SIGTERM or SIGINT; exit with 2 if a setting is wrong."""
     parser = argparse.ArgumentParser(
         prog="llmserve-server",
         description="Serve LLMServeEnv. Every setting is an environment variable LLMSERVE_*; these two have options too.",
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (SettingsError, ServiceError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command's own answer
         raise SystemExit(2) from None
-    # uvicorn raises the signal again once it has stopped, for whoever started it; here that is nobody.
+    # uvicorn raises the signal again after it has stopped; unhandled, it would end the process with an error.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     uvicorn.run(

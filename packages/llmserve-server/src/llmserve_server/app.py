@@ -1,7 +1,7 @@
-"""`create_app`: the whole server as one FastAPI application. It puts the parts together and decides nothing else.
+"""`create_app`: the whole server as one FastAPI application.
 
-Our routes come first, so that they answer `/reset`, `/step` and `/state`; then OpenEnv's own without the stateless three;
-then the page.
+Our routes are registered first, so that they answer `/reset`, `/step` and `/state`; then OpenEnv's other routes; then
+the page.
 """
 
 from __future__ import annotations
@@ -41,20 +41,22 @@ from llmserve_sim.engine.kernel import compiled
 __all__ = ["API_VERSION", "create_app"]
 
 API_VERSION: Final = "1.0.0"
-"""Of the HTTP interface; OpenEnv's validator wants it to begin with 1."""
+"""Version of the HTTP interface; OpenEnv's validator requires that it begins with 1."""
 _REAP_EVERY_S: Final = 60.0
 _log = structlog.get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return the server with `settings` (from the environment where none are given).
+    """Return the server with `settings`, or with those of the environment variables if None.
 
-    Raises `SettingsError` naming each variable that is wrong, and `MissingApiKey` in real mode without a key.
+    Raises:
+        SettingsError: it names each wrong variable.
+        MissingApiKey: real mode needs a key and has none.
     """
     settings = Settings() if settings is None else settings
     backends: BackendFactory = partial(SimulatedBackend, settings.engine)
     closing: list[Callable[[], None]] = []
-    if settings.mode == "real":  # imported where it is wanted: the client library takes its time and memory
+    if settings.mode == "real":  # imported only here: the client library is slow to import and large
         from llmserve_server.backends.real.backend import RealBackendFactory
 
         backends = real = RealBackendFactory(settings)
@@ -95,12 +97,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _threads(settings: Settings) -> int:
-    """A simulated call in a thread is busy, a real one waits."""
+    """Return the number of threads: simulated calls are CPU-bound, real ones wait for the endpoint."""
     return 8 if settings.mode == "sim" else min(settings.max_concurrent_envs, 256)
 
 
 def _openenv_server(settings: Settings, registry: SessionRegistry, dispatcher: Dispatcher) -> HTTPEnvServer:
-    """Return OpenEnv's server around our environment; older releases take no name and no state class."""
+    """Return OpenEnv's server with our environment; its older releases take no name and no state class."""
     known = inspect.signature(HTTPEnvServer).parameters
     optional: dict[str, Any] = {"env_name": "llmserve_env", "state_cls": WireState}
     return HTTPEnvServer(
@@ -125,7 +127,7 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     for variable in unknown_variables():
         _log.warning("unknown_setting", variable=variable)
-    for start in app.router.on_startup:  # OpenEnv's; a lifespan of one's own is otherwise in their place
+    for start in app.router.on_startup:  # OpenEnv's start-up handlers, which our own lifespan replaces
         await start()
     tasks = [asyncio.create_task(_keep_tidy(registry, dispatcher))]
     if settings.mode == "sim":
@@ -147,7 +149,7 @@ async def _lifespan(
 
 
 async def _warm_up(settings: Settings, dispatcher: Dispatcher) -> None:
-    """Compile the simulator beside the first requests, which run in threads until it is done."""
+    """Compile the simulator in a thread. Until it is done, steps run in threads too."""
     _log.info("warming_up", note="a new machine compiles the simulator once, half a minute to a few; steps wait for it")
     await dispatcher.run(warm_up, settings.engine)
     _log.info("warm")

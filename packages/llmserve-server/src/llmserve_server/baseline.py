@@ -1,9 +1,8 @@
-"""What is behind ``GET /baseline``: the suites of llmserve-agents, run beside the event loop and kept within limits.
+"""Run the suites behind ``GET /baseline``, those of llmserve-agents, in threads and within limits.
 
 The deterministic suite is computed once for each task, seed and version, one at a time. The openai suite spends the
-owner's key: one run at a time, a shortest time between two, a cap on requests, each a setting; a run that nobody waits
-for any more stops at its next window. Both use the simulator in this process, so the server never calls itself. The
-module knows nothing about routes.
+owner's key. So it runs one at a time, with a minimum interval between runs and a maximum number of requests, all of
+them settings. A run stops at its next window if its caller has gone. Both suites use the simulator in this process.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ __all__ = ["BaselineRunner"]
 
 _log = logging.getLogger(__name__)
 _KEPT: Final = 256
-"""Deterministic reports that are kept; one takes about 10 KB."""
+"""Number of deterministic reports that are kept; one takes about 10 KB."""
 _WAITING: Final = 16
-"""Deterministic runs that may wait for one another; the next caller is asked to come back."""
+"""Number of deterministic runs that may wait for one another; further callers get `Busy`."""
 _RETRY_S: Final = 5
-"""When to come back then: a run takes about a second."""
+"""`retry_after_s` of that `Busy`: a run takes about a second."""
 _MAX_SEED: Final = 2**63 - 1
 _Key: TypeAlias = tuple[str | None, int | None, str]
 """Task, seed, simulator version."""
 
 
 class BaselineRunner:
-    """Runs baseline suites for a server. Its methods are for one event loop; work is done in threads that end with it.
+    """Runs baseline suites for a server. Call its methods on one event loop; the work runs in daemon threads.
 
     Args:
         settings: key, endpoint and limits.
-        clock: seconds that only go forward, for the interval between runs.
+        clock: monotonic seconds, for the interval between runs.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,7 +56,7 @@ class BaselineRunner:
         self._clock = clock
         self._reports: OrderedDict[_Key, BaselineReport] = OrderedDict()
         self._guard = threading.Lock()
-        """Held for a moment, around `_reports` and `_waiting`."""
+        """Guards `_reports` and `_waiting`; held only briefly."""
         self._turn = threading.Lock()
         """Held for a whole deterministic run."""
         self._waiting = 0
@@ -73,7 +72,7 @@ class BaselineRunner:
         seed: int | None = None,
         model: str | None = None,
     ) -> BaselineReport:
-        """Return a suite's report: of one task or the three that validators know, at one seed or the first test seeds.
+        """Return a suite's report, for one task or the validators' three, and for one seed or the first test seeds.
 
         Raises a `ServiceError`: `UnknownTask`, `InvalidField`, `MissingApiKey`, `Busy`, or `EndpointFailed`.
         """
@@ -83,7 +82,7 @@ class BaselineRunner:
         return await self._deterministic(task_id, seed)
 
     def close(self) -> None:
-        """Let a run that is under way stop at its next window."""
+        """Make a running suite stop at its next window."""
         self._closed.set()
 
     def _check(self, use_openai: bool, task_id: str | None, seed: int | None, model: str | None) -> None:
@@ -123,7 +122,7 @@ class BaselineRunner:
         task_id, seed, _ = key
         try:
             with self._turn:
-                found = self._reports.get(key)  # whoever waited for the same report finds it done
+                found = self._reports.get(key)  # another caller may have made the same report meanwhile
                 if found is not None:
                     return found
                 report = run_suite(
@@ -216,11 +215,11 @@ class BaselineRunner:
 
 
 class _StoppedError(Exception):
-    """Nobody waits for the run any more."""
+    """The caller of the run has gone."""
 
 
 def _in_thread(work: Callable[[], BaselineReport]) -> asyncio.Future[BaselineReport]:
-    """Do `work` in a thread that does not keep the process from ending, and return its result to this event loop."""
+    """Do `work` in a daemon thread, and return its result as a future of this event loop."""
     done: Future[BaselineReport] = Future()
     done.set_running_or_notify_cancel()
 

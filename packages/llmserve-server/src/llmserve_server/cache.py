@@ -1,7 +1,7 @@
-"""`SessionCache`: between the rows of the store and the slots in memory. Memory only ever repeats what the store says.
+"""`SessionCache`: the slots in memory as a cache of the store. The store always decides what an episode contains.
 
-It lends a session's slot to one thread at a time, rebuilds there what is not in memory, notices what another process that
-shares the store has done, and begins episodes. It knows nothing of what is done with a session while it is lent.
+The cache lends a session's slot to one thread at a time, rebuilds episodes that are not in memory, notices what another
+process with the same store has done, and begins episodes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from llmserve_sim.schema import ServeAction
 __all__ = ["ATTEMPTS", "SessionCache"]
 
 ATTEMPTS = 8
-"""How often a call is tried again because another process was faster."""
+"""Number of times that a call is tried, because another process may be faster."""
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOUCH_INTERVAL_S = 60.0
-"""How exact the store's notion of an episode's last use is."""
+"""The time of an episode's last use is written to the store at most this often, in seconds."""
 
 
 class SessionCache:
-    """Slots in memory, each with the session's current episode as the store has it; see `SessionRegistry` for arguments."""
+    """Slots in memory, each with its session's current episode. `SessionRegistry` explains the arguments."""
 
     def __init__(
         self,
@@ -57,10 +57,12 @@ class SessionCache:
 
     @contextmanager
     def lend(self, session_id: str, *, load: bool = True, fresh: bool = False) -> Iterator[Slot]:
-        """Lend a session's slot to this thread; `load` brings its episode back, `fresh` up to date with other processes.
+        """Lend a session's slot to this thread.
 
-        Where the caller's block fails with anything but a refusal, nobody knows where the backend stands, and the slot is
-        dropped. Raises `UnknownSession`, `VersionChanged`, `AtCapacity`.
+        `load` rebuilds its episode if it is not in memory; `fresh` also applies what other processes have done. If the
+        caller's block raises anything but a refusal, the state of the backend is unknown, so the slot is dropped.
+
+        Raises `UnknownSession`, `VersionChanged`, `AtCapacity`.
         """
         if type(session_id) is not str:
             raise _unknown()
@@ -87,7 +89,7 @@ class SessionCache:
 
     @contextmanager
     def lend_new(self, session_id: str, transport: Transport, address: str | None) -> Iterator[Slot]:
-        """Lend a slot to a session that begins; it stays if it has an episode afterwards. Raises `AtCapacity`."""
+        """Lend a slot to a new session; the slot is kept if it has an episode afterwards. Raises `AtCapacity`."""
         slot = Slot(session_id, transport=transport, used=self._monotonic(), address=address)
         with self.slots.held(slot):
             self.slots.admit(slot)
@@ -98,7 +100,7 @@ class SessionCache:
                     self.slots.drop(slot)
 
     def catch_up(self, slot: Slot) -> None:
-        """Bring a lent slot to where the store is: it is not loaded yet, or another process has gone on."""
+        """Bring a lent slot up to date with the store: load it, or apply the steps of another process."""
         found = self._store.current(slot.id)
         if found is None:
             self.slots.drop(slot)
@@ -122,10 +124,10 @@ class SessionCache:
         forked: EpisodeRow | None = None,
         last_action: ServeAction | None = None,
     ) -> None:
-        """Store the episode that `backend` runs, make it the session's current one, and let the one before go.
+        """Store the episode that `backend` runs, make it the session's current one, and close the previous one.
 
-        `forked` is the episode whose steps it begins with, `last_action` the last of them. Raises `StoreUnavailable`, and
-        the one before then goes on.
+        For a fork, `forked` is the episode whose steps are copied and `last_action` the last of them. Raises
+        `StoreUnavailable`; the previous episode then stays current.
         """
         state = backend.state()
         number = 1 if slot.row is None else slot.row.number + 1
@@ -154,9 +156,9 @@ class SessionCache:
         raise Busy("other processes keep resetting this session: try again", retry_after_s=1)
 
     def rebuild(self, row: EpisodeRow) -> tuple[Backend, ServeAction | None]:
-        """Return a backend that stands where the stored episode stands, and the episode's last action.
+        """Return a backend in the state of the stored episode, and the episode's last action.
 
-        Raises `VersionChanged` where it would not be the same episode here.
+        Raises `VersionChanged` if this simulator or mode would not reproduce the episode.
         """
         for name, was, now in (
             ("mode", row.mode, self._mode),
@@ -169,7 +171,7 @@ class SessionCache:
         try:
             backend.restore(row.task_id, row.seed, row.episode_id, steps)
             changed = backend.state().task_digest != row.task_digest
-        except LLMServeError:  # the task is gone, or refuses now what it took then
+        except LLMServeError:  # the task no longer exists, or refuses an action that it accepted then
             changed = True
         except BaseException:
             backend.close()
@@ -189,7 +191,7 @@ class SessionCache:
         return self._counts[name]
 
     def _bring_back(self, session_id: str) -> Slot:
-        """Make a slot for a session that the store knows; its episode is not loaded yet."""
+        """Return a new slot for a session in the store, without loading its episode."""
         known = _SESSION_ID.fullmatch(session_id) is not None
         found = self._store.current(session_id) if known else None
         if found is None:
@@ -205,7 +207,7 @@ class SessionCache:
 
 
 def _settle(slot: Slot, row: EpisodeRow, backend: Backend, last_action: ServeAction | None) -> None:
-    """Make `backend` the one that the session runs on."""
+    """Make `backend` the session's backend, and close the previous one."""
     state = backend.state()
     previous = slot.backend
     slot.row, slot.backend, slot.touched = row, backend, row.touched

@@ -1,4 +1,4 @@
-"""`Callers`: who calls without a session id is known by address; this notices when one address is several callers."""
+"""`Callers`: detect when several callers share one address, by which calls without a session id are told apart."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from threading import Lock
 __all__ = ["Callers"]
 
 _MAX_CALLERS = 10_000
-"""Addresses remembered; the one that reset longest ago is forgotten first."""
+"""Maximum number of addresses; the one with the oldest reset is dropped first."""
 
 
 @dataclass(slots=True)
 class _Caller:
     last: str
-    """The session that was reset last from there."""
+    """The session that was reset last from the address."""
     several: bool = False
-    """Another session from there was stepped since."""
+    """Whether another session from the address has been stepped since."""
 
 
 class Callers:
-    """For each address, which session was reset last from there, and whether an older one is still being stepped.
+    """For each address, the session that was reset last, and whether an older one is still being stepped.
 
-    One caller who resets twice has left the first session behind; where the first is stepped again, there are two.
+    A single caller who resets twice does not use the first session again. If it is stepped again, there are two
+    callers.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class Callers:
         self._callers: dict[str, _Caller] = {}
 
     def reset(self, address: str, session_id: str) -> None:
-        """Note a reset."""
+        """Record a reset."""
         with self._lock:
             self._callers.pop(address, None)
             self._callers[address] = _Caller(session_id)
@@ -38,12 +39,12 @@ class Callers:
                 del self._callers[next(iter(self._callers))]
 
     def stepped(self, address: str | None, session_id: str) -> None:
-        """Note a step of a session that was reset from `address`."""
+        """Record a step of a session that was reset from `address`."""
         caller = None if address is None else self._callers.get(address)
         if caller is not None and caller.last != session_id:
             caller.several = True
 
     def several(self, address: str, last: str) -> bool:
-        """Whether another session than `last`, the newest from there, has been stepped since that one was reset."""
+        """Return whether another session than `last`, the newest of `address`, has been stepped since its reset."""
         caller = self._callers.get(address)
         return caller is not None and caller.several and caller.last == last

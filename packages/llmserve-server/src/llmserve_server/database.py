@@ -1,9 +1,8 @@
-"""`Database`: connections to the store's database, and what differs between SQLite and the rest. Knows no table.
+"""`Database`: connections to the store's database, and the differences between SQLite and other databases.
 
-SQLite is reached over one connection that threads take turns with: it lets one writer in at a time anyway, and waiting for
-a lock costs less than polling for it. A committed statement survives the death of the process at once (WAL mode with
-``synchronous=NORMAL``: a power cut may cost the last moments, and never the file's consistency). Other databases are
-reached through a pool.
+With SQLite all threads share one connection: SQLite allows one writer at a time, and waiting for our lock costs less
+than its polling. A committed statement survives the end of the process. The mode is WAL with ``synchronous=NORMAL``:
+a power cut may lose the last moments but does not damage the file. Other databases are reached through a pool.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from llmserve_server.errors import StoreUnavailable
 __all__ = ["Database"]
 
 _BUSY_TIMEOUT_MS = 10_000
-"""How long one process waits for another that writes to the same SQLite file."""
+"""How long a process waits for another one that writes to the same SQLite file, ms."""
 _CHECKPOINT_PAGES = 4000
-"""Of 4 KiB: SQLite moves its log into the file every few thousand steps, and whose turn it is waits for milliseconds."""
+"""Pages (4 KiB) of write-ahead log between checkpoints. A checkpoint delays one step by milliseconds."""
 _PRAGMAS = (
     f"busy_timeout={_BUSY_TIMEOUT_MS}",
     "journal_mode=WAL",
@@ -36,17 +35,17 @@ _PRAGMAS = (
 
 
 class Database:
-    """The database at one SQLAlchemy URL; raises SQLAlchemy's errors (or OSError, ImportError) where it cannot be opened."""
+    """The database at a SQLAlchemy URL; raises SQLAlchemy's errors, OSError or ImportError if it cannot be opened."""
 
     def __init__(self, url: str | URL) -> None:
         parsed = make_url(url)
-        if parsed.drivername in {"postgres", "postgresql"}:  # hosting platforms name no driver; psycopg is ours
+        if parsed.drivername in {"postgres", "postgresql"}:  # hosting platforms name no driver; we install psycopg
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.name = parsed.render_as_string(hide_password=True)
-        """The URL without its password, for a log line."""
+        """The URL without its password, for log lines."""
         self.sqlite = parsed.get_backend_name() == "sqlite"
         self.persistent = not (self.sqlite and _in_memory(parsed))
-        """Whether what is stored outlives the process."""
+        """Whether the data survives the end of the process."""
         self._turn = Lock()
         self._closed = False
         self._engine = _sqlite(parsed) if self.sqlite else _pooled(parsed)
@@ -65,14 +64,15 @@ class Database:
 
     @property
     def dialect(self) -> Dialect:
-        """How SQL is said here."""
+        """The SQL dialect of the database."""
         return self._engine.dialect
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Lend a connection on which each statement is a transaction of its own.
+        """Lend a connection on which each statement is its own transaction.
 
-        Raises `IntegrityError` as it is, for it says who was first, and every other failure as `StoreUnavailable`.
+        Raises `IntegrityError` unchanged, since it tells that another process was first, and `StoreUnavailable` for
+        every other failure.
         """
         if self._closed:
             raise StoreUnavailable("the episode store is closed: the server is stopping", retry_after_s=1)
@@ -89,10 +89,9 @@ class Database:
             raise _no_answer() from error
 
     def insert(self, sql: str, parameters: Any) -> bool:
-        """Run one INSERT in the driver's own terms, committed on return; return whether it inserted a row.
+        """Run and commit one INSERT, written in the driver's SQL; return False if a constraint forbids the row.
 
-        False where a constraint forbids the row. For the one statement that every step waits for: with SQLite it goes to
-        the driver directly, in half the time that SQLAlchemy takes.
+        Every step waits for this statement. With SQLite it bypasses SQLAlchemy, which halves its time.
         """
         if self._driver is None or self._closed:
             try:
@@ -110,7 +109,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Lend a connection whose statements hold together or not at all."""
+        """Lend a connection whose statements are one transaction."""
         with self.connection() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if self.sqlite else "BEGIN")
             try:
@@ -121,7 +120,7 @@ class Database:
                 raise
 
     def close(self) -> None:
-        """Let go of every connection; closing twice is allowed."""
+        """Close every connection; closing twice is allowed."""
         self._closed = True
         with self._turn:
             if self._single is not None:
@@ -154,5 +153,5 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _pooled(url: URL) -> Engine:
-    """A connection is tried before it is lent: the database may have been restarted meanwhile."""
+    """Return an engine whose pool tests a connection before lending it: the database may have been restarted."""
     return create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, pool_size=8, max_overflow=24)

@@ -1,7 +1,7 @@
-"""`Dispatcher`: where a call of the registry runs: in the event loop when it is known to be short, else in a thread.
+"""`Dispatcher`: run a call of the registry in the event loop if it is known to be short, else in a thread.
 
-A simulated step takes about a sixth of a millisecond, less than the hop to a thread and back; a rebuilt session, a grade
-or a real request take longer and must not make the other sessions wait. The module knows nothing of what is called.
+A simulated step takes about a sixth of a millisecond, less than passing it to a thread and back. Rebuilding a session,
+grading and real requests take longer and must not block other sessions.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Dispatcher:
     """Runs registry calls for asynchronous callers.
 
     Args:
-        registry: whose calls they are.
-        metrics: where steps are counted.
-        threads: how many calls may be in a thread at once.
+        registry: the sessions.
+        metrics: counts the steps.
+        threads: maximum number of calls in threads at once.
     """
 
     def __init__(self, registry: SessionRegistry, metrics: Metrics, *, threads: int) -> None:
@@ -37,7 +37,7 @@ class Dispatcher:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="llmserve")
         self.inline_steps = False
-        """Whether a step takes well under a millisecond: the simulator is compiled and the store is in this machine."""
+        """Whether a step takes well under a millisecond: the simulator is compiled and the store is local."""
 
     async def run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run `call` in a thread."""
@@ -45,11 +45,11 @@ class Dispatcher:
         return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
 
     def can_step_inline(self, session_id: str) -> bool:
-        """Whether a step of the session is short and waits for nobody. True for a moment only."""
+        """Return whether a step of the session would be short and not wait. The answer may change at any time."""
         return self.inline_steps and self._registry.is_idle(session_id)
 
     async def step(self, session_id: str, action: ServeAction, step_index: int | None) -> Reply:
-        """Step a session, here and now if nothing can make it wait."""
+        """Step a session, in the event loop if it would not wait."""
         registry = self._registry
         start = perf_counter()
         if self.can_step_inline(session_id):
@@ -60,5 +60,5 @@ class Dispatcher:
         return reply
 
     def close(self) -> None:
-        """Take no more calls; those under way finish by themselves."""
+        """Accept no more calls; running ones finish by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)

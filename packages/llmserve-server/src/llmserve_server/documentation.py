@@ -1,8 +1,8 @@
-"""Fills the generated tables of docs/api.md: routes, bodies, errors, settings, metrics. The code is their only source.
+"""Fill the generated tables of docs/api.md from the code: routes, bodies, errors, settings, metrics.
 
     python -m llmserve_server.documentation docs/api.md
 
-A table stands between ``<!-- api NAME -->`` and ``<!-- end -->``; everything else is left alone.
+A table is between ``<!-- api NAME -->`` and ``<!-- end -->``; the rest of the page stays as it is.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
 
 
 def fill(page: str) -> str:
-    """Return `page` with its generated tables made anew; raises `KeyError` for a table that does not exist."""
+    """Return `page` with its tables generated again; raises `KeyError` for an unknown table."""
     document = _document()
     return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]](document).rstrip()}\n{found[3]}", page)
 
 
 def main(paths: Iterable[str]) -> None:
-    """Fill the pages at `paths` in place."""
+    """Fill the pages at `paths`, in place."""
     for name in paths:
         path = Path(name)
         path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""`ServingEnvironment`: a session of the registry as OpenEnv's `Environment`; OpenEnv makes one for every WebSocket.
+"""`ServingEnvironment`: a session of the registry as OpenEnv's `Environment`. OpenEnv makes one for every WebSocket.
 
-It holds the key of a session and nothing else: the episode lives in the registry, so it can be graded over HTTP while the
-socket is open, and resumed after it closed.
+It holds only the id of a session. The episode is in the registry, so it can be graded over HTTP while the socket is
+open, and resumed after it has closed.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _log = structlog.get_logger(__name__)
 class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
     """One caller's session behind OpenEnv's interface.
 
-    `reset` takes what `POST /reset` takes: `task_id`, `seed`, `episode_id`, `session_id` with `resume`, or the Task API's
-    `split` and `index`; anything else is refused by name. `step` takes a `WireAction`. `close` lets go of the session,
-    which stays in the store and can be resumed by its id.
+    `reset` takes what `POST /reset` takes: `task_id`, `seed`, `episode_id`, `session_id` with `resume`, or the Task
+    API's `split` and `index`; any other argument is refused. `step` takes a `WireAction`. `close` removes the session
+    from memory; it stays in the store and can be resumed by its id.
     """
 
     SUPPORTS_CONCURRENT_SESSIONS: bool = True
-    # Nothing here needs a thread of its own, and OpenEnv gives each socket one unless all share one.
+    # No environment needs its own thread, but OpenEnv starts one per socket unless all share an executor.
     REQUIRES_SINGLE_THREAD_EXECUTOR: bool = True
     transport: ClassVar = "websocket"
 
@@ -61,7 +61,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         try:
             arguments = self._reset_arguments(seed, episode_id, options)
             return self._taken(self._registry.reset(**arguments))
-        except Exception as error:  # noqa: BLE001 - what OpenEnv catches, it shows to the caller
+        except Exception as error:  # noqa: BLE001 - OpenEnv shows the caller the text of any exception
             _refuse(error)
 
     async def reset_async(
@@ -79,7 +79,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         return taken
 
     async def step_now(self, action: ServeAction, step_index: int | None) -> ServeObservation | None:
-        """Step if nothing can make it wait; None otherwise. Raises a `ServiceError` where the step is refused."""
+        """Step if that would not wait, else return None. Raises a `ServiceError` if the step is refused."""
         if self._session_id is None or not self._dispatcher.can_step_inline(self._session_id):
             return None
         return (await self._dispatcher.step(self._session_id, action, step_index)).observation
@@ -102,7 +102,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
 
     @property
     def state(self) -> WireState:
-        """Where the episode stands, with the id of its session."""
+        """The state of the episode, with the id of its session."""
         try:
             session_id = self._free_session()
             return to_wire_state(self._registry.state(session_id), session_id)
@@ -110,7 +110,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
             _refuse(error)
 
     def get_metadata(self) -> EnvironmentMetadata:
-        """Return what this environment is."""
+        """Return the description of this environment."""
         return metadata()
 
     def list_splits(self) -> list[dict[str, str]]:
@@ -118,18 +118,18 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         return [{"name": name, "type": name} for name in task_api.SPLITS]
 
     def num_tasks(self, split: str) -> int:
-        """Return how many tasks a split has; raises `InvalidField`."""
+        """Return the number of tasks in a split; raises `InvalidField`."""
         try:
             return task_api.num_tasks(split)
         except LLMServeError as error:
             raise refusal(error) from None
 
     def list_tasks(self, split: str) -> list[dict[str, Any]]:
-        """Return the first thousand tasks of a split; `num_tasks` says how many there are."""
+        """Return the first thousand tasks of a split; `num_tasks` returns how many there are."""
         return self.get_task_range(split)
 
     def get_task(self, split: str, index: int) -> dict[str, Any]:
-        """Return what `reset` takes to run one task; raises `InvalidField` and `IndexError`."""
+        """Return the arguments of `reset` that start one task; raises `InvalidField` and `IndexError`."""
         try:
             return task_api.task_spec(split, index)
         except LLMServeError as error:
@@ -143,9 +143,9 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
             raise refusal(error) from None
 
     def close(self) -> None:
-        """Let the session leave memory; closing twice is allowed.
+        """Remove the session from memory; closing twice is allowed.
 
-        The key is kept: OpenEnv's reaper closes what was idle for long though its socket is open, and that goes on then.
+        The session id is kept: OpenEnv also closes idle environments whose socket is open, and these can be used again.
         """
         if self._session_id is not None:
             self._registry.close(self._session_id)
@@ -156,7 +156,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         return self._session_id
 
     def _free_session(self) -> str:
-        """The session, for a call in the event loop, where nobody may wait."""
+        """Return the session id for a call in the event loop; raise `Busy` if the session is in use."""
         session_id = self._session()
         if self._registry.is_busy(session_id):
             raise Busy("a step of this session is under way: ask again when it is done", retry_after_s=1)
@@ -178,9 +178,9 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
 
 
 def reset_arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """Return what the registry's `reset` takes for the fields of a `ResetRequest`.
+    """Return the arguments of the registry's `reset` for the fields of a `ResetRequest`.
 
-    Raises `InvalidInputError` naming the field; nothing is converted.
+    No value is converted. Raises `InvalidInputError`, which names the field.
     """
     try:
         request = ResetRequest.model_validate(given)
@@ -206,7 +206,7 @@ def reset_arguments(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def metadata() -> EnvironmentMetadata:
-    """Return what this environment is, for OpenEnv's pages and tools."""
+    """Return the description of this environment, for OpenEnv's pages and tools."""
     return EnvironmentMetadata(
         name="LLMServeEnv",
         description="Learn LLM inference serving policies under latency, memory and cost constraints: six knobs a "
@@ -217,7 +217,7 @@ def metadata() -> EnvironmentMetadata:
 
 
 def _refuse(error: Exception) -> NoReturn:
-    """Raise a typed refusal; a defect is logged here and told as no more than that."""
+    """Raise `error` as a `ServiceError`; an unexpected error is logged, and the caller is not told its text."""
     if not isinstance(error, ServiceError | LLMServeError):
         _log.error("call_failed", exc_info=error)
         error = ServiceError("the server failed on this call; its log says why", code="internal_error")

@@ -1,4 +1,4 @@
-"""The refusals of the server: one root, one leaf per thing a caller can do about it; each has a stable code and a status.
+"""The errors that the server answers with: one class per remedy of the caller, each with a stable code and HTTP status.
 
 ::
 
@@ -23,7 +23,7 @@
     ├── ShuttingDown       503 shutting_down        take the step again once the server is back
     └── StoreUnavailable   503 store_unavailable    come back after `retry_after_s`
 
-This module knows nothing about HTTP but the status numbers, and nothing about how a body is sent.
+`to_service_error` converts the simulator's errors. `exception_handlers.py` turns all of them into HTTP responses.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ __all__ = [
 
 
 class ServiceError(Exception):
-    """Root of every refusal; the session answers afterwards as it did before.
+    """Base class of every refused call. A refused call does not change the session.
 
-    `message` is a sentence a person can act on, `field` the dotted path of what was wrong, `bound` what would have been
-    accepted, `retry_after_s` how long to wait where waiting helps.
+    `message` is a sentence for a person, `field` the dotted path of the wrong value, `bound` what would have been
+    accepted, `retry_after_s` how long to wait if waiting helps.
     """
 
     code: str = "service_error"
@@ -85,98 +85,98 @@ class ServiceError(Exception):
         self.retry_after_s = retry_after_s
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON body of the refusal; ``detail`` is the message again, where FastAPI's clients look for it."""
+        """Return the JSON body; ``detail`` repeats the message, because clients of FastAPI read it there."""
         error = {"code": self.code, "message": self.message, "field": self.field, "bound": self.bound}
         waiting = {} if self.retry_after_s is None else {"retry_after_s": self.retry_after_s}
         return {"error": error | waiting, "detail": self.message}
 
 
 class MissingApiKey(ServiceError):
-    """The call spends a key that the server was not given."""
+    """The call needs an API key that the server does not have."""
 
     code = "missing_api_key"
     status = 400
 
 
 class Unauthorized(ServiceError):
-    """The server wants a bearer token, and the call has none or another."""
+    """The server requires a bearer token, and the call has none or a wrong one."""
 
     code = "unauthorized"
     status = 401
 
 
 class UnknownSession(ServiceError):
-    """No such session, in memory or in the store."""
+    """There is no such session."""
 
     code = "unknown_session"
     status = 404
 
 
 class UnknownEpisode(ServiceError):
-    """No such episode in the store."""
+    """There is no such episode in the store."""
 
     code = "unknown_episode"
     status = 404
 
 
 class UnknownTask(ServiceError):
-    """No such task in the catalogue."""
+    """There is no such task in the catalogue."""
 
     code = "unknown_task"
     status = 404
 
 
 class AgentUnavailable(ServiceError):
-    """An agent lacks what it needs here: weights for the task, most likely."""
+    """An agent lacks something it needs, most likely weights for the task."""
 
     code = "agent_unavailable"
     status = 404
 
 
 class EpisodeState(ServiceError):
-    """The episode's present state does not allow the call: ``not_reset``, ``episode_done`` or ``interrupted``."""
+    """The state of the episode does not allow the call: ``not_reset``, ``episode_done`` or ``interrupted``."""
 
     code = "not_reset"
     status = 409
 
 
 class StepConflict(ServiceError):
-    """The step answers an observation that is not the last one."""
+    """The step answers an observation that is no longer the last one."""
 
     code = "step_conflict"
     status = 409
 
 
 class AmbiguousSession(ServiceError):
-    """The call names no session, and several would fit."""
+    """The call names no session, and several are possible."""
 
     code = "ambiguous_session"
     status = 409
 
 
 class AmbiguousEpisode(ServiceError):
-    """Several sessions have an episode of that id."""
+    """Several sessions have an episode with that id."""
 
     code = "ambiguous_episode"
     status = 409
 
 
 class VersionChanged(ServiceError):
-    """The episode was made by another simulator or in another mode, and cannot be rebuilt here."""
+    """The episode was made by another version of the simulator or in another mode, and cannot be rebuilt."""
 
     code = "version_changed"
     status = 409
 
 
 class NotForkable(ServiceError):
-    """The episode runs on something that has no second copy."""
+    """The episode runs on a real endpoint, which cannot be copied."""
 
     code = "not_forkable"
     status = 409
 
 
 class TooLarge(ServiceError):
-    """More bytes, or a longer log, than the server's limits admit."""
+    """The body, message or log is larger than the server's limit."""
 
     code = "too_large"
     status = 413
@@ -188,14 +188,14 @@ class TooLarge(ServiceError):
 
 
 class InvalidField(ServiceError):
-    """A field is wrong; `field` and `bound` say which and what would have been accepted."""
+    """A field is wrong; `field` says which, `bound` what would have been accepted."""
 
     code = "invalid_field"
     status = 422
 
 
 class AtCapacity(ServiceError):
-    """Every place is taken by a session in use."""
+    """All sessions that the server, or the address, may have are in use."""
 
     code = "at_capacity"
     status = 429
@@ -209,30 +209,30 @@ class Busy(ServiceError):
 
 
 class EndpointFailed(ServiceError):
-    """The model's endpoint refused, or failed too often."""
+    """The model's endpoint refused the requests, or failed too often."""
 
     code = "endpoint_failed"
     status = 502
 
 
 class ShuttingDown(ServiceError):
-    """The server stops: a step that takes its time was cut short, and does not count."""
+    """The server stops: a running step was cancelled and does not count."""
 
     code = "shutting_down"
     status = 503
 
 
 class StoreUnavailable(ServiceError):
-    """The episode store did not take or give what was asked of it; the call was not applied."""
+    """The episode store failed; the call was not applied."""
 
     code = "store_unavailable"
     status = 503
 
 
 def to_service_error(error: Exception) -> ServiceError:
-    """Return the refusal that says what `error` (the simulator's, an agent's, or a refusal already) says.
+    """Return `error`, which the simulator, an agent or the server itself raised, as a `ServiceError`.
 
-    Raises `error` itself where it is neither: a defect is not dressed up as a refusal.
+    Raises any other error unchanged: a defect must not look like a mistake of the caller.
     """
     if isinstance(error, ServiceError):
         return error
@@ -242,7 +242,7 @@ def to_service_error(error: Exception) -> ServiceError:
         return InvalidField(str(error), field=error.field, bound=error.bound)
     if isinstance(error, EpisodeStateError):
         return EpisodeState(str(error))
-    if isinstance(error, AgentError):  # in our words: its own may name folders of this machine
+    if isinstance(error, AgentError):  # not its own message, which may name folders of this machine
         return AgentUnavailable(
             "an agent that is asked for cannot act on that task here, since what it needs (weights, most likely) is "
             "missing: choose another agent or task"

@@ -1,6 +1,10 @@
-"""`add_exception_handlers`: from an exception to a response. Every error status (404, 409, 422, ...) of a route is sent from here.
+"""`add_exception_handlers`: turn exceptions into HTTP responses. Every error status of a route comes from here.
 
-The status and code of a refusal are those of its class in `errors.py`.
+A 422 has one of two causes: the server or the simulator raised an error for a wrong field (`errors.InvalidField`, or
+`InvalidInputError`, which `errors.to_service_error` converts), or FastAPI refused a parameter (`invalid` below). The
+status and the code of an error are attributes of its class in `errors.py`.
+
+Only 401 and the 413 of a body come from elsewhere: `middleware/auth_and_limits.py`, before any route runs.
 """
 
 from __future__ import annotations
@@ -20,18 +24,18 @@ _log = structlog.get_logger(__name__)
 
 
 def add_exception_handlers(app: FastAPI) -> None:
-    """Give every error the same body; a defect is logged with its trace and told without."""
+    """Answer every error with the same body. The trace of an unexpected error goes to the log, not to the caller."""
 
     def answer(error: ServiceError) -> Response:
         headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
         return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
     async def refused(_: Request, error: Exception) -> Response:
-        """A refusal, ours or the simulator's."""
+        """Answer an error of the server or the simulator with the status of its class."""
         return answer(to_service_error(error))
 
     async def invalid(_: Request, error: Exception) -> Response:
-        """A body or parameter that FastAPI itself refused (OpenEnv's routes)."""
+        """Answer 422 for a body or parameter that FastAPI itself refused (mostly on OpenEnv's routes)."""
         assert isinstance(error, RequestValidationError)
         problem = error.errors()[0]
         where = [str(part) for part in problem["loc"][1:]] or [str(problem["loc"][0])]
@@ -39,14 +43,14 @@ def add_exception_handlers(app: FastAPI) -> None:
         return answer(InvalidField(f"{field}: {bound}", field=field, bound=bound))
 
     async def plain(_: Request, error: Exception) -> Response:
-        """No such route, no such method, or one of OpenEnv's own."""
+        """Answer an unknown route or method, or an HTTP error that OpenEnv raises."""
         assert isinstance(error, HTTPException)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         body = ServiceError(str(error.detail), code=code).body()
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
     async def defect(_: Request, error: Exception) -> Response:
-        """Something that must not happen."""
+        """Answer 500 for an unexpected error, and log it."""
         _log.error("request_failed", exc_info=error)
         return answer(ServiceError("the server failed on this call; its log says why", code="internal_error"))
 

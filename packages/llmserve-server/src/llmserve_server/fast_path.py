@@ -1,8 +1,8 @@
-"""The express lane of a socket: a plain `step` is answered here, with the bytes that OpenEnv's handler would send.
+"""The fast path of a socket: it answers a plain `step` with the same bytes as OpenEnv's handler.
 
-OpenEnv's handler copies and validates a message several times on its way; a step of the compiled simulator takes less time
-than that. Only what is sure to succeed in the event loop goes this way: a frame of the usual form, for a session that is in
-memory and free. Everything else, refusals included, is left to OpenEnv's handler, and nothing has changed then.
+OpenEnv's handler copies and validates a message several times, which takes longer than a step of the compiled
+simulator. The fast path handles a frame of the usual form if its session is in memory and free. Everything else,
+refusals included, goes to OpenEnv's handler, and the fast path has changed nothing then.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from llmserve_sim.schema import ServeAction, ServeObservation, parse_action
 __all__ = ["FastPath", "Stepper", "current_fast_path"]
 
 _STEPS: Final = ('{"type":"step"', '{"type": "step"')
-"""How a step's frame begins, as clients write it; any other spelling takes the long way."""
+"""The usual beginnings of a step's frame; frames spelt otherwise go to OpenEnv's handler."""
 _REPORT_EVERY_S: Final = 20.0
-"""OpenEnv closes what seems idle, so now and then a step passes through its handler; the shortest idle time is a minute."""
+"""Every so many seconds a step goes to OpenEnv's handler, which closes sessions that seem idle (a minute or more)."""
 
 
 class Stepper(Protocol):
-    """The environment of a socket, as far as this lane needs it."""
+    """What the fast path needs of a socket's environment."""
 
     async def step_now(self, action: ServeAction, step_index: int | None) -> ServeObservation | None:
-        """Step if nothing can make it wait; None otherwise. Raises a `ServiceError` where the step is refused."""
+        """Step if that would not wait, else return None. Raises a `ServiceError` if the step is refused."""
         ...
 
     def close(self) -> None:
-        """Let go of the session without waiting for anything; closing twice is allowed."""
+        """Release the session without waiting; closing twice is allowed."""
         ...
 
 
 class FastPath:
-    """One socket's lane, and whose it is. Its environment registers itself when it is reset."""
+    """The fast path of one socket. The socket's environment registers itself here when it is reset."""
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address
-        """The caller's network address, where it is known."""
+        """The caller's network address; None if unknown."""
         self.environment: Stepper | None = None
         self._reported = monotonic()
 
     def close(self) -> None:
-        """Let the session go, now that the socket is gone."""
+        """Release the session after the socket has closed."""
         if self.environment is not None:
             self.environment.close()
 
     async def answer(self, text: str) -> str | None:
-        """Return the answer to a frame, or None where OpenEnv's handler is to answer it."""
+        """Return the answer to a frame, or None if OpenEnv's handler must answer it."""
         if self.environment is None or not text.startswith(_STEPS):
             return None
         now = monotonic()
@@ -65,16 +65,16 @@ class FastPath:
         try:
             observation = await self.environment.step_now(*found)
         except (ServiceError, LLMServeError):
-            return None  # it is refused again in the other lane, in OpenEnv's words
+            return None  # OpenEnv's handler refuses it again, in its own format
         return None if observation is None else _frame(observation)
 
 
 current_fast_path: Final[ContextVar[FastPath | None]] = ContextVar("current_fast_path", default=None)
-"""The lane of the socket whose message is being handled."""
+"""The fast path of the socket whose message is being handled."""
 
 
 def _step_of(text: str) -> tuple[ServeAction, int | None] | None:
-    """The action of a well-formed step, and the index that it answers; None for anything unusual."""
+    """Return the action and the step index of a well-formed step; None for anything unusual."""
     try:
         frame = from_json(text, allow_inf_nan=False)
     except ValueError:
@@ -95,7 +95,7 @@ def _step_of(text: str) -> tuple[ServeAction, int | None] | None:
 
 
 def _frame(observation: ServeObservation) -> str:
-    """OpenEnv's message: reward and done beside the observation, its metadata both inside and beside it."""
+    """Return OpenEnv's message: reward and done beside the observation, its metadata both inside and beside it."""
     inside = observation.__dict__.copy()
     data: dict[str, Any] = {"observation": inside, "reward": inside.pop("reward"), "done": inside.pop("done")}
     if observation.metadata:

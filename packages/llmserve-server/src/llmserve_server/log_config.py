@@ -1,4 +1,4 @@
-"""`configure_logging`: one format for all log lines of the process, JSON or console, on standard error."""
+"""`configure_logging`: write all log lines of the process to standard error in one format, JSON or console."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["configure_logging"]
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send the process's log lines to standard error in one format; uvicorn's access lines give way to ours."""
+    """Write the process's log lines to standard error in one format, and replace uvicorn's access lines by ours."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -46,5 +46,5 @@ def configure_logging(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers[:], logger.propagate = [], True
-    logging.getLogger("uvicorn.access").disabled = True  # it would print query strings; ours has the pattern
+    logging.getLogger("uvicorn.access").disabled = True  # it would print query strings; ours prints the route's pattern
     logging.getLogger("httpx").setLevel(logging.WARNING)

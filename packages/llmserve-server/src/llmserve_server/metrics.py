@@ -1,7 +1,6 @@
-"""The Prometheus page: vLLM's names where the meaning is vLLM's, `llmserve:` for what is ours.
+"""The Prometheus metrics: vLLM's names for vLLM's metrics, the prefix `llmserve:` for our own.
 
-Counters of steps are kept as they happen; what the registry knows is read when the page is asked for. The module knows
-observations and counts, no caller.
+Requests and steps are counted as they happen. The registry's figures are read when the metrics are requested.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _LATENCIES: Final = (
 
 
 class Metrics:
-    """The metrics of one application; nothing is global, so that two applications in a process do not mix."""
+    """The metrics of one application. Nothing is global, so several applications in one process stay separate."""
 
     def __init__(self, registry: SessionRegistry) -> None:
         self._registry = registry
@@ -71,7 +70,7 @@ class Metrics:
             "llmserve:websocket_messages", "WebSocket messages sent.", ["outcome"], registry=self._page
         )
         self.sent = {outcome: self._messages.labels(outcome).inc for outcome in ("ok", "error")}
-        """Take in one message sent over a socket."""
+        """Counts one message sent over a socket, by outcome."""
         self._last: dict[str, ServeObservation] = {}
         self._tokens: defaultdict[str, float] = defaultdict(float)
         self._preemptions: Counter[str] = Counter()
@@ -79,11 +78,11 @@ class Metrics:
         self._page.register(self)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Take in one answered request."""
+        """Count one answered request."""
         self._requests.labels(method, route, str(status)).observe(seconds)
 
     def step(self, session_id: str, observation: ServeObservation, seconds: float) -> None:
-        """Take in one step. For one thread: the event loop's."""
+        """Count one step. Call it only on the event loop's thread."""
         self._steps.observe(seconds)
         self._last[session_id] = observation
         task_id = observation.task_id
@@ -92,7 +91,7 @@ class Metrics:
         self._preemptions[task_id] += observation.eviction_events - forced
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what vLLM has a name for, over the sessions in memory; see docs/api.md for what each is a sum of."""
+        """Yield vLLM's metrics, summed over the sessions in memory; docs/api.md explains each sum."""
         shown = self._shown()
         for name, meaning, read in _GAUGES:
             gauge = GaugeMetricFamily(name, meaning, labels=["task_id"])
@@ -117,7 +116,7 @@ class Metrics:
             yield counter
 
     def _shown(self) -> dict[str, list[ServeObservation]]:
-        """The last window of every session in memory, by task; sessions that left are forgotten."""
+        """Return the last window of every session in memory, by task, and forget the sessions that left."""
         found: dict[str, list[ServeObservation]] = {}
         kept: dict[str, ServeObservation] = {}
         for session in self._registry.open_sessions():
@@ -139,13 +138,13 @@ def _window_s(task_id: str) -> float:
 
 
 class _Sessions:
-    """What the registry knows, at the time of asking."""
+    """The registry's figures, read when the metrics are requested."""
 
     def __init__(self, registry: SessionRegistry) -> None:
         self._registry = registry
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families."""
+        """Yield the metric families."""
         sessions = GaugeMetricFamily("llmserve:sessions", "Sessions in memory.", labels=["transport", "task_id"])
         counts: dict[tuple[str, str], int] = {}
         for session in self._registry.open_sessions():

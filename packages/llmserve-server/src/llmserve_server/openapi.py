@@ -1,7 +1,7 @@
-"""What OpenAPI says about the routes: bodies, keys and every status that a route can answer with.
+"""The OpenAPI document of the routes: bodies, session keys and every status that a route can answer with.
 
-The routes read their bodies themselves, so their schemas are declared here rather than inferred; OpenEnv's own routes get
-the statuses that they have but do not declare. Nothing here answers a request.
+Our routes parse their bodies themselves, so FastAPI cannot infer the schemas and they are declared here. OpenEnv's
+routes do not declare their error statuses; they are added here too.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["body", "errors", "keys", "openapi_of"]
 
 _MEANING: Final = {
     400: "The server lacks a key that the call needs, or the request is malformed.",
-    401: "The server wants its bearer token.",
+    401: "The server requires a bearer token.",
     404: "No such session, episode or task.",
     409: "The episode's state does not allow the call, or no session is meant unambiguously.",
     413: "The body, or the log, is too large.",
     422: "A field is wrong: `field` and `bound` say which and what would be accepted.",
-    429: "Every place is taken, or the resource is busy: see `Retry-After`.",
+    429: "All sessions are in use, or the resource is busy: see `Retry-After`.",
     500: "The server failed; its log says why.",
     501: "Not offered by this environment.",
     502: "The model's endpoint refused or failed.",
@@ -35,7 +35,7 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (ErrorBody, ForkRequest, GradeRequ
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the declaration of the statuses besides success; 401 is every guarded route's."""
+    """Return the declaration of error `statuses`, and of 401, which every guarded route has."""
     return {status: {"model": ErrorBody, "description": _MEANING[status]} for status in sorted({401, *statuses})}
 
 
@@ -46,7 +46,7 @@ def body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
 
 
 def keys(*, query: bool = True) -> dict[str, Any]:
-    """Return the declaration of where a session may be named outside a body."""
+    """Return the declaration of the parameters that can name a session outside the body."""
     text = {"type": "string", "maxLength": 200}
     found = [
         {
@@ -85,7 +85,7 @@ _UNDECLARED: Final = {
 
 
 def openapi_of(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document of `app`; made once."""
+    """Return the OpenAPI document of `app`, which is made only once."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, tags=app.openapi_tags, routes=app.routes

@@ -1,7 +1,7 @@
-"""The HTTP routes of ours, registered before OpenEnv's so that these answer: they hold a session between requests.
+"""Our HTTP routes. They keep a session between requests and are registered before OpenEnv's, which they replace.
 
-Each reads its body itself (exact types, the field named where one is wrong), asks the registry, and sends bytes. What a
-route can answer is declared beside it, for OpenAPI. Nothing here knows how an episode runs or where it is kept.
+Each route parses its body itself (with exact types, so that an error names the field), calls the registry and sends the
+reply. Errors become responses in `exception_handlers.py`. What a route can answer is declared beside it, for OpenAPI.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, baselines: BaselineRunner) -> None:
-    """Put the routes that are ours on `app`: on itself, since a router beneath it is matched twice at each request."""
+    """Add our routes to `app` itself: a router below it would be matched twice for each request."""
 
     @app.post(
         "/reset",
@@ -58,7 +58,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         openapi_extra=body(ResetRequest, required=False) | keys(query=False),
     )
     async def reset(request: Request) -> Response:
-        """Start an episode in a new session, or in the one that is named; `resume` only comes back to it."""
+        """Start an episode in a new session or in the one named; with `resume`, return the last observation instead."""
         content = _content(await request.body())
         arguments = reset_arguments(content)
         named, remembered = request.headers.get(HEADER), request.cookies.get(COOKIE)
@@ -69,7 +69,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         if arguments["session_id"] is None and remembered is not None and _KEY.fullmatch(remembered):
             try:
                 reply = await dispatcher.run(fresh, session_id=remembered)
-            except UnknownSession:  # a cookie may be older than the store
+            except UnknownSession:  # the cookie may name a session that the store has pruned
                 reply = await dispatcher.run(fresh)
         else:
             reply = await dispatcher.run(fresh)
@@ -100,7 +100,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         return _reply(await dispatcher.step(session_id, action, step_index))
 
     async def session_of(request: Request, named: object = None, *, query: bool = False) -> str:
-        """The session that a request means: named, in the header, in the cookie, or its caller's last reset."""
+        """Return the session of a request: named, in the header, in the cookie, or the caller's last reset."""
         key = _named(request, named, query=query)
         return await dispatcher.run(registry.resolve, peer_of(request)) if key is None else key
 
@@ -125,7 +125,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         openapi_extra=keys(),
     )
     async def log(request: Request) -> Response:
-        """Return the log of the session's current episode: what `POST /grader` takes, here or elsewhere."""
+        """Return the log of the session's current episode, which `POST /grader` accepts on any server."""
         session_id = await session_of(request, query=True)
         return _json(await dispatcher.run(lambda: registry.log(session_id).model_dump_json().encode()))
 
@@ -137,7 +137,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         openapi_extra=body(ForkRequest, required=False) | keys(query=False),
     )
     async def fork(request: Request) -> Response:
-        """Return a new session in the same state that faces the same traffic; the first one is left alone."""
+        """Return a new session in the same state and with the same traffic; the first session stays unchanged."""
         given = _checked(ForkRequest, _content(await request.body()))
         session_id = await session_of(request, given.session_id)
         return _reply(await dispatcher.run(registry.fork, session_id, address=_address(request)))
@@ -150,7 +150,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         tags=["Grading"],
     )
     async def grader(request: Request) -> Response:
-        """Grade the session's current episode, one by its `episode_id`, or a given `episode_log`; the log is replayed."""
+        """Grade the session's current episode, one named by `episode_id`, or an `episode_log`, by replaying its log."""
         raw = await request.body()
         given = await dispatcher.run(_grade_request, raw) if len(raw) > 10_000 else _grade_request(raw)
         episode_id, episode_log = given.get("episode_id"), given.get("episode_log")
@@ -200,7 +200,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
 
 
 def peer_of(request: Request) -> str:
-    """Return what tells callers apart who name no session: a digest of address, forwarding and program."""
+    """Return what identifies a caller without a session: a digest of address, forwarding and user agent."""
     host = request.client.host if request.client else ""
     parts = (host, request.headers.get("x-forwarded-for", ""), request.headers.get("user-agent", ""))
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
@@ -211,7 +211,7 @@ def _address(request: Request) -> str | None:
 
 
 def _content(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object in a body; an empty one is an empty object."""
+    """Return the JSON object in a body; an empty body gives an empty object."""
     if not raw.strip():
         return {}
     try:
@@ -231,7 +231,7 @@ def _checked(model: type[_Model], content: Mapping[str, Any]) -> _Model:
 
 
 def _grade_request(raw: bytes) -> dict[str, Any]:
-    """Return the fields of a `GradeRequest`; the log in it stays as it is, for the grader to read once."""
+    """Return the fields of a `GradeRequest`. The log is not parsed here, because the grader parses it."""
     content = _content(raw)
     log = content.pop("episode_log", None)
     given = _checked(GradeRequest, content)
@@ -243,7 +243,7 @@ def _grade_request(raw: bytes) -> dict[str, Any]:
 
 
 def _named(request: Request, named: object, *, query: bool = False) -> str | None:
-    """The session that a request names, in its body, its query, its header or its cookie."""
+    """Return the session that a request names in its body, query, header or cookie."""
     if named is None and query:
         unknown = request.query_params.keys() - {"session_id"}
         if unknown:

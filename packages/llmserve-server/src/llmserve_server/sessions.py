@@ -1,8 +1,8 @@
 """`SessionRegistry`: the sessions of the server, each one episode after another. Start reading the server here.
 
-Every accepted step is stored before it is answered, so memory is only a cache: a session that is not in it is rebuilt from
-the store when it is next used, by this process or by another one that shares the store. The registry is synchronous and
-thread-safe. It knows nothing of HTTP, WebSockets or OpenEnv, and nothing of what a backend does.
+Every accepted step is stored before it is answered, so memory is only a cache. A session that is not in memory is
+rebuilt from the store when it is next used, by this process or another one with the same store. The registry is
+synchronous and thread-safe. It does not depend on HTTP, WebSockets or OpenEnv, nor on the kind of backend.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ from llmserve_sim.schema import (
 __all__ = ["DEFAULT_TASK", "OpenSession", "RegistryStats", "Reply", "SessionRegistry", "Transport"]
 
 DEFAULT_TASK = "static_workload"
-"""What a reset starts that names no task."""
+"""The task of a reset that names none."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An observation and the session that it belongs to."""
+    """An observation and its session."""
 
     session_id: str
     observation: ServeObservation
     repeated: bool = False
-    """The step had been applied before; this is its answer again."""
+    """Whether the step had been applied before, and this repeats its answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session in memory, for people who watch the server. The id is the key to it: never show it."""
+    """A session in memory, for metrics. Its id grants access to it: never show the id."""
 
     session_id: str
     transport: Transport
@@ -74,24 +74,24 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class RegistryStats:
-    """What the registry did since it was made."""
+    """What the registry has done since it was created."""
 
     live: int
-    """Sessions in memory now."""
+    """Sessions in memory at present."""
     episodes: int
-    """Episodes begun, forks included."""
+    """Episodes started, forks included."""
     steps: int
     """Steps applied."""
     repeated: int
-    """Steps answered again."""
+    """Repeated steps that got their first answer again."""
     rebuilt: int
-    """Sessions brought back from the store."""
+    """Sessions rebuilt from the store."""
     fenced: int
-    """Times that another process was found to have been faster."""
+    """Times that another process had stored a step first."""
     dropped: int
-    """Sessions that left memory for want of use."""
+    """Idle sessions removed from memory."""
     refused: int
-    """Sessions for which there was no slot."""
+    """Sessions refused because no slot was free."""
     pruned: int
     """Episodes removed from the store."""
 
@@ -100,14 +100,14 @@ class SessionRegistry:
     """The sessions of one process.
 
     Args:
-        settings: the mode, and the limits of sessions, idleness, retention and logs.
-        store: where episodes are kept; other processes may share it.
-        backend_factory: makes what an episode runs on.
-        monotonic, wall_clock: seconds; the first measures idleness, the second dates rows.
+        settings: the mode, and the limits of sessions, idle time, retention and logs.
+        store: stores the episodes; other processes may share it.
+        backend_factory: makes the backend of an episode.
+        monotonic, wall_clock: seconds; the first measures idle times, the second dates rows.
         new_id: makes unguessable session ids.
 
-    Every method raises a `ServiceError` where it refuses, and then nothing has changed. Any other exception is a defect;
-    the session that it met leaves memory, and the next call rebuilds it from the store.
+    Every method raises a `ServiceError` if it refuses the call; the session is unchanged then. Any other exception is a
+    defect: its session is removed from memory, and the next call rebuilds it from the store.
     """
 
     def __init__(
@@ -142,12 +142,13 @@ class SessionRegistry:
         address: str | None = None,
         transport: Transport = "http",
     ) -> Reply:
-        """Start an episode in a new session, or in the one named; with `resume` go on with the one that runs there.
+        """Start an episode in a new session or in the one named; with `resume`, continue the named session's episode.
 
-        Without a task `DEFAULT_TASK` is started, without a seed one of the task's training seeds is drawn (see `state`).
-        `peer` tells a caller who may come back without a session id; see `resolve`. `address` is whose share of the slots
-        a new session takes. Raises `UnknownSession`,
-        `UnknownTask`, `InvalidField`, `AtCapacity`.
+        Without a task, `DEFAULT_TASK` is started; without a seed, one of the task's training seeds is drawn (`state`
+        tells which). `peer` identifies a caller who may come back without a session id, see `resolve`. A new session
+        counts towards the share of slots of `address`.
+
+        Raises `UnknownSession`, `UnknownTask`, `InvalidField`, `AtCapacity`.
         """
         _check_text(task_id=task_id, episode_id=episode_id, session_id=session_id)
         if resume:
@@ -178,9 +179,11 @@ class SessionRegistry:
     ) -> Reply:
         """Run one window and store it before answering.
 
-        `step_index` is that of the observation that the action answers. Where it is the last one the step is applied; where
-        the same action answered it before and nothing came after, that answer is given again; else `StepConflict`. Without
-        it the step is applied to whatever is last. Raises `InvalidField`, and `EpisodeState` after the end.
+        `step_index` is the index of the observation that the action answers. If that is the last observation, the
+        step is applied. If it is the one before and the last step had the same action, its reply is repeated.
+        Otherwise `StepConflict` is raised. Without `step_index` the step is always applied.
+
+        Raises `InvalidField`, and `EpisodeState` after the end.
         """
         if type(action) is not ServeAction:
             with _refusals():
@@ -195,12 +198,12 @@ class SessionRegistry:
         raise Busy("other processes keep stepping this session: try again", retry_after_s=1)
 
     def is_idle(self, session_id: str) -> bool:
-        """Whether a step waits for nothing but itself: the session is in memory and nobody is in it. True for a moment only."""
+        """Return whether the session is in memory and not in use, so a step would not wait. It may change any time."""
         slot = self._slots.get(session_id)
         return slot is not None and slot.backend is not None and not slot.lock.locked()
 
     def is_busy(self, session_id: str) -> bool:
-        """Whether somebody is in the session. True for a moment only."""
+        """Return whether the session is in use. It may change at any time."""
         slot = self._slots.get(session_id)
         return slot is not None and slot.lock.locked()
 
@@ -210,19 +213,19 @@ class SessionRegistry:
             return Reply(slot.id, _backend(slot).observation())
 
     def state(self, session_id: str) -> ServeState:
-        """Return where the session's episode stands."""
+        """Return the state of the session's episode."""
         with self._cache.lend(session_id, fresh=True) as slot:
             return _backend(slot).state()
 
     def log(self, session_id: str) -> EpisodeLog:
-        """Return the session's current episode as evidence for the grader."""
+        """Return the log of the session's current episode, for the grader."""
         with self._cache.lend(session_id, fresh=True) as slot:
             return _backend(slot).log()
 
     def fork(
         self, session_id: str, *, peer: str | None = None, address: str | None = None, transport: Transport = "http"
     ) -> Reply:
-        """Return a new session that goes on from where this one stands; raises `NotForkable`, `AtCapacity`."""
+        """Return a new session with a copy of this one's episode; raises `NotForkable`, `AtCapacity`."""
         with self._cache.lend(session_id, fresh=True) as slot, _refusals():
             fork = _backend(slot).fork()
             row, last_action = slot.row, slot.last_action
@@ -240,9 +243,10 @@ class SessionRegistry:
         episode_id: str | None = None,
         log: EpisodeLog | Mapping[str, Any] | str | bytes | None = None,
     ) -> GradeReport:
-        """Grade a log; else an episode by its id (the named session's own first); else the session's current episode.
+        """Grade `log` if given; else the episode `episode_id`; else the session's current episode.
 
-        Raises `UnknownEpisode`, `AmbiguousEpisode` where several sessions have that id, `TooLarge`, `InvalidField`.
+        If the named session has an episode with that id, it is the one. Raises `UnknownEpisode`, `AmbiguousEpisode` if
+        several other sessions have that id, `TooLarge`, `InvalidField`.
         """
         _check_text(episode_id=episode_id, session_id=session_id)
         if log is not None:
@@ -263,10 +267,10 @@ class SessionRegistry:
             backend.close()
 
     def resolve(self, peer: str) -> str:
-        """Return the session that a caller known by address only means: the one reset last from there.
+        """Return the session of a caller who is known only by address: the one reset last from there.
 
-        Raises `EpisodeState` where there is none, and `AmbiguousSession` where another session from that address has been
-        stepped since: then several callers share it.
+        Raises `EpisodeState` if there is none, and `AmbiguousSession` if another session from that address has been
+        stepped since, which means that several callers share the address.
         """
         address = self._store.pseudonym(peer)
         last = self._store.last_session(address)
@@ -280,9 +284,9 @@ class SessionRegistry:
         return last
 
     def close(self, session_id: str) -> None:
-        """Let a session leave memory, now or after the call that it is in; nobody waits here. Closing twice is allowed.
+        """Remove a session from memory, now or after its running call, without waiting. Closing twice is allowed.
 
-        It is still in the store and comes back when it is used.
+        It stays in the store and is rebuilt when it is used again.
         """
         slot = self._slots.get(session_id)
         if slot is not None:
@@ -298,19 +302,19 @@ class SessionRegistry:
         ]
 
     def stats(self) -> RegistryStats:
-        """Return what happened so far."""
+        """Return the counts so far."""
         names = ("episodes", "steps", "repeated", "rebuilt", "fenced", "pruned")
         counts = {name: self._cache.counted(name) for name in names}
         return RegistryStats(live=len(self._slots), dropped=self._slots.dropped, refused=self._slots.refused, **counts)
 
     def reap(self) -> None:
-        """Let idle sessions leave memory and old episodes leave the store; to be called every minute or so."""
+        """Remove idle sessions from memory and old episodes from the store. Call it about every minute."""
         self._slots.drop_idle(self._settings.idle_timeout_s)
         before = self._wall_clock() - self._settings.retention_s
         self._cache.count("pruned", self._store.prune(before, self._settings.max_stored_episodes))
 
     def shutdown(self) -> None:
-        """Let every session leave memory, each after the call that it is in, and close the store."""
+        """Remove every session from memory, each after its running call, and close the store."""
         for slot in self._slots.all():
             with slot.lock:
                 self._slots.drop(slot)
@@ -325,7 +329,7 @@ class SessionRegistry:
         return self.observation(session_id)
 
     def _apply(self, slot: Slot, action: ServeAction, step_index: int | None) -> Reply | None:
-        """Apply a step, or answer it again; None where another process was faster, and the session has left memory."""
+        """Apply a step or repeat its reply. None if another process was faster; the session has left memory then."""
         if slot.done or (step_index is not None and step_index != slot.count):
             self._cache.catch_up(slot)
         if step_index is not None and step_index != slot.count:
@@ -349,7 +353,7 @@ class SessionRegistry:
         assert slot.row is not None
         try:
             first = self._store.append(slot.row, slot.count, action.model_dump_json(), kept)
-        except BaseException:  # the backend is ahead of the store now
+        except BaseException:  # the backend has taken a step that the store does not have
             self._slots.drop(slot)
             raise
         if not first:
@@ -370,7 +374,7 @@ class SessionRegistry:
             self._callers.reset(address, slot.id)
 
     def _find(self, episode_id: str, session_id: str | None) -> EpisodeRow:
-        """Return the episode of that id: the session's own if it has one, else the only session's that has one."""
+        """Return the episode with that id: the session's own if it has one, else that of the only session with one."""
         rows: list[EpisodeRow] = []
         if session_id is not None:
             rows = self._store.episodes(episode_id, session_id)
@@ -393,7 +397,7 @@ class SessionRegistry:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Say the simulator's refusals as the server's."""
+    """Convert the simulator's errors to the server's."""
     try:
         yield
     except LLMServeError as error:
@@ -401,7 +405,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _check_text(**given: object) -> None:
-    """Refuse what no database takes as text; what the text may say is for others to judge."""
+    """Refuse texts that a database cannot store; whether the content is right is checked elsewhere."""
     for name, value in given.items():
         if value is not None and (not isinstance(value, str) or _UNSTORABLE.search(value)):
             raise _invalid(name, "must be a text without NUL characters or unpaired surrogates", got=value)

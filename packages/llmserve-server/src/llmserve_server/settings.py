@@ -1,7 +1,6 @@
-"""`Settings`: every limit and choice of the server, read from ``LLMSERVE_*`` variables; a wrong one stops the start.
+"""`Settings`: every option of the server, read from ``LLMSERVE_*`` variables. A wrong one stops the start.
 
-Each field carries its meaning, unit and bounds, and `describe` lists them for documentation. The module knows nothing of
-what the values are used for.
+Each field has its meaning, unit and bounds; `describe` lists them for the documentation.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _Bytes = Annotated[int, Field(ge=1024, le=1024 * _MIB, json_schema_extra={"unit"
 
 
 class SettingsError(ValueError):
-    """One or more settings are wrong; the message has a line for each, with the variable's name and its bound."""
+    """One or more settings are wrong. The message has a line for each, with the variable's name and its bound."""
 
 
 def _seconds(default: float, low: float, high: float, description: str, **options: Any) -> Any:
@@ -37,12 +36,12 @@ def _seconds(default: float, low: float, high: float, description: str, **option
 
 
 def _also(plain: str) -> AliasChoices:
-    """Read ``LLMSERVE_<plain>``, else the plain name that hosting platforms and OpenEnv use."""
+    """Return the names ``LLMSERVE_<plain>`` and ``<plain>``; hosting platforms and OpenEnv use the second."""
     return AliasChoices(_PREFIX + plain, plain)
 
 
 class Settings(BaseSettings):
-    """The server's settings; arguments go before variables. Raises `SettingsError` naming every variable that is wrong."""
+    """The server's settings. Arguments override variables. Raises `SettingsError`, which names every wrong variable."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", populate_by_name=True
@@ -56,7 +55,7 @@ class Settings(BaseSettings):
         description="Scheduler of the simulator; all give the same numbers. auto: the fastest installed.",
     )
     host: str = Field(
-        default="0.0.0.0",  # noqa: S104 - a container that listens on its loopback only cannot be reached
+        default="0.0.0.0",  # noqa: S104 - a container that listens only on loopback cannot be reached
         min_length=1,
         description="Address that the server listens on.",
         validation_alias=_also("HOST"),
@@ -269,15 +268,15 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the table of settings, read off `Settings`."""
+    """One row of the documented table of settings."""
 
     name: str
     variables: tuple[str, ...]
-    """Environment variables that set it; the first that is set wins."""
+    """Environment variables, in order of precedence."""
     default: object
     unit: str
     bounds: str
-    """What is accepted, as a person would say it."""
+    """What is accepted, in words."""
     meaning: str
 
 
@@ -287,11 +286,11 @@ def describe() -> tuple[Setting, ...]:
 
 
 _OTHERS: Final = frozenset({"LLMSERVE_ARTIFACTS", "LLMSERVE_DATA", "LLMSERVE_WEIGHTS"})
-"""Variables that the repository's checks, the simulator and the agents read."""
+"""Known variables that are not the server's: the repository's checks, the simulator and the agents read them."""
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Return the ``LLMSERVE_*`` variables that set nothing here: misspelt ones, most likely. For a warning at the start."""
+    """Return the ``LLMSERVE_*`` variables that nothing reads, most likely misspelt, for a warning at the start."""
     known = {variable for row in describe() for variable in row.variables} | _OTHERS
     given = os.environ if environ is None else environ
     return tuple(sorted(name for name in given if name.upper().startswith(_PREFIX) and name.upper() not in known))
@@ -338,7 +337,7 @@ def _plain(number: float) -> str:
 
 
 def _line(problem: Any) -> str:
-    """Say one problem of pydantic's in a line that names the variable; a secret's value is not repeated."""
+    """Return one of pydantic's errors as a line that names the variable, without the value of a secret."""
     if not problem["loc"]:
         return str(problem["msg"]).removeprefix("Value error, ")
     where = str(problem["loc"][0])

@@ -1,8 +1,8 @@
-"""`Slots`: the sessions in memory, at most so many, each behind a lock. Knows nothing of stores or of what an episode is.
+"""`Slots`: the sessions in memory, up to a maximum number, each with its own lock.
 
-A slot is lent to one thread at a time. Because a session can be rebuilt, a slot may be taken from one that is idle; who
-waited for its lock meanwhile finds it `gone` and asks again. The order of locks: a slot's, then the table's; nobody who
-holds the table's lock waits for a slot's.
+One thread at a time holds a slot. Because a session can be rebuilt, an idle session may lose its slot; a thread that
+waits for its lock then finds `gone` set and asks for a new slot. Order of locks: first a slot's, then the table's. A
+thread that holds the table's lock never waits for a slot's.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ Transport = Literal["http", "websocket", "page"]
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A session's slot in memory; everything below `lock` is read and written by its holder only."""
+    """A session in memory. Only the holder of `lock` reads and writes the fields below it."""
 
     id: str
     transport: Transport
     used: float
-    """When it was last lent, on the registry's monotonic clock, in seconds."""
+    """Time of the last use on the registry's monotonic clock, in seconds."""
     address: str | None = None
-    """Who began the session here; None where that is not known."""
+    """Network address of the caller who began the session; None if unknown."""
     lock: Lock = field(default_factory=Lock)
     gone: bool = False
-    """The slot is no longer the session's."""
+    """Whether the session has lost this slot."""
     drop_when_released: bool = False
-    """Whoever holds `lock` takes the slot out of memory after giving it back; may be set by anyone."""
+    """Whether the holder of `lock` removes the slot after releasing it. Any thread may set it."""
     row: EpisodeRow | None = None
     """The episode that `backend` runs."""
     backend: Backend | None = None
-    """None until the episode is loaded, and once the slot is gone."""
+    """None until the episode is loaded, and after the slot is gone."""
     count: int = 0
-    """Accepted steps."""
+    """Number of accepted steps."""
     last_action: ServeAction | None = None
     done: bool = False
     touched: float = 0.0
-    """When the store was last told that the episode is in use, on the wall clock, in seconds."""
+    """Wall-clock time at which the last use was last written to the store, in seconds."""
 
 
 class Slots:
     """The table of slots.
 
     Args:
-        capacity: slots at most.
-        share: slots at most of one address; None where they may take what they like.
-        yield_after_s: at capacity, a session that nobody used for this long makes room, the idlest first.
+        capacity: maximum number of slots.
+        share: maximum number of slots of one address; None for no such limit.
+        yield_after_s: at capacity, a session that has been idle for this long may lose its slot, the idlest first.
         monotonic: the clock of `Slot.used`, in seconds.
     """
 
@@ -71,9 +71,9 @@ class Slots:
         self._lock = Lock()
         self._slots: dict[str, Slot] = {}
         self.dropped = 0
-        """Sessions that left memory for want of use."""
+        """Idle sessions removed from memory."""
         self.refused = 0
-        """Sessions for which there was no slot."""
+        """Sessions refused because no slot was free."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -88,9 +88,9 @@ class Slots:
             return list(self._slots.values())
 
     def admit(self, slot: Slot) -> Slot:
-        """Put `slot` into the table and return it, or the slot that its session has already.
+        """Put `slot` into the table and return it, or the slot that its session already has.
 
-        Raises `AtCapacity` where all slots, or its address's share of them, are taken and none has been idle for long enough.
+        Raises `AtCapacity` if all slots, or the share of its address, are taken and none has been idle for long enough.
         """
         idle = None
         with self._lock:
@@ -113,7 +113,7 @@ class Slots:
         return slot
 
     def drop(self, slot: Slot, *, idle: bool = False) -> None:
-        """Take a slot whose lock the caller holds out of memory; dropping it twice is allowed."""
+        """Remove a slot whose lock the caller holds; dropping it twice is allowed."""
         with self._lock:
             self.dropped += idle and not slot.gone
             slot.gone = True
@@ -124,13 +124,13 @@ class Slots:
             backend.close()
 
     def drop_when_free(self, slot: Slot) -> None:
-        """Take a slot out of memory without waiting: now, or when its lock, which another thread holds, is given back."""
+        """Remove a slot without waiting: now, or when another thread releases its lock."""
         slot.drop_when_released = True
         self.drop_if_marked(slot)
 
     @contextmanager
     def held(self, slot: Slot) -> Iterator[None]:
-        """Hold a slot's lock; the slot leaves memory afterwards if somebody let go of it meanwhile."""
+        """Hold a slot's lock; remove the slot afterwards if it was marked meanwhile."""
         try:
             with slot.lock:
                 yield
@@ -138,15 +138,15 @@ class Slots:
             self.drop_if_marked(slot)
 
     def drop_if_marked(self, slot: Slot) -> None:
-        """Take a slot whose lock the caller has just given back out of memory, if somebody let go of it meanwhile."""
-        if slot.drop_when_released and slot.lock.acquire(blocking=False):  # else its next holder comes here
+        """Remove a slot whose lock the caller has just released, if it was marked meanwhile."""
+        if slot.drop_when_released and slot.lock.acquire(blocking=False):  # else the next holder removes it
             try:
                 self.drop(slot)
             finally:
                 slot.lock.release()
 
     def drop_idle(self, idle_s: float) -> None:
-        """Take out of memory the sessions that nobody used for `idle_s`."""
+        """Remove the sessions that have been idle for `idle_s`."""
         since = self._monotonic() - idle_s
         for slot in self.all():
             if slot.used <= since and slot.lock.acquire(blocking=False):

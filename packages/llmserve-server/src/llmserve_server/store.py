@@ -1,9 +1,8 @@
-"""`EpisodeStore`: episodes as rows, so that a session outlives the process that answered it.
+"""`EpisodeStore`: episodes as rows of a database, so that sessions survive the end of the process.
 
-What the simulator would answer again is not stored: a row per step holds the action, and the observation only where it
-cannot be replayed. SQLite (a file, or memory) and PostgreSQL are tested; other SQLAlchemy URLs are taken as they are.
-Several processes may share a store: who comes second with an episode or a step is told so, and nothing is overwritten.
-The module knows nothing of memory, locks or backends.
+A row per step holds the action. It holds the observation only if it cannot be replayed. SQLite (a file, or in memory)
+and PostgreSQL are tested; other SQLAlchemy URLs may work. Several processes may share a store: the second one to
+store an episode or a step is told so, and nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ __all__ = ["EpisodeRow", "EpisodeStore", "default_folder", "open_store"]
 
 _LOGGER = logging.getLogger(__name__)
 _PRUNE_BATCH = 20
-"""Episodes removed in one transaction, so that the steps of others wait for milliseconds only."""
+"""Episodes removed in one transaction; few, so that steps wait only milliseconds for it."""
 _ADVISORY_LOCK = 7_860_201
-"""Any number that nobody else uses in the same PostgreSQL database."""
+"""Key of the PostgreSQL advisory lock; any number that no other program uses in the same database."""
 
 
 class EpisodeStore:
-    """The store at one SQLAlchemy URL; raises `SettingsError` where it cannot be opened. Thread-safe.
+    """The store at one SQLAlchemy URL; raises `SettingsError` if it cannot be opened. Thread-safe.
 
-    Every method raises `StoreUnavailable` when the database does not do what it was asked.
+    Every method raises `StoreUnavailable` if the database fails.
     """
 
     def __init__(self, url: str | URL) -> None:
@@ -63,9 +62,9 @@ class EpisodeStore:
         except (SQLAlchemyError, OSError) as error:
             raise _cannot_open(getattr(error, "orig", None) or error) from error
         self.name = self._database.name
-        """The URL without its password, for a log line."""
+        """The URL without its password, for log lines."""
         self.persistent = self._database.persistent
-        """Whether episodes outlive the process."""
+        """Whether episodes survive the end of the process."""
         try:
             self._salt = self._create()
         except StoreUnavailable as error:
@@ -78,13 +77,14 @@ class EpisodeStore:
 
     @classmethod
     def in_memory(cls) -> Self:
-        """Return a store that ends with the process."""
+        """Return a store in memory, which ends with the process."""
         return cls("sqlite://")
 
     def begin(self, row: EpisodeRow, *, copied: EpisodeRow | None = None, count: int = 0) -> EpisodeRow | None:
-        """Store a new episode (`row.key` is ignored) and return it with its key; `copied` lends its first `count` steps.
+        """Store a new episode (`row.key` is ignored) and return it with its key.
 
-        Returns None where the session has an episode of that number already: another process began it.
+        The first `count` steps of the episode `copied`, if given, are copied. Returns None if the session already has
+        an episode of that number, which another process began.
         """
         values = {column.name: getattr(row, column.name) for column in fields(row) if column.name != "key"}
         try:
@@ -103,10 +103,10 @@ class EpisodeStore:
         return replace(row, key=key)
 
     def append(self, row: EpisodeRow, idx: int, action: str, observation: str | None = None) -> bool:
-        """Store a step of the session's current episode, as JSON; return whether it was the first of that index.
+        """Store a step of the session's current episode, as JSON; return whether it was stored.
 
-        False says that this process is behind: another one stored that step, or began a newer episode, or the episode is
-        no longer kept.
+        False means that this process is behind: another one stored a step of that index or began a newer episode, or
+        the episode has been pruned.
         """
         values = self._append_values | {
             "episode": row.key,
@@ -120,7 +120,7 @@ class EpisodeStore:
         return self._database.insert(self._append_sql, parameters)
 
     def current(self, session_id: str) -> tuple[EpisodeRow, int] | None:
-        """Return the session's newest episode and how many steps it has; None where there is no such session."""
+        """Return the session's newest episode and its number of steps; None if there is no such session."""
         count = select(func.coalesce(func.max(STEPS.c.idx) + 1, 0)).where(STEPS.c.episode == EPISODES.c.key)
         query = select(EPISODES, count.scalar_subquery()).where(EPISODES.c.session_id == session_id)
         with self._database.connection() as connection:
@@ -141,7 +141,7 @@ class EpisodeStore:
         ]
 
     def episodes(self, episode_id: str, session_id: str | None = None) -> list[EpisodeRow]:
-        """Return the episodes of that id, newest first and at most 100; of one session where it is named."""
+        """Return the episodes with that id, newest first and at most 100; only those of `session_id` if given."""
         query = select(EPISODES).where(EPISODES.c.episode_id == episode_id)
         if session_id is not None:
             query = query.where(EPISODES.c.session_id == session_id)
@@ -149,25 +149,24 @@ class EpisodeStore:
             return [EpisodeRow(*row) for row in connection.execute(query.order_by(EPISODES.c.key.desc()).limit(100))]
 
     def last_session(self, pseudonym: str) -> str | None:
-        """Return the session that was reset last by the caller of that pseudonym."""
+        """Return the session that the caller with that pseudonym reset last."""
         query = select(EPISODES.c.session_id).where(EPISODES.c.peer == pseudonym)
         with self._database.connection() as connection:
             return connection.scalar(query.order_by(EPISODES.c.key.desc()).limit(1))
 
     def pseudonym(self, peer: str) -> str:
-        """Return what is stored in place of a caller's address, so that a copied table names nobody."""
+        """Return what is stored in place of a caller's address, so that a copy of the table identifies nobody."""
         return hashlib.blake2b(peer.encode(errors="replace"), key=self._salt, digest_size=16).hexdigest()
 
     def touch(self, row: EpisodeRow, now: float) -> None:
-        """Say that an episode is in use at `now`, in seconds since 1970."""
+        """Store that an episode was used at `now` (seconds since 1970)."""
         with self._database.connection() as connection:
             connection.execute(update(EPISODES).where(EPISODES.c.key == row.key).values(touched=now))
 
     def prune(self, before: float, keep: int) -> int:
-        """Remove the episodes that nobody used since `before` (seconds since 1970), and the oldest beyond `keep`.
+        """Remove the episodes not used since `before` (seconds since 1970), and the oldest beyond `keep`.
 
-        Those that their session has left behind go first, then those that are their session's current one. Returns how
-        many were removed.
+        Past episodes of a session are removed before current ones. Returns the number of removed episodes.
         """
         newer = EPISODES.alias()
         superseded = select(newer.c.key).where(
@@ -182,18 +181,18 @@ class EpisodeStore:
         return removed
 
     def counts(self) -> tuple[int, int]:
-        """Return how many episodes are stored, and how many sessions they belong to."""
+        """Return the number of stored episodes and of their sessions."""
         query = select(func.count(), func.count(EPISODES.c.session_id.distinct())).select_from(EPISODES)
         with self._database.connection() as connection:
             episodes, sessions = connection.execute(query).one()
         return episodes, sessions
 
     def close(self) -> None:
-        """Let go of every connection; closing twice is allowed."""
+        """Close every connection; closing twice is allowed."""
         self._database.close()
 
     def _remove(self, condition: ColumnElement[bool], most: int | None) -> int:
-        """Remove the episodes of which `condition` holds, oldest first, and at most `most`; a few at a time."""
+        """Remove the episodes for which `condition` holds, oldest first, at most `most`, a few per transaction."""
         removed = 0
         while most is None or removed < most:
             batch = _PRUNE_BATCH if most is None else min(_PRUNE_BATCH, most - removed)
@@ -209,7 +208,7 @@ class EpisodeStore:
         return removed
 
     def _create(self) -> bytes:
-        """Make the tables where there are none, one process at a time; return the salt of the callers' pseudonyms."""
+        """Create missing tables, one process at a time; return the salt of the callers' pseudonyms."""
         with self._database.transaction() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
@@ -224,9 +223,9 @@ class EpisodeStore:
         return bytes.fromhex(found.salt)
 
     def _compile_append(self) -> tuple[str, dict[str, Any], tuple[str, ...] | None]:
-        """Return the statement of `append` as the driver takes it, its values, and their order where they have no names.
+        """Return the SQL of `append` for the driver, its fixed values, and the order of values if they are positional.
 
-        It is compiled once, here: each step waits for this statement, and SQLAlchemy's own way to it takes twice the time.
+        It is compiled only once, because every step waits for this statement and compiling it would double the time.
         """
         newest = select(EPISODES.c.key).where(EPISODES.c.session_id == bindparam("session"))
         newest = newest.order_by(EPISODES.c.number.desc()).limit(1)
@@ -238,7 +237,7 @@ class EpisodeStore:
 
 
 def default_folder() -> Path | None:
-    """Return a writable folder for a store that nobody configured, made if need be; None where there is none."""
+    """Return a writable folder for a store that is not configured, creating it if needed; None if there is none."""
     state = os.environ.get("XDG_STATE_HOME")
     try:
         folder = (Path(state) if state else Path.home() / ".local" / "state") / "llmserve"
@@ -251,7 +250,7 @@ def default_folder() -> Path | None:
 def open_store(settings: Settings) -> EpisodeStore:
     """Return the store that the settings name, else one in the default folder, else one in memory with a warning.
 
-    Raises `SettingsError` where a store was asked for by name and cannot be opened: only what nobody asked for is replaced.
+    Raises `SettingsError` if the settings name a store that cannot be opened: a configured store is never replaced.
     """
     if settings.store_url is not None:
         return EpisodeStore(settings.store_url.get_secret_value())

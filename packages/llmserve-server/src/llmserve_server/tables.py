@@ -1,8 +1,8 @@
-"""The tables of the episode store, and what a row of them is. No connection and no query is made here.
+"""The tables of the episode store and the types of their rows.
 
-An episode is a row of `EPISODES` (whose, which task, which seed, made by which simulator) and a row of `STEPS` per accepted
-action. Two constraints are the fence between processes that share a store: a session's episodes are numbered, an episode's
-steps are indexed, and each number can be taken once.
+An episode is a row of `EPISODES` (session, task, seed, version of the simulator) and a row of `STEPS` per accepted
+action. Two unique constraints keep processes that share a store apart: a session's episodes are numbered, an
+episode's steps are indexed, and each number can be used once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from sqlalchemy import (
 __all__ = ["EPISODES", "FORMAT", "METADATA", "STEPS", "STORE", "EpisodeRow"]
 
 FORMAT = 1
-"""Of these tables; a store of another format is refused at the start."""
+"""Version of these tables; the server does not start with a store of another version."""
 
 METADATA = MetaData()
-_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where the type is INTEGER
+_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only if the type is INTEGER
 
 STORE = Table(
     "llmserve_store",
@@ -55,7 +55,7 @@ EPISODES = Table(
     Index("episodes_by_id", "episode_id"),
     Index("episodes_by_peer", "peer", "key"),
     Index("episodes_by_age", "touched"),
-    sqlite_autoincrement=True,  # a key is never used twice, so who is behind cannot write to another's episode
+    sqlite_autoincrement=True,  # keys are never reused, so a process that is behind cannot write to another episode
 )
 STEPS = Table(
     "steps",
@@ -70,13 +70,13 @@ STEPS = Table(
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRow:
-    """One row of `EPISODES`, in its columns' order."""
+    """One row of `EPISODES`, in the order of its columns."""
 
     key: int
-    """The store's own number of the episode; 0 before it is stored."""
+    """Primary key; 0 before the row is stored."""
     session_id: str
     number: int
-    """Counts the session's episodes from 1; the highest is the current one."""
+    """Number of the episode within its session, from 1; the highest is the current one."""
     episode_id: str
     task_id: str
     seed: int
@@ -84,6 +84,6 @@ class EpisodeRow:
     simulator_version: str
     task_digest: str
     peer: str | None
-    """Pseudonym of the caller's address, where the caller may come back without a session id."""
+    """Pseudonym of the caller's address, if the caller may come back without a session id."""
     touched: float
-    """When it was last used, in seconds since 1970; exact to a minute."""
+    """Time of the last use, in seconds since 1970, exact to a minute."""

@@ -1,6 +1,6 @@
-"""The catalogue as callers see it: `GET /tasks`, and OpenEnv's Task API, where a task is a (task, seed) pair in a split.
+"""The catalogue of tasks for callers: `GET /tasks`, and OpenEnv's Task API.
 
-The module knows nothing of sessions; what it says comes from the simulator's task files.
+In the Task API a task is a (task, seed) pair of a split. All data come from the simulator's task files.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from llmserve_sim.tasks.registry import list_tasks
 __all__ = ["SPLITS", "num_tasks", "task_and_seed", "task_range", "task_spec", "tasks_reply"]
 
 SPLITS: Final = ("train", "validation", "test")
-"""What tasks are for; the seeds behind the score's references are nobody's to train on or to claim with."""
+"""The splits of the Task API, without the seeds behind the score's references: nobody may train or test on these."""
 _MOST_LISTED: Final = 1000
-"""Most task_range in one answer: the training split has a million seeds per task."""
+"""Maximum number of tasks in one answer: the training split has a million seeds per task."""
 
 
 @cache
@@ -32,12 +32,12 @@ def tasks_reply() -> TasksReply:
 
 
 def num_tasks(split: object) -> int:
-    """Return how many (task, seed) pairs `split` has."""
+    """Return the number of (task, seed) pairs in `split`."""
     return sum(len(seeds) for _, seeds in _ranges(split))
 
 
 def task_and_seed(split: object, index: object) -> tuple[str, int]:
-    """Return the task id and the seed at `index` of `split`: all seeds of the first task, then of the next.
+    """Return the task id and the seed at `index` of `split`, which lists all seeds of one task after another.
 
     Raises `InvalidInputError` for a split that does not exist and `IndexError` for an index beyond its end.
     """
@@ -52,9 +52,9 @@ def task_and_seed(split: object, index: object) -> tuple[str, int]:
 
 
 def task_range(split: object, start: int | None = None, stop: int | None = None) -> list[dict[str, Any]]:
-    """Return the specs of ``[start, stop)``, as Python slices count, at most a thousand of them.
+    """Return the specs of ``[start, stop)``, with the meaning of a Python slice; without bounds the first thousand.
 
-    Raises `InvalidInputError` where more is asked for by number; without bounds it is a preview.
+    Raises `InvalidInputError` if given bounds span more than a thousand.
     """
     chosen = range(num_tasks(split))[slice(start, stop)]
     if len(chosen) > _MOST_LISTED:
@@ -65,7 +65,7 @@ def task_range(split: object, start: int | None = None, stop: int | None = None)
 
 
 def task_spec(split: object, index: int) -> dict[str, Any]:
-    """Return one spec: what `reset` takes to run it."""
+    """Return one spec: the arguments of `reset` that start the task."""
     task_id, seed = task_and_seed(split, index)
     return {"id": f"{task_id}-{seed}", "split": split, "index": index, "task_id": task_id, "seed": seed}
 

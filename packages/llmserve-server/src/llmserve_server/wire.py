@@ -1,7 +1,6 @@
-"""The types on the wire: the simulator's own, dressed as OpenEnv's, and the bodies of the HTTP routes.
+"""The types on the wire: the simulator's types as OpenEnv's, and the bodies of the HTTP routes.
 
-A wire type adds what OpenEnv's base class asks for and nothing else; bounds and meanings stay where they are written,
-in `llmserve_sim.schema`. The module knows nothing of sessions or transports.
+A wire type adds only what OpenEnv's base class requires; bounds and meanings come from `llmserve_sim.schema`.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ __all__ = [
 _MESSAGE = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 last_refusal: Final[ContextVar[list[ServiceError] | None]] = ContextVar("last_refusal", default=None)
-"""Where a socket's guard finds why the call it carried was refused: OpenEnv passes on the sentence alone."""
+"""The errors of the socket's current call, for `WebSocketMiddleware`: OpenEnv passes on only the message."""
 
 
 def refusal(error: Exception) -> ServiceError:
-    """Return `error` as a typed refusal, noted for the socket that is being served, if one is."""
+    """Return `error` as a `ServiceError`, and record it for the current socket if there is one."""
     refused = to_service_error(error)
     noted = last_refusal.get()
     if noted is not None:
@@ -59,7 +58,7 @@ def refusal(error: Exception) -> ServiceError:
 
 
 class WireAction(ServeAction, Action):
-    """A `ServeAction` as OpenEnv carries it."""
+    """A `ServeAction` as a type of OpenEnv."""
 
     model_config = _MESSAGE
 
@@ -71,9 +70,9 @@ class WireAction(ServeAction, Action):
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """Return `obj` as an action; the refusal names the field and its bound.
+        """Return `obj` as an action; the error names the field and its bound.
 
-        OpenEnv's server answers pydantic's own error with the words "Invalid message", so ours is raised instead.
+        It raises our own error, because OpenEnv's server answers pydantic's with only "Invalid message".
         """
         if not isinstance(obj, Mapping):
             return super().model_validate(obj, **options)
@@ -87,20 +86,20 @@ class WireAction(ServeAction, Action):
         return made(cls, action.__dict__ | {"metadata": dict(metadata)})
 
     def to_action(self) -> ServeAction:
-        """Return the action without what OpenEnv added."""
+        """Return the action without OpenEnv's fields."""
         values = self.__dict__
         return made(ServeAction, {name: values[name] for name in ACTION_FIELDS})
 
 
 class WireObservation(ServeObservation, Observation):
-    """A `ServeObservation` as OpenEnv carries it: `reward` and `done` travel beside it, not inside."""
+    """A `ServeObservation` as a type of OpenEnv, which sends `reward` and `done` beside it, not inside."""
 
     model_config = _MESSAGE
 
     def model_dump(self, *, exclude: Any = None, **options: Any) -> dict[str, Any]:
-        """Return the fields; every value is plain already, so without further options none is converted.
+        """Return the fields. Without further options no value is converted, because all are plain already.
 
-        OpenEnv asks for it once a step and encodes what it gets: a second walk through it costs more than the message.
+        OpenEnv calls it once a step and encodes the result; converting the values would take longer than the encoding.
         """
         if options or not isinstance(exclude, set | None):
             return super().model_dump(exclude=exclude, **options)
@@ -108,7 +107,7 @@ class WireObservation(ServeObservation, Observation):
 
 
 class WireState(ServeState, State):
-    """A `ServeState` as OpenEnv carries it, with the key to its session."""
+    """A `ServeState` as a type of OpenEnv, with the id of its session."""
 
     model_config = _MESSAGE
 
@@ -116,17 +115,17 @@ class WireState(ServeState, State):
 
 
 def to_wire(observation: ServeObservation) -> WireObservation:
-    """Return `observation` as OpenEnv's kind; it was validated when it was made."""
+    """Return `observation` as a type of OpenEnv, without validating it again."""
     return made(WireObservation, observation.__dict__.copy())
 
 
 def to_wire_state(state: ServeState, session_id: str) -> WireState:
-    """Return `state` as OpenEnv's kind."""
+    """Return `state` as a type of OpenEnv."""
     return WireState.model_construct(**state.__dict__, session_id=session_id)
 
 
 def step_index_of(action: WireAction) -> int | None:
-    """Return the step that the action says it answers, if it says so."""
+    """Return the step index that the action gives; None if it gives none."""
     index = action.metadata.get("step_index")
     if index is not None and (type(index) is not int or index < 0):
         raise InvalidInputError("metadata.step_index", "must be an integer from 0 on", got=index)
@@ -134,7 +133,7 @@ def step_index_of(action: WireAction) -> int | None:
 
 
 class _Body(BaseModel):
-    """Base of every body of ours: exact types, no unknown keys, no NaN or infinity."""
+    """Base class of our bodies: exact types, no unknown keys, no NaN or infinity."""
 
     model_config = _MESSAGE
 
@@ -144,7 +143,7 @@ _TASK_INDEX = "With `index`: choose the task and the seed as the Task API lists 
 
 
 class ResetRequest(_Body):
-    """What `POST /reset` takes; every field may be left out."""
+    """The body of `POST /reset`; every field is optional."""
 
     task_id: str | None = Field(default=None, max_length=200, description="Task; without one static_workload.")
     seed: int | None = Field(
@@ -164,7 +163,7 @@ class ResetRequest(_Body):
 
 
 class StepRequest(_Body):
-    """What `POST /step` takes."""
+    """The body of `POST /step`."""
 
     action: ServeAction = Field(description="The configuration of the next window; omitted fields take defaults.")
     session_id: str | None = Field(default=None, max_length=200, description=_SESSION)
@@ -178,13 +177,13 @@ class StepRequest(_Body):
 
 
 class ForkRequest(_Body):
-    """What `POST /fork` takes."""
+    """The body of `POST /fork`."""
 
     session_id: str | None = Field(default=None, max_length=200, description=_SESSION)
 
 
 class GradeRequest(_Body):
-    """What `POST /grader` takes: nothing (the session's current episode), one episode by its id, or a log."""
+    """The body of `POST /grader`: empty (the session's current episode), the id of an episode, or a log."""
 
     episode_id: str | None = Field(default=None, min_length=1, max_length=200, description="An episode of this server.")
     episode_log: EpisodeLog | None = Field(default=None, description="A log from anywhere: it is replayed.")
@@ -192,7 +191,7 @@ class GradeRequest(_Body):
 
 
 class SessionReply(_Body):
-    """What `POST /reset`, `/step` and `/fork` answer."""
+    """The reply of `POST /reset`, `/step` and `/fork`."""
 
     session_id: str = Field(description="The only key to the session: keep it.")
     observation: ServeObservation = Field(description="What the window showed.")
@@ -202,7 +201,7 @@ class SessionReply(_Body):
 
     @classmethod
     def of(cls, session_id: str, observation: ServeObservation) -> SessionReply:
-        """Return the reply that carries `observation`."""
+        """Return the reply with `observation`."""
         return made(
             cls,
             {
@@ -216,14 +215,14 @@ class SessionReply(_Body):
 
 
 class TasksReply(_Body):
-    """What `GET /tasks` answers."""
+    """The reply of `GET /tasks`."""
 
     tasks: list[dict[str, Any]] = Field(description="The catalogue, the three validator-facing tasks first.")
     action_schema: dict[str, Any] = Field(description="JSON schema of `ServeAction`.")
 
 
 class _Problem(_Body):
-    """What went wrong, for a program and for a person."""
+    """The error, for a program and for a person."""
 
     code: str = Field(description="Stable name of the problem.")
     message: str = Field(description="A sentence that says what to do.")
@@ -233,7 +232,7 @@ class _Problem(_Body):
 
 
 class ErrorBody(_Body):
-    """The body of every answer that is not a success."""
+    """The body of every error reply."""
 
     error: _Problem
     detail: str = Field(description="The message again, where FastAPI's clients look for it.")

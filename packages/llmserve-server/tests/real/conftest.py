@@ -62,7 +62,7 @@ def leaping_loop() -> type[LeapingLoop]:
     return LeapingLoop
 
 
-# --- what endpoints say -------------------------------------------------------------------------------------------------
+# --- what endpoints send ------------------------------------------------------------------------------------------
 
 
 def event(payload: object) -> bytes:
@@ -94,7 +94,7 @@ def usage_chunk(prompt: int, completion: int, cached: int = 0) -> dict[str, Any]
 
 @dataclass
 class Reply:
-    """What an endpoint does with one request: waits (for a time, for a test) and bytes, in order; then it closes, or lets go."""
+    """What an endpoint does with one request: waits (a time, or for the test) and bytes; then how it closes."""
 
     parts: list[bytes | float | threading.Event] = field(default_factory=list)
     status: int = 200
@@ -160,7 +160,7 @@ class _Stream(httpx2.AsyncByteStream):
             raise httpx2.RemoteProtocolError("peer closed connection")
 
 
-# --- a real socket ------------------------------------------------------------------------------------------------------
+# --- a real socket ------------------------------------------------------------------------------------------------
 
 
 class LoopbackEndpoint:

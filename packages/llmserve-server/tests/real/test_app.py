@@ -1,4 +1,4 @@
-"""Real mode behind the server's routes: a step that takes its time, refusals with their codes, and a key that stays put."""
+"""Real mode behind the server's routes: a step that takes time, refusals with codes, and a key that stays secret."""
 
 from __future__ import annotations
 

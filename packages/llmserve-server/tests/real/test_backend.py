@@ -105,7 +105,7 @@ def test_a_step_sends_the_sampled_requests_and_observes_them(backends: Any, endp
 
 
 def test_the_reward_is_the_sum_of_its_measured_terms(backends: Any) -> None:
-    """Memory pressure is not measured, nor cost without a price: they are named as such, and neither is in the reward."""
+    """Memory pressure, and cost without a price, are not measured: they are named as such and not in the reward."""
     seen = started(backends()).step(ACTION)
     terms = seen.metadata["reward_terms"]
     assert set(terms) == {"throughput", "slo"}
@@ -184,7 +184,7 @@ def test_a_vllm_s_own_page_fills_in_what_it_knows(backends: Any, endpoint: Any) 
 
 
 def test_an_episode_taken_up_from_its_stored_steps_is_the_same(backends: Any, endpoint: Any) -> None:
-    """State, log and last observation to the byte, with no request sent; and the next step goes on in the same traffic."""
+    """State, log and last observation to the byte, with no request sent; the next step continues the same traffic."""
     shared = backends(usd_per_hour=2.0)
     backend = started(shared)
     for _ in range(3):

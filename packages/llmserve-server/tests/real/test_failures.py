@@ -1,4 +1,4 @@
-"""Everything an endpoint can do wrong, over a real socket: each ends in its named failure, and never in an exception."""
+"""Everything an endpoint can do wrong, over a real socket: each becomes its named failure, never an exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of a stream, through the official client on a clock that leaps: known schedules come back exactly."""
+"""The measurements of a stream, through the official client on a simulated clock, match known schedules exactly."""
 
 from __future__ import annotations
 

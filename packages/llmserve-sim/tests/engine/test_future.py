@@ -1,4 +1,4 @@
-"""An engine can be forked onto another future: kernel and reference agree there too, and what has been seen stays seen."""
+"""An engine can be forked onto another future: kernel and reference agree there too, and the past stays the same."""
 
 from __future__ import annotations
 

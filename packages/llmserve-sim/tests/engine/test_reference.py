@@ -160,7 +160,7 @@ def test_priority_requests_go_first_only_while_priority_routing_is_on(make_engin
 
 
 def test_a_request_is_abandoned_at_the_very_end_of_its_patience(make_engine: MakeEngine) -> None:
-    """The replica is free at 140: who gives up at 140 is gone, who would have waited one picosecond longer is served."""
+    """The replica is free at 140: a request that gives up at 140 is gone, one that waits 1 ps longer is served."""
     for arrival, status in ((1, "abandoned"), (2, "finished")):
         fleet = replace(FLEET, patience_ps=139)
         _, records = run(make_engine, [(0, 40, 1), (arrival, 10, 1)], replace(PLAN, batch_cap=1), fleet=fleet)
@@ -242,7 +242,7 @@ def test_a_later_shorter_stall_does_not_cut_a_swap_short(make_engine: MakeEngine
 
 
 def test_a_forced_eviction_stalls_its_replica_after_the_iteration_in_flight(make_engine: MakeEngine) -> None:
-    """14 blocks are in use when the pool shrinks to 13; the step in flight ends at 701 and the next starts 300 later."""
+    """14 blocks are used when the pool shrinks to 13; the step in flight ends at 701 and the next starts 300 later."""
     squeezed = replace(PLAN, pool_blocks=13)
     stats, records = run(make_engine, [(0, 100, 5), (0, 97, 5)], replace(PLAN, end_ps=700), squeezed)
     assert (stats[0].used_blocks, stats[1].forced_evictions, stats[1].preemptions) == (14, 1, 0)

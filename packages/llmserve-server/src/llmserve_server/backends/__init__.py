@@ -1,4 +1,4 @@
-"""What an episode runs on behind a session: the simulator, or a real endpoint."""
+"""The backends of an episode: the simulator, or a real endpoint."""
 
 from __future__ import annotations
 

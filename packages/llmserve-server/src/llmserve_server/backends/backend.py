@@ -1,4 +1,4 @@
-"""`Backend`: the seam between a session and what its episode runs on. Sessions know this protocol and nothing behind it."""
+"""`Backend`: the interface between a session and what its episode runs on."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["Backend", "BackendFactory", "StoredStep"]
 
 @dataclass(frozen=True, slots=True)
 class StoredStep:
-    """A step as the store gives it back."""
+    """A step as the store returns it."""
 
     action: ServeAction
     observation: ServeObservation | None
-    """What was answered; None where the backend is replayable and the store did not keep it."""
+    """The reply; None if the backend is replayable, because the store then does not keep it."""
 
 
 class Backend(Protocol):
-    """One episode. The session's lock is held around every call but `grade`, so one call runs at a time.
+    """One episode. The session's lock is held during every call but `grade`, so one call runs at a time.
 
-    A refused call (`llmserve_sim.errors.LLMServeError`, `llmserve_server.errors.ServiceError`) leaves the episode exactly
-    as it was.
+    A refused call (`llmserve_sim.errors.LLMServeError`, `llmserve_server.errors.ServiceError`) does not change the
+    episode.
     """
 
     @property
     def replayable(self) -> bool:
-        """Whether the same task, seed and actions give the same bytes; if not, the store keeps every observation."""
+        """Whether the same task, seed and actions give the same observations; if not, the store keeps each one."""
         ...
 
     def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
@@ -37,7 +37,7 @@ class Backend(Protocol):
         ...
 
     def restore(self, task_id: str, seed: int, episode_id: str, steps: Sequence[StoredStep]) -> None:
-        """Stand where an episode stood after `steps`, as if nothing had happened since."""
+        """Restore the state of an episode after `steps`."""
         ...
 
     def step(self, action: ServeAction) -> ServeObservation:
@@ -45,29 +45,29 @@ class Backend(Protocol):
         ...
 
     def observation(self) -> ServeObservation:
-        """Return the last observation again: the same bytes."""
+        """Return the last observation again, with the same bytes."""
         ...
 
     def state(self) -> ServeState:
-        """Return where the episode stands; `step_count` is exact."""
+        """Return the state of the episode; `step_count` is exact."""
         ...
 
     def log(self) -> EpisodeLog:
-        """Return the episode so far as evidence for the grader."""
+        """Return the log of the episode so far, for the grader."""
         ...
 
     def fork(self) -> Backend:
-        """Return an independent episode, with an id of its own, that goes on from here; raises `NotForkable`."""
+        """Return an independent episode with its own id that continues from here; raises `NotForkable`."""
         ...
 
     def grade(self, log: EpisodeLog) -> GradeReport:
-        """Return what `log` is worth; it need not be this episode's, and the episode does not notice."""
+        """Return the grade of `log`, which may be any episode's; this episode does not change."""
         ...
 
     def close(self) -> None:
-        """Let go of what the episode holds; closing twice is allowed."""
+        """Release the episode's resources; closing twice is allowed."""
         ...
 
 
 BackendFactory = Callable[[], Backend]
-"""Makes a backend that `reset` or `restore` is called on first."""
+"""Makes a backend, on which `reset` or `restore` is called first."""

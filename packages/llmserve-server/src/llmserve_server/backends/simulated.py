@@ -20,10 +20,10 @@ class SimulatedBackend:
     """An episode in the simulator.
 
     Args:
-        engine: which scheduler runs; the numbers do not depend on it.
-        env: an environment to go on with; the next `reset` or `restore` makes its own.
+        engine: which scheduler runs; the results do not depend on it.
+        env: an environment to continue; the next `reset` or `restore` replaces it.
 
-    Task ids are looked up in the catalogue and nowhere else: a name from outside never opens a file.
+    Task ids are looked up only in the catalogue: a name from a caller never opens a file.
     """
 
     replayable = True
@@ -33,14 +33,14 @@ class SimulatedBackend:
         self._env = env
 
     def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
-        """Start an episode; raises `UnknownTaskError` or `InvalidInputError` and leaves the one that runs alone."""
+        """Start an episode. Raises `UnknownTaskError` or `InvalidInputError`; the running episode then continues."""
         env = ServingEnv(catalogue_task(task_id), engine=self._engine)
         observation = env.reset(seed, episode_id=episode_id)
         self._env = env
         return observation
 
     def restore(self, task_id: str, seed: int, episode_id: str, steps: Sequence[StoredStep]) -> None:
-        """Replay the actions without building the observations between."""
+        """Replay the actions without building the intermediate observations."""
         env = ServingEnv(catalogue_task(task_id), engine=self._engine)
         env.start(seed, episode_id=episode_id)
         for step in steps:
@@ -58,19 +58,19 @@ class SimulatedBackend:
         return to_observation(last.measurement, last.terms, task_id=env.task.id, done=last.done)
 
     def state(self) -> ServeState:
-        """Return where the episode stands."""
+        """Return the state of the episode."""
         return self._running().state()
 
     def log(self) -> EpisodeLog:
-        """Return the episode so far as evidence for the grader."""
+        """Return the log of the episode so far, for the grader."""
         return self._running().episode_log()
 
     def fork(self) -> Self:
-        """Return an independent episode that faces the same future."""
+        """Return an independent episode with the same future."""
         return type(self)(self._engine, self._running().fork())
 
     def grade(self, log: EpisodeLog) -> GradeReport:
-        """Replay `log` and say whether it is genuine and what it is worth."""
+        """Replay `log`; return whether it is genuine, and its score."""
         return grade(log, engine=self._engine)
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class SimulatedBackend:
 
 
 def warm_up(engine: EngineKind = "auto") -> None:
-    """Run one window, so that the kernel is compiled (or read from numba's cache) before the first caller waits for it."""
+    """Run one window, so that the kernel is compiled, or read from numba's cache, before the first call."""
     backend = SimulatedBackend(engine)
     backend.reset("static_workload", 0, "warm-up")
     backend.step(ServeAction())

@@ -1,6 +1,6 @@
-"""`AuthAndLimitsMiddleware`: asks every request for the bearer token and bounds the size of its body.
+"""`AuthAndLimitsMiddleware`: check the bearer token of every request and limit the size of its body.
 
-It runs before every route and knows nothing about what the routes do.
+It runs before every route.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from llmserve_server.settings import Settings
 __all__ = ["AuthAndLimitsMiddleware"]
 
 _OPEN: Final = ("/health", "/web", "/", "/demo", "/favicon.ico")
-"""Paths without a token: the health check, the page and its icon, and the redirects to the page."""
+"""Paths that need no token: the health check, the page and its icon, and the redirects to the page."""
 
 
 def _is_open(path: str) -> bool:
-    """Whether `path` needs no token."""
+    """Return whether `path` needs no token."""
     return path in _OPEN or path.startswith("/web/")
 
 
 class AuthAndLimitsMiddleware:
     """Refuses HTTP requests and socket handshakes without the token, and bodies that are too large.
 
-    A body is read whole before the route runs, so that the bound holds for a body without a length as well.
+    The whole body is read before the route runs, so that the limit also holds for a body without a length.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -71,7 +71,7 @@ def _declared(headers: dict[bytes, bytes]) -> int:
 
 
 async def _whole_body(receive: Receive, headers: dict[bytes, bytes], bound: int) -> Receive:
-    """Read the body, and return a `receive` that gives it back in one message."""
+    """Read the body, and return a `receive` that returns it in one message."""
     if _declared(headers) > bound:
         raise TooLarge.of_bytes("body", bound)
     message = await receive()
@@ -98,7 +98,7 @@ async def _whole_body(receive: Receive, headers: dict[bytes, bytes], bound: int)
 
 
 async def _refuse(error: ServiceError, scope: Scope, send: Send) -> None:
-    """Answer a request, or a socket's handshake, with `error`."""
+    """Answer a request or a socket's handshake with `error`."""
     body = json.dumps(error.body()).encode()
     prefix = "http"
     if scope["type"] == "websocket":

@@ -1,7 +1,7 @@
-"""`Head`: a HEAD request is answered as GET would be, without the body. Monitors and link checkers ask that way.
+"""`HeadMiddleware`: answer HEAD like GET, without the body. Monitors and link checkers send HEAD.
 
-Starlette's routes do so by themselves, FastAPI's and Gradio's do not. Below ``/web/`` some of Gradio's answers never end, so
-only the page itself is answered there.
+Starlette's routes do so by themselves; FastAPI's and Gradio's do not. Below ``/web/`` only the page itself is answered,
+because some of Gradio's replies never end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PAGE: Final = "/web/"
 
 
 class HeadMiddleware:
-    """A plain ASGI layer; what is beneath it sees GET."""
+    """ASGI middleware that passes HEAD on as GET and drops the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

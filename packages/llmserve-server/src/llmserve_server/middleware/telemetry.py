@@ -1,7 +1,7 @@
-"""What the server says about itself: log lines (structlog, JSON or console) and Prometheus metrics.
+"""`TelemetryMiddleware`: request ids, log lines (structlog, JSON or console) and Prometheus metrics.
 
-Neither holds a secret: no query string, no session id, no body, no header but the request's id. The module knows the
-routes only by the patterns that FastAPI matched, and the sessions only by their counts.
+Neither logs nor metrics contain secrets: no query string, no session id, no body, no header but the request's id.
+Routes appear only as the patterns that FastAPI matched.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADER: Final = b"x-request-id"
 _log = structlog.get_logger("llmserve_server")
 _stdlib_log = logging.getLogger("llmserve_server")
-"""Asked before a line is put together: a step should not pay for one that nobody reads."""
+"""Its level is checked before a log line is built, so that a step does not pay for a line that is not written."""
 
 
 class TelemetryMiddleware:
-    """Gives each request an id, counts and times it, and logs it: steps and checks at debug, the rest at info."""
+    """Gives each request an id, counts, times and logs it: steps and health checks at debug, the rest at info."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -118,7 +118,7 @@ _QUIET: Final = frozenset({"/step", "/state", "/health", "/metrics"})
 
 
 def _route(scope: Scope) -> str:
-    """The pattern that was matched: never the path itself, which is the caller's text."""
+    """Return the matched route pattern, never the path, which may contain any text of the caller."""
     route = scope.get("route")
     path = getattr(route, "path", None)
     if path is not None:
@@ -127,7 +127,7 @@ def _route(scope: Scope) -> str:
 
 
 def _request_id(scope: Scope) -> bytes:
-    """The caller's id where it is a plain one, else a new one; kept with the request."""
+    """Return the caller's request id if it is well-formed, else a new one, and store it with the request."""
     state: dict[str, Any] = scope.setdefault("state", {})
     known = state.get("request_id")
     if known is None:

@@ -1,8 +1,7 @@
-"""What stands before every route: the bearer token, the sizes of bodies and messages, and frames that are no messages.
+"""`WebSocketMiddleware`: answer malformed frames, complete OpenEnv's error frames, and use the fast path for steps.
 
-Plain ASGI layers, outermost first `Guard`: it asks for the token and bounds bodies; `SocketGuard` answers a frame that
-OpenEnv's socket handler would stumble over with an error frame, and completes OpenEnv's error frames with the typed
-refusal behind them. Nothing here knows what the routes do.
+OpenEnv's socket handler fails on some malformed frames. They are answered here with an error frame. OpenEnv's own error
+frames contain only a message; the typed error behind it is added here.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ __all__ = ["WebSocketMiddleware", "frame_problem"]
 
 _SOCKETS: Final = ("/ws", "/mcp")
 _MOST_BRACKETS: Final = 64
-"""A frame with more opening brackets, or with anything else that is rare in a message, is looked at closely."""
+"""A frame with more opening brackets, or with anything else that is rare in a message, is parsed and checked."""
 _LONG_FRAME: Final = 4000
-"""Characters; Python refuses to read an integer of more than 4300 digits."""
+"""Frames with more characters are parsed and checked: Python refuses to read an integer of over 4300 digits."""
 _RETRY_S: Final = 5
 _log = structlog.get_logger(__name__)
 
 
 class WebSocketMiddleware:
-    """Keeps OpenEnv's sockets alive and talkative.
+    """Keeps OpenEnv's sockets open after malformed frames, and completes OpenEnv's error frames.
 
-    OpenEnv's handler ends the socket over a binary frame, JSON that is no object, nesting or integers that Python's
-    parser gives up on, and text that is no Unicode. Such a frame is answered here and never reaches it.
+    OpenEnv's handler closes the socket on a binary frame, on JSON that is not an object, on nesting or integers that
+    Python's parser refuses, and on invalid Unicode. Such a frame is answered here and does not reach the handler.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -42,12 +41,12 @@ class WebSocketMiddleware:
         self._bound = settings.max_message_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one socket; anything else passes."""
+        """Handle one socket; pass on anything else."""
         if scope["type"] != "websocket" or scope["path"] not in _SOCKETS:
             await self._app(scope, receive, send)
             return
         refused: list[ServiceError] = []
-        last_refusal.set(refused)  # this task is the socket's own
+        last_refusal.set(refused)  # the socket has its own task, so the context variable is its own too
         fast_path = FastPath(scope["client"][0] if scope.get("client") else None)
         current_fast_path.set(fast_path)
         answer = _rpc_frame if scope["path"] == "/mcp" else _error_frame
@@ -65,7 +64,7 @@ class WebSocketMiddleware:
                     continue
                 try:
                     step = await fast_path.answer(str(text))
-                except Exception as error:  # noqa: BLE001 - told as OpenEnv's handler would tell it
+                except Exception as error:  # noqa: BLE001 - answered as OpenEnv's handler would answer it
                     _log.error("request_failed", exc_info=error)
                     step = _error_frame("EXECUTION_ERROR", _defect())
                 if step is None:
@@ -79,29 +78,29 @@ class WebSocketMiddleware:
             try:
                 await send(message)
             except OSError:
-                if message["type"] != "websocket.close":  # some releases of OpenEnv close a socket that is closed
+                if message["type"] != "websocket.close":  # some releases of OpenEnv close a socket twice
                     raise
 
         try:
             await self._app(scope, guarded_receive, completed_send)
         finally:
-            # OpenEnv closes the environment in a thread, and not at all where the socket's task is cancelled before that
-            # thread is free; the place would then be taken until it is idle.
+            # OpenEnv closes the environment in a thread, and not at all if the socket's task is cancelled before a
+            # thread is free. The slot would then stay in use until it is idle.
             fast_path.close()
 
 
 def frame_problem(text: str | None, bound: int) -> tuple[str, ServiceError] | None:
-    """Return OpenEnv's code and the refusal of a frame that is no message of at most `bound` bytes; None if it is one."""
+    """Return OpenEnv's code and the error of a malformed frame or one over `bound` bytes; None if it is well-formed."""
     if text is None:
         return "VALIDATION_ERROR", InvalidField("message: must be a text frame", field="message", bound="a text frame")
     if len(text) > bound or (len(text) * 4 > bound and len(text.encode()) > bound):
         return "VALIDATION_ERROR", TooLarge.of_bytes("message", bound)
     is_plain = text[:1] == "{" and len(text) <= _LONG_FRAME and "\\u" not in text and "NaN" not in text
     if is_plain and text.count("{") + text.count("[") <= _MOST_BRACKETS and "Infinity" not in text:
-        return None  # what is wrong with it, OpenEnv says
+        return None  # OpenEnv's handler answers what else may be wrong with it
     try:
-        # The first refuses what the second lets pass (deep nesting, half surrogates, NaN), the second what OpenEnv's
-        # own reading would end the socket over.
+        # The first parser refuses deep nesting, half surrogates and NaN, which the second accepts. The second refuses
+        # what OpenEnv's own parser would close the socket on.
         value = from_json(text, allow_inf_nan=False)
         json.loads(text)
     except (ValueError, RecursionError):
@@ -128,7 +127,7 @@ def _rpc_frame(code: str, error: ServiceError) -> str:
 
 
 def _from_openenv(code: str, data: dict[str, Any]) -> ServiceError:
-    """Return the typed refusal behind what OpenEnv refused by itself."""
+    """Return the typed error for a message that OpenEnv itself refused."""
     if code == "INVALID_JSON":
         return _not_json()
     if code == "UNKNOWN_TYPE":
@@ -152,7 +151,7 @@ def _from_pydantic(problems: list[dict[str, Any]]) -> InvalidField:
 
 
 def _completed(text: str, refused: list[ServiceError]) -> str:
-    """Return one of OpenEnv's error frames with the typed refusal in it, and with nothing that only Python says."""
+    """Return one of OpenEnv's error frames with the typed error added and Python's internal messages removed."""
     data = json.loads(text)["data"]
     code = str(data.get("code"))
     error = refused.pop() if refused else _from_openenv(code, data)

@@ -1,7 +1,7 @@
 """The page at /web: OpenEnv's Gradio interface with our tab first, one episode per visitor.
 
-Start reading in `controller.py` (what a visitor can do), `layout.py` (what is on the page) and `handlers.py` (which component
-does what). Gradio takes seconds to import, so nothing here is imported before `mount` is called.
+Start reading in `controller.py` (what a visitor can do), `layout.py` (what is on the page) and `handlers.py` (which
+component does what). Gradio takes seconds to import, so nothing here is imported before `mount` is called.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The actions over time: one lane per knob, drawn from the table of knobs, one thin band per run in it.
+"""The actions over time as SVG: a row per knob, with a thin band per run.
 
-Numbers are steps between the knob's bounds; tiers and switches are bands of colour. Like `chart.py` it writes SVG text whose
+Numbers are drawn as a step line between the knob's bounds, tiers and switches as bands of colour. As in `chart.py`, the
 colours are CSS classes.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["draw_action_timeline", "format_value"]
 _WIDTH: Final = 360.0
 _ALONE: Final = 22.0
 _TOGETHER: Final = 14.0
-"""Height of a run's band, px: alone in its lane, and beside others."""
+"""Height of a run's band, px: alone in its row, and beside others."""
 _PAD: Final = 3.0
 
 ActionRun = tuple[str, str, int, Sequence[ServeAction]]
@@ -28,14 +28,14 @@ ActionRun = tuple[str, str, int, Sequence[ServeAction]]
 
 
 def format_value(value: object) -> str:
-    """A knob's value as a person writes it."""
+    """Return a knob's value as text."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def draw_action_timeline(runs: Sequence[ActionRun], task: Task) -> str:
-    """The lanes as HTML; without a run, empty lanes."""
+    """Return the rows as HTML; without a run they are empty."""
     rows = "".join(_row(field, runs, task.windows) for field in ACTION_FIELDS.values())
     return (
         '<section class="ls-lanes" aria-label="Actions over time"><h3>Actions <small>the configuration of each window</small>'

@@ -1,7 +1,6 @@
 """`Autopilot`: an agent that steps one session.
 
-It uses the session registry like any other caller, so its steps are stored, graded and resumed like a visitor's. It knows
-nothing about the page.
+It uses the session registry like any other caller, so its steps are stored, graded and resumed like a visitor's.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ __all__ = ["Autopilot"]
 
 
 class Autopilot:
-    """Steps a session with a policy's actions. It does not lock the session: a step by somebody else raises `StepConflict`."""
+    """Steps a session with a policy's actions. The session is not locked: another caller's step causes a conflict."""
 
     def __init__(
         self, registry: SessionRegistry, session_id: str, policy: Policy, observation: ServeObservation
@@ -31,7 +30,7 @@ class Autopilot:
         self.stopped = False
         """Whether `stop` was called."""
         self.silent = False
-        """Whether the page is to show nothing more of this autopilot."""
+        """Whether the page must show nothing more of this autopilot."""
         self.page_done = Event()
         """Set once the page has shown the last of this autopilot."""
         self._lock = Lock()
@@ -47,7 +46,7 @@ class Autopilot:
         return cls(registry, session_id, policy, seen[-1])
 
     def advance(self, windows: int) -> bool:
-        """Step at most `windows` windows. Return True if there is nothing more to do: the episode ended, or `stop` was called.
+        """Step at most `windows` windows. Return True if the episode has ended or `stop` was called.
 
         Raises what the registry's `step` raises.
         """
@@ -61,6 +60,6 @@ class Autopilot:
         return self.stopped or self.observation.done
 
     def stop(self, *, silent: bool) -> None:
-        """Step no further. A window under way is finished first: after this call nothing steps any more."""
+        """Stop stepping. A running window is finished first; after this call nothing is stepped."""
         with self._lock:
             self.stopped, self.silent = True, silent

@@ -1,6 +1,6 @@
-"""The page's pieces of prose and numbers as HTML: task card, status strip, scoreboard, grades, refusals.
+"""The page's texts and numbers as HTML: task card, status strip, scoreboard, grades, errors.
 
-Everything that came from outside is escaped here. It reads logs and reports, and knows nothing about sessions or Gradio.
+All values from outside are escaped here. The functions take logs and reports, no sessions and no Gradio components.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _COMPONENTS: Final = {
 
 
 def header() -> str:
-    """What the page is, in one line."""
+    """Return the heading: what the page is, in one line."""
     return (
         '<header class="ls-header"><h1>LLMServeEnv</h1><p>Keep a small LLM fleet fast, within memory and cheap: '
         "six knobs, one window at a time, or let an agent drive.</p></header>"
@@ -48,23 +48,23 @@ def header() -> str:
 
 
 def notice(text: str) -> str:
-    """A refusal, announced where it is shown."""
+    """Return an error message that screen readers announce."""
     return f'<p class="ls-notice" role="alert">{escape(text)}</p>' if text else ""
 
 
 def remark(text: str) -> str:
-    """A remark."""
+    """Return a remark."""
     return f'<p class="ls-quiet" aria-live="polite">{escape(text)}</p>' if text else ""
 
 
 def autopilot_progress(agent: str, done: int, of: int) -> str:
-    """How far an agent has driven."""
+    """Return the progress of an agent."""
     text = f"{agent} has driven to the end." if done >= of else f"{agent} drives: window {done} of {of}."
     return remark(text)
 
 
 def autopilot_stopped(agent: str, done: int, of: int) -> str:
-    """What became of an agent whose page was loaded again."""
+    """Return the notice that a reload of the page stopped an agent."""
     if done >= of:
         return autopilot_progress(agent, done, of)
     return remark(
@@ -74,7 +74,7 @@ def autopilot_stopped(agent: str, done: int, of: int) -> str:
 
 
 def branch_gain(own: Run, branch: Run) -> str:
-    """What a branch earned compared with what was done, over the windows that differ."""
+    """Return the reward of a branch compared with the original, over the windows that differ."""
     reached = min(len(own.log.steps), len(branch.log.steps))
     gain = _reward(branch, reached) - _reward(own, reached)
     windows = reached - branch.since
@@ -83,7 +83,7 @@ def branch_gain(own: Run, branch: Run) -> str:
 
 
 def task_card(task: Task) -> str:
-    """A task for people: what it asks, on what, with which targets."""
+    """Return the description of a task: its goal, deployment and targets."""
     deployment = get_deployment(task.deployment)
     fleet = (
         f"{deployment.gpus} × {deployment.gpu.name}, {deployment.model.name}, ${deployment.usd_per_hour:.2f} an hour"
@@ -107,7 +107,7 @@ def task_card(task: Task) -> str:
 
 
 def status(task: Task, runs: Sequence[Run]) -> str:
-    """Where the own episode stands: window, queue, compliance, reward; an invitation before there is one."""
+    """Return the state of the visitor's episode: window, queue, compliance, reward; an invitation if there is none."""
     if not runs:
         return (
             '<div class="ls-status empty"><p>Nothing runs yet. <b>Start an episode</b>, set the knobs and step, '
@@ -135,12 +135,12 @@ def status(task: Task, runs: Sequence[Run]) -> str:
 
 
 def progress(done: int, of: int, name: str) -> str:
-    """How far something is."""
+    """Return a progress bar."""
     return f'<progress class="ls-progress" max="{of}" value="{done}" aria-label="{escape(name)}: {done} of {of}"></progress>'
 
 
 def scoreboard(runs: Sequence[Run], task: Task) -> str:
-    """The runs side by side over the windows that all of them have, so that the numbers may be compared."""
+    """Return a table of the runs over the windows that all of them have, so that the numbers are comparable."""
     if len(runs) < 2 or not runs[0].log.steps:
         return ""
     common = min(len(run.log.steps) for run in runs)
@@ -170,7 +170,7 @@ def _reward(run: Run, windows: int) -> float:
 
 
 def grades(graded: Sequence[Graded]) -> str:
-    """The own episode's grade at length, the other runs' scores beside it."""
+    """Return the grade of the visitor's episode in detail, with the scores of the other runs."""
     if not graded:
         return ""
     own, others = graded[0].report, graded[1:]
@@ -200,7 +200,7 @@ def _verdict(report: GradeReport) -> str:
 
 
 def _ruler(graded: Sequence[Graded]) -> str:
-    """Scores on the scale from the random policy (0) over the best fixed configuration (0.5) to the clairvoyant (1)."""
+    """Return the scores on the scale from random (0) over the best fixed configuration (0.5) to the clairvoyant (1)."""
     marks = "".join(
         f'<i class="{item.style}" style="left:{100 * item.report.score:.1f}%" title="{escape(item.name)}"></i>'
         for item in graded

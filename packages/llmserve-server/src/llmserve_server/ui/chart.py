@@ -1,10 +1,11 @@
 """One small chart as SVG text: lines, stacked areas or stacked bars over the windows of an episode, and target lines.
 
-It knows nothing about serving: a `Chart` is numbers with names. Colours, dashes and the dark theme are CSS classes, so the
-same text is right in both themes, and the text scales with its panel, so the same chart is legible on a phone.
+Colours, dashes and the dark theme are CSS classes, so the same SVG fits both themes. The text scales with its panel, so
+the same chart is legible on a phone.
 
-Why no plotting library: the one that Gradio bundles (Plotly) sends the browser 4.6 MB of JavaScript before the first line is
-drawn and writes colours into the figure, so that a change of theme needs the server; these charts are some 4 KB each.
+Why no plotting library: the one in Gradio (Plotly) sends 4.6 MB of JavaScript to the browser before the first line is
+drawn. It also writes colours into the figure, so that a change of theme needs the server. These charts have about 4
+KB each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Final, Literal
 __all__ = ["Chart", "Line", "Target", "compact", "draw", "ticks"]
 
 Value = float | None
-"""What a window showed; None where it showed nothing, which leaves a gap."""
+"""The value of a window; None draws a gap."""
 
 _WIDTH: Final = 360.0
 _HEIGHT: Final = 150.0
@@ -31,10 +32,10 @@ _BOTTOM: Final = 20.0
 _INNER_WIDTH: Final = _WIDTH - _LEFT - _RIGHT
 _INNER_HEIGHT: Final = _HEIGHT - _TOP - _BOTTOM
 _NAME: Final = 11.0
-"""Room for a line's name."""
+"""Space for a line's name."""
 _X_TICKS: Final = 4
 _MOST_DECADES: Final = 12
-"""Of a logarithmic axis; what is smaller lies at its foot."""
+"""Maximum decades of a logarithmic axis; smaller values are drawn at the bottom."""
 _Y_TICKS: Final = 3
 
 
@@ -46,7 +47,7 @@ class Line:
     values: Sequence[Value]
     style: str = "main"
     named: bool = True
-    """Whether the chart's heading names it; another key on the page does where not."""
+    """Whether the chart's heading names it; if not, another key on the page does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What one panel shows.
+    """The content of one panel.
 
     `kind` "lines" draws each series; "areas" stacks them from zero, "bars" stacks positive ones upwards and negative
-    ones downwards. `overlays` are drawn as lines over either, unstacked. `log` is a decimal scale; zeros are gaps on it.
+    ones downwards. `overlays` are drawn as lines over either, unstacked. `log` is a decimal scale, with gaps for zeros.
     """
 
     title: str
@@ -72,10 +73,10 @@ class Chart:
     targets: Sequence[Target] = ()
     kind: Literal["lines", "areas", "bars"] = "lines"
     ceiling: float | None = None
-    """Top of the scale where it is known (1 for a share); otherwise the data's."""
+    """Top of the scale if it is known (1 for a share); None takes the maximum of the data."""
     log: bool = False
     note: str = ""
-    """A sentence for who rests on the heading."""
+    """The tooltip of the heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class _Scale:
     marks: tuple[float, ...] = field(default=())
 
     def y(self, value: float) -> float:
-        """Vertical position; what lies outside is drawn on the frame."""
+        """Return the vertical position; values outside the scale are drawn on the frame."""
         low, high = self.low, self.high
         if self.log:
             low, high, value = math.log10(low), math.log10(high), math.log10(max(value, self.low))
@@ -95,7 +96,7 @@ class _Scale:
 
 
 def compact(value: Value) -> str:
-    """A number as a person reads it off a chart: three figures at most, thousands as k; an en dash for none."""
+    """Return a short number: at most three figures, thousands as k, an en dash for None."""
     if value is None:
         return "–"
     size = abs(value)
@@ -109,7 +110,7 @@ def compact(value: Value) -> str:
 
 
 def ticks(low: float, high: float, about: int) -> tuple[float, ...]:
-    """Round numbers from `low` to `high`, about as many as asked for: steps of 1, 2 or 5 times a power of ten."""
+    """Return about `about` round numbers from `low` to `high`, in steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= raw * 0.999)
@@ -118,7 +119,7 @@ def ticks(low: float, high: float, about: int) -> tuple[float, ...]:
 
 
 def draw(chart: Chart, windows: int) -> str:
-    """The panel as HTML: heading and SVG. The heading has the values of all series in the first one's last window.
+    """Return the panel as HTML: heading and SVG. The heading has all series' values in the first one's last window.
 
     `windows` is the length of the axis.
     """
@@ -149,7 +150,7 @@ def _at(line: Line, window: int) -> str:
 
 
 def _key(line: Line, now: int) -> str:
-    """A series' swatch, name and value in the window `now`."""
+    """Return a series' colour, name and value in the window `now`."""
     value, name = _at(line, now), escape(line.name)
     return (
         f'<span class="ls-key {line.style}" title="{name}"><i></i>{f"{name} " if line.named else ""}'
@@ -158,14 +159,14 @@ def _key(line: Line, now: int) -> str:
 
 
 def _spoken(chart: Chart, keyed: Iterable[Line], now: int) -> str:
-    """The chart in one sentence, for who does not see it."""
+    """Return the chart as one sentence, for screen readers."""
     values = ", ".join(f"{line.name} {_at(line, now)}" for line in keyed)
     limits = "".join(f"; {target.name} {compact(target.value)}" for target in chart.targets)
     return f"{chart.title} ({chart.unit}), last window: {values}{limits}"
 
 
 def _x(window: float, windows: int) -> float:
-    """Horizontal position of a point in time, counted in windows from the episode's start."""
+    """Return the horizontal position of a time, counted in windows from the episode's start."""
     return _LEFT + _INNER_WIDTH * window / windows
 
 
@@ -205,7 +206,7 @@ def _grid(scale: _Scale, windows: int) -> Iterable[str]:
 
 
 def _runs(points: Iterable[tuple[float, float] | None]) -> Iterable[list[tuple[float, float]]]:
-    """The stretches without a gap."""
+    """Yield the parts between gaps."""
     for present, stretch in groupby(points, lambda point: point is not None):
         if present:
             yield [point for point in stretch if point is not None]
@@ -218,7 +219,7 @@ def _path(line: Line, scale: _Scale, windows: int) -> str:
     ]
     parts = []
     for run in _runs(points):
-        # One window alone is a short dash: a path of one point would not show.
+        # A single window becomes a short dash, because a path of one point is invisible.
         corners = run if len(run) > 1 else [(run[0][0] - 1.0, run[0][1]), (run[0][0] + 1.0, run[0][1])]
         parts.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners))
     return f'<path class="ls-line {line.style}" d="{"".join(parts)}"/>' if parts else ""
@@ -261,7 +262,7 @@ def _bars(lines: Sequence[Line], scale: _Scale, windows: int) -> list[str]:
 
 
 def _targets(targets: Sequence[Target], scale: _Scale) -> Iterable[str]:
-    """Target lines with their names at the right end: above the line, or below it where another name or the frame is near."""
+    """Yield target lines with their names at the right end: above the line, or below it if the space is taken."""
     above = 0.0
     for target in sorted(targets, key=lambda target: -target.value):
         y = scale.y(target.value)

@@ -1,7 +1,7 @@
 """`PageController`: everything a visitor can do on the page, as plain calls on the session registry, without a browser.
 
-Each call takes a `SessionState`, and returns a new one where it changes. Everything else that the page shows is read from the
-sessions' logs, so a restart of the server loses nothing. A call that is refused raises a `ServiceError` or one of the
+Each call takes a `SessionState`, and returns a new one if it changes. Everything else that the page shows is read from
+the sessions' logs, so a restart of the server loses nothing. A refused call raises a `ServiceError` or one of the
 simulator's errors; `message_of` turns it into a sentence.
 """
 
@@ -61,7 +61,7 @@ def message_of(error: ServiceError | LLMServeError) -> str:
 
 
 class PageController:
-    """What the page does, for all visitors at once. It keeps a cache of finished logs and the running autopilots.
+    """The actions of the page, for all visitors. It keeps a cache of finished logs and the running autopilots.
 
     Args:
         registry: the sessions.
@@ -85,7 +85,7 @@ class PageController:
         """The agents that can act on the first task: not one whose weights are missing."""
 
     def start(self, state: SessionState, task_id: str, seed: str) -> SessionState:
-        """Start an episode and close the visitor's other sessions. An empty `seed` draws one of the task's training seeds."""
+        """Start an episode and close the visitor's other sessions. An empty `seed` draws a training seed."""
         number = _seed(seed)
         catalogue_task(task_id)
         reply = self._registry.reset(task_id, number, transport="page")
@@ -105,7 +105,7 @@ class PageController:
                 break
 
     def start_autopilot(self, state: SessionState, agent: str) -> Autopilot:
-        """Let an agent step the visitor's episode from here on, in place of any other; call `end_autopilot` afterwards."""
+        """Let an agent step the visitor's episode from now on, in place of another; call `end_autopilot` afterwards."""
         session = self._main_session(state)
         self._refuse_ended(session)
         episode = self._registry.state(session)
@@ -145,7 +145,7 @@ class PageController:
         return replace(state, rival=reply.session_id, rival_name=agent)
 
     def branch(self, state: SessionState, window: int, action: ServeAction, then: str) -> SessionState:
-        """Repeat the visitor's episode up to `window`, run one window under `action`, and go on as far as the original got.
+        """Repeat the visitor's episode up to `window`, run one window under `action`, continue as far as the original.
 
         `then` chooses the later actions: `HOLD`, `REPEAT` or an agent's name.
         """

@@ -1,7 +1,7 @@
-"""`Handlers`: what happens when a visitor presses something. The components are in `layout.py`, the decisions in `controller.py`.
+"""`Handlers`: the event handlers of the tab. The components are in `layout.py`, the actions in `controller.py`.
 
-A handler reads the components, calls the controller and returns new values for the components that change. An error is shown
-as a sentence in the card where the visitor acted.
+A handler reads the components, calls the controller and returns new values for the components that change. An error is
+shown as a sentence in the card where the visitor acted.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Handlers:
         return self._save_state(_without_driver(remembered)) | self._draw_runs(remembered, runs) | about | told
 
     def _explain_stop(self, state: SessionState, done: int) -> Update:
-        """Say where a reload stopped the autopilot, and select its agent and pace again."""
+        """Show where a reload stopped the autopilot, and select its agent and pace again."""
         layout = self._layout
         if state.driver not in self._controller.agents or state.pace not in PACES:
             return {}
@@ -204,7 +204,7 @@ class Handlers:
         return {self._layout.change_cost: cards.remark(text)}
 
     async def _run_autopilot(self, state: object, stored: object, agent: str, pace: str) -> AsyncIterator[Update]:
-        """Let an agent step the episode and redraw every few windows, until the end or until the autopilot is stopped."""
+        """Let an agent step the episode and redraw every few windows, until it ends or the autopilot is stopped."""
         visitor = _without_driver(_session_state(state, stored))
         autopilot = None
         try:
@@ -234,7 +234,7 @@ class Handlers:
                 self._controller.end_autopilot(autopilot)
 
     def _stop(self, state: object, stored: object) -> Update:
-        """Stop the autopilot. Its own handler shows that; this one does if there is none (after a restart of the server)."""
+        """Stop the autopilot. Its own handler shows that; after a restart of the server, this one does."""
         visitor = _without_driver(_session_state(state, stored))
         if self._controller.stop_autopilot(visitor):
             return self._save_state(visitor)

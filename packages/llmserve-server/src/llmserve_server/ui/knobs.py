@@ -1,7 +1,7 @@
-"""The six knobs in words: what each is for, what turning it costs, and what a given change would cost now.
+"""The six knobs in words: their purpose, the cost of changing them, and the cost of a given change now.
 
-Names, bounds, units and meanings come from `llmserve_sim.schema.ACTION_FIELDS`, stalls from the simulator's own constants; only
-the sentences are written here.
+Names, bounds, units and meanings come from `llmserve_sim.schema.ACTION_FIELDS`, stalls from the simulator's
+constants. Only the sentences are written here.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _TRADE: Final[Mapping[str, str]] = {
 
 
 def explain(field: ActionField) -> str:
-    """What the knob is measured in, what it means and what it costs."""
+    """Return the knob's unit, meaning and cost."""
     unit = f"{field.bounds} {field.unit}: " if field.kind in ("int", "float") else ""
     return f"{unit}{field.meaning} {_TRADE[field.name]}"
 
 
 def slider_step(field: ActionField) -> float:
-    """Step of the knob's slider."""
+    """Return the step of the knob's slider."""
     return 1 if field.kind == "int" else 0.025
 
 
 def read_knobs(values: tuple[Any, ...]) -> ServeAction:
-    """The action that the controls stand for, in the order of the table of knobs.
+    """Return the action for the controls' values, which are in the order of `ACTION_FIELDS`.
 
-    A browser sends every number as it likes (64 as 64.0), so whole numbers are taken as integers; everything else is
-    refused as anywhere: `InvalidInputError` names the field and its bound.
+    A browser may send 64 as 64.0, so whole numbers are converted to integers. Raises `InvalidInputError`, which names
+    the field and its bound.
     """
     given: dict[str, Any] = {}
     for field, value in zip(ACTION_FIELDS.values(), values, strict=True):
@@ -64,7 +64,7 @@ def read_knobs(values: tuple[Any, ...]) -> ServeAction:
 
 
 def change_cost(task: Task, before: ServeAction | None, after: ServeAction) -> str:
-    """What the change from the configuration in force to `after` costs in the next window, as a sentence."""
+    """Return a sentence: the cost of changing the configuration from `before` to `after` in the next window."""
     if before is None:
         return "The first window starts with what you set here, at no cost."
     if before == after:

@@ -20,7 +20,7 @@ from llmserve_sim.tasks import Task
 __all__ = ["PACES", "Layout"]
 
 PACES: Final[Mapping[str, tuple[int, float]]] = {"watch": (1, 0.25), "brisk": (4, 0.25), "at once": (40, 0.0)}
-"""Of the autopilot, by name: windows between two redraws, and the shortest time between them in seconds."""
+"""Paces of the autopilot, by name: windows between two redraws, and the minimum time between them in seconds."""
 _STORAGE: Final = "llmserve-visit"
 """Key and secret of the browser's storage. Visitors have episodes under this name: a new name would lose them."""
 

@@ -1,7 +1,7 @@
 """Mounts the page on the app: OpenEnv's Gradio interface at /web with our tab first, and the redirects to it.
 
-Our tab keeps one episode per visitor. OpenEnv's tab is built by OpenEnv's own functions and keeps one environment for all
-visitors. Everything is served from this machine.
+Our tab keeps one episode per visitor. OpenEnv's tab is built by OpenEnv's own functions and keeps one environment for
+all visitors. Everything is served from this machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which charts the page shows and what is in them: from episode logs to panels.
 
-A `Run` is one episode under a name: the visitor's own, a second agent's on the same traffic, or a branch. Colour says which
-run a line belongs to; within the visitor's own, shade says which series. It draws nothing itself (`chart.py`, `lanes.py` do)
-and knows nothing about sessions. What a backend could not measure is a gap, never a zero.
+A `Run` is one episode under a name: the visitor's own, a second agent's on the same traffic, or a branch. The colour
+of a line shows its run; within the visitor's own run, the shade shows the series. `chart.py` and `action_timeline.py`
+draw. What a backend could not measure is a gap, not a zero.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _GB: Final = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An episode so far, under the name that the page calls it by."""
+    """An episode so far, with its name on the page."""
 
     name: str
     style: Literal["main", "rival", "branch"]
     log: EpisodeLog
     since: int = 0
-    """First window to draw: a branch is drawn from where it left."""
+    """First window to draw: a branch is drawn from the window where it begins."""
 
     def series(self, read: Reading) -> list[Value]:
-        """One reading per window."""
+        """Return one value per window."""
         return [None if i < self.since else read(step.observation) for i, step in enumerate(self.log.steps)]
 
     def total(self) -> list[Value]:
-        """The sum of rewards after each window."""
+        """Return the sum of rewards after each window."""
         reached, sums = 0.0, list[Value]()
         for i, step in enumerate(self.log.steps):
             reached += step.observation.reward
@@ -51,7 +51,7 @@ class Run:
 
 
 def draw_panels(task: Task, runs: Sequence[Run]) -> str:
-    """All charts and the action lanes as HTML; `runs` has the visitor's own first, or is empty before any episode."""
+    """Return all charts and the action timeline as HTML. `runs` has the visitor's own first, or is empty."""
     figures = "".join(draw(chart, task.windows) for chart in charts(task, runs))
     lanes = draw_action_timeline(
         [(run.name, run.style, run.since, [step.action for step in run.log.steps]) for run in runs], task
@@ -60,7 +60,7 @@ def draw_panels(task: Task, runs: Sequence[Run]) -> str:
 
 
 def charts(task: Task, runs: Sequence[Run]) -> list[Chart]:
-    """The charts in reading order: what comes in, what it does to the fleet, what it is worth."""
+    """Return the charts in reading order: traffic, state of the fleet, reward."""
     own, others = (runs[0] if runs else None), runs[1:]
     slo = task.slo
 
@@ -172,7 +172,7 @@ def charts(task: Task, runs: Sequence[Run]) -> list[Chart]:
 
 
 def _names(runs: Sequence[Run]) -> str:
-    """Which line is whose, where there is more than one run."""
+    """Return the key of the runs, if there are several."""
     if len(runs) < 2:
         return ""
     keys = "".join(f'<li class="ls-key {run.style}"><i></i>{escape(run.name)}</li>' for run in runs)
@@ -180,7 +180,7 @@ def _names(runs: Sequence[Run]) -> str:
 
 
 def _window(name: str) -> Reading:
-    """A reading of the extended features; a gap where the backend has none of that name."""
+    """Return a reader of one extended feature; it gives a gap if the backend does not have it."""
 
     def read(observation: ServeObservation) -> Value:
         window = observation.metadata.get("window")
@@ -191,7 +191,7 @@ def _window(name: str) -> Reading:
 
 
 def _after_first(name: str) -> Reading:
-    """A latency; a gap while it is 0, which it is before there was any."""
+    """Return a reader of a latency; it gives a gap while the latency is 0, before the first sample."""
 
     def read(observation: ServeObservation) -> Value:
         return float(getattr(observation, name)) or None
@@ -208,6 +208,6 @@ def _term(name: str) -> Reading:
 
 
 def _memory_gb(task: Task) -> tuple[float, float]:
-    """What engine and neighbour may use together per GPU, and the share above which it costs reward, GB."""
+    """Return the memory (GB per GPU) for engine and co-tenant together, and the level above which it costs reward."""
     usable = MemoryModel(get_deployment(task.deployment), task.max_len_tokens).usable_bytes / _GB
     return usable, usable * task.memory_cap_share

@@ -1,6 +1,6 @@
-"""OpenEnv's own tab, built by OpenEnv's own functions around one environment that all its visitors share.
+"""OpenEnv's tab, built by OpenEnv's functions. All its visitors share one environment, as in every OpenEnv server.
 
-That is how OpenEnv's tab is made everywhere. The environment behind it goes through the session registry like any other.
+The environment uses the session registry like any other caller.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ print(env.grade())
 
 
 class SharedEnvironment(Environment[WireAction, WireObservation, WireState]):
-    """One session of the registry, as OpenEnv's tab wants it; OpenEnv calls it from one thread."""
+    """One session of the registry as the environment of OpenEnv's tab, which calls it from one thread."""
 
     def __init__(self, registry: SessionRegistry) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ class SharedEnvironment(Environment[WireAction, WireObservation, WireState]):
 
     @property
     def state(self) -> WireState:
-        """Where the episode stands."""
+        """Return the state of the episode."""
         return to_wire_state(self._registry.state(self._session()), self._session())
 
     def get_metadata(self) -> EnvironmentMetadata:
-        """What this environment is."""
+        """Return the description of this environment."""
         return metadata()
 
     def _session(self) -> str:
@@ -70,10 +70,10 @@ class SharedEnvironment(Environment[WireAction, WireObservation, WireState]):
 
 
 def playground(registry: SessionRegistry) -> gr.Blocks:
-    """OpenEnv's tab, with the client's example beside it."""
+    """Return OpenEnv's tab, with an example of the client beside it."""
     environment = SharedEnvironment(registry)
     manager = web_interface.WebInterfaceManager(environment, WireAction, WireObservation, environment.get_metadata())
-    fields = web_interface._extract_action_fields(WireAction)  # noqa: SLF001 - what OpenEnv's own page passes
+    fields = web_interface._extract_action_fields(WireAction)  # noqa: SLF001 - as OpenEnv's own page does
     tab: gr.Blocks = gradio_ui.build_gradio_app(
         manager, fields, manager.metadata, is_chat_env=False, title=manager.metadata.name, quick_start_md=_CALL
     )

@@ -1,7 +1,7 @@
 """`SessionState`: what the page keeps about one visitor: session ids, and which agent drives.
 
-The browser stores it, so that a reload of the page or a restart of the server loses nothing. What the browser sends back is
-checked: session ids cannot be guessed, and anything malformed reads as an empty state.
+The browser stores it, so that a reload of the page or a restart of the server loses nothing. What the browser sends
+back is checked: session ids cannot be guessed, and anything malformed is read as an empty state.
 """
 
 from __future__ import annotations

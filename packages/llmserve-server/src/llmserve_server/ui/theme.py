@@ -1,6 +1,6 @@
-"""How the page looks: a theme made of fonts that Gradio itself serves, the style sheet and the script beside this module.
+"""The look of the page: a theme with fonts that Gradio serves, and the style sheet and script beside this module.
 
-Nothing here may name another host: the page works on a machine without a network.
+Nothing here may refer to another host, because the page must work without a network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLUE = gr.themes.Color(
 
 
 def gradio_theme() -> gr.themes.Base:
-    """OpenEnv's white page with hairlines, in this project's blue and with local fonts."""
+    """Return OpenEnv's white theme in this project's blue and with local fonts."""
     # Weights 400 and 700: the semi-bold files that Gradio 6.31 ships hold Cyrillic letters only.
     fonts = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"
     mono = gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"
@@ -83,17 +83,17 @@ def gradio_theme() -> gr.themes.Base:
 
 
 def style_sheet() -> str:
-    """The page's CSS."""
+    """Return the page's CSS."""
     return _read("page.css")
 
 
 def head() -> str:
-    """The page's script, for the document's head."""
+    """Return the page's script, for the document's head."""
     return f"<script>{_read('page.js')}</script>"
 
 
 def icon() -> bytes:
-    """The page's icon, SVG."""
+    """Return the page's icon, SVG."""
     return _read("icon.svg").encode()
 
 

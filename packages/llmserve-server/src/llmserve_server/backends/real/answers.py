@@ -1,6 +1,6 @@
-"""`Answer`: what one request got from the endpoint, with a time on every piece of text; and the ways it can fail.
+"""`Answer`: an endpoint's reply to one request, with the arrival time of every piece of text, and the ways it can fail.
 
-Times are those of the running event loop's clock, seconds, monotonic. The module knows nothing of HTTP.
+Times are seconds on the running event loop's clock, which is monotonic.
 """
 
 from __future__ import annotations
@@ -12,52 +12,52 @@ __all__ = ["Answer", "Failure"]
 
 
 class Failure(StrEnum):
-    """Why a request has no complete answer. Each is a missed target, and each is counted under its name."""
+    """Why a request has no complete answer. A failed request misses its targets, and is counted under this name."""
 
     TIMEOUT = "timeout"
     """No complete answer within the time limit."""
     CONNECTION = "connection"
-    """No connection, or it broke before the first piece of text."""
+    """No connection, or it broke before any text."""
     RATE_LIMITED = "rate_limited"
     """HTTP 429."""
     UNAUTHORIZED = "unauthorized"
-    """HTTP 401 or 403: the key."""
+    """HTTP 401 or 403: the key is wrong."""
     REFUSED = "refused"
-    """Any other HTTP 4xx: the endpoint does not take such a request (an unknown model, say)."""
+    """Any other HTTP 4xx: the endpoint does not accept the request, for example because of an unknown model."""
     SERVER_ERROR = "server_error"
     """HTTP 5xx."""
     STREAM_ERROR = "stream_error"
-    """The endpoint reported an error in the middle of its stream."""
+    """The endpoint reported an error within its stream."""
     TRUNCATED = "truncated"
-    """The stream ended before the answer did."""
+    """The stream ended before the answer was complete."""
     MALFORMED = "malformed"
-    """What came is no stream of chat completion chunks."""
+    """The reply is not a stream of chat completion chunks."""
     EMPTY = "empty"
     """A complete answer without any text."""
     OVERLONG = "overlong"
-    """The endpoint went on far beyond the token limit and was cut off."""
+    """The endpoint sent far more than the token limit and was cut off."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """What came back, filled in while it comes."""
+    """The reply to one request, filled in while it arrives."""
 
     times: list[float] = field(default_factory=list)
-    """When each piece of text arrived."""
+    """Arrival time of each piece of text."""
     complete: bool = False
-    """Whether the endpoint said that it had finished."""
+    """Whether the endpoint reported the end of the answer."""
     failure: Failure | None = None
     retry_after_s: float | None = None
-    """What a refusal asked for, if it did."""
+    """The Retry-After of a refusal; None if it had none."""
     prompt_tokens: int | None = None
-    """As the endpoint counted them; None: it did not say."""
+    """The endpoint's count; None if it sent none."""
     cached_tokens: int = 0
-    """Those of them that it took from its prefix cache."""
+    """Prompt tokens that the endpoint took from its prefix cache."""
     completion_tokens: int | None = None
 
     @property
     def tokens(self) -> int:
-        """Output tokens: the endpoint's count, else the pieces of text that came (an estimate)."""
+        """Output tokens: the endpoint's count, else the number of pieces of text, an estimate."""
         return len(self.times) if self.completion_tokens is None else self.completion_tokens
 
     @property
@@ -71,7 +71,7 @@ class Answer:
         return 0.0 if self.tokens < 2 else (self.times[-1] - self.times[0]) / (self.tokens - 1)
 
     def itl_s(self) -> list[tuple[float, float]]:
-        """Return (inter-token latency, weight) of each gap: a piece of several tokens spreads its gap over them."""
+        """Return (inter-token latency, weight) of each gap. A gap before several tokens is spread over them."""
         gaps = len(self.times) - 1
         if gaps < 1 or self.tokens < 2:
             return []

@@ -1,9 +1,10 @@
-"""`RealBackend`: an episode on a real OpenAI-compatible endpoint. One step sends one window's requests and measures them.
+"""`RealBackend`: an episode on a real OpenAI-compatible endpoint. A step sends one window's requests and measures them.
 
-The task lends its traffic, targets and reward; the endpoint does the serving. A window lasts its simulated time, scaled,
-and then until the last of its requests is done: nothing is in flight between steps, so the stored observations are the
-whole state of an episode, and one that is taken up again goes on exactly where it stood. A measured episode cannot be
-replayed, forked or verified. `RealBackendFactory` holds what all sessions share: the connections and the loop they live on.
+The task defines traffic, targets and reward; the endpoint serves the requests. A window lasts its scaled simulated
+time, and then until the last of its requests is done. So nothing is in flight between steps, and the stored
+observations are the whole state of an episode, from which it can be continued exactly. A measured episode cannot be
+replayed, forked or verified. `RealBackendFactory` holds what all sessions share: the connections and their event
+loop.
 """
 
 from __future__ import annotations
@@ -63,13 +64,13 @@ __all__ = ["RealBackend", "RealBackendFactory"]
 
 
 class RealBackendFactory:
-    """Makes the backends of a process; they share one endpoint's connections.
+    """Makes the backends of a process, which share the connections to one endpoint.
 
     Args:
-        config: the endpoint and its limits, or the settings that say so; raises `MissingApiKey` where OpenAI is meant
+        config: the endpoint and its limits, or the settings with them. Raises `MissingApiKey` if the endpoint is OpenAI
             and there is no key.
-        worker: where requests run.
-        http_client: makes the transport underneath the official client, for tests.
+        worker: runs the requests.
+        http_client: makes the transport of the official client, for tests.
     """
 
     def __init__(
@@ -91,11 +92,11 @@ class RealBackendFactory:
         return RealBackend(self)
 
     def close(self) -> None:
-        """Cancel every request under way and close the connections; a step that waits raises `ShuttingDown`."""
+        """Cancel every running request and close the connections; waiting steps raise `ShuttingDown`."""
         self.worker.close(self._close)
 
     async def serve(self, seed: int, requests: Sequence[SampledRequest], rules: Rules) -> tuple[WindowRecord, Usage]:
-        """Serve one window on the worker's loop; what the endpoint says of itself comes with it."""
+        """Serve one window on the worker's loop; return its record and the endpoint's own metrics."""
         endpoint, page = self._connected()
         before = await _read(page)
         at_end = asyncio.ensure_future(_read(page, after_s=rules.window_s))
@@ -106,7 +107,7 @@ class RealBackendFactory:
             at_end.cancel()
 
     def _connected(self) -> tuple[Endpoint, MetricsPage | None]:
-        """Made on the loop that they live on."""
+        """Return the connections, made on first use on their event loop."""
         if self._endpoint is None:
             client = None if self._http_client is None else self._http_client()
             self._endpoint = Endpoint(self.config, http_client=client)
@@ -122,7 +123,7 @@ class RealBackendFactory:
 
 
 class _Episode:
-    """One episode: the task's side of it, and what has been measured."""
+    """One episode: its task and scenario, and the measurements so far."""
 
     def __init__(self, task_id: str, seed: int | None, episode_id: str, config: RealConfig) -> None:
         self.id = episode_id
@@ -141,7 +142,7 @@ class _Episode:
 
 
 class RealBackend:
-    """An episode on a real endpoint; see the module."""
+    """An episode on a real endpoint; the module explains it."""
 
     replayable = False
 
@@ -152,14 +153,14 @@ class RealBackend:
         self._episode: _Episode | None = None
 
     def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
-        """Start an episode; nothing is sent yet. Raises `UnknownTaskError` or `InvalidInputError`."""
+        """Start an episode without sending anything yet. Raises `UnknownTaskError` or `InvalidInputError`."""
         self._episode = _Episode(task_id, seed, episode_id, self._config)
         return self.observation()
 
     def restore(self, task_id: str, seed: int, episode_id: str, steps: Sequence[StoredStep]) -> None:
-        """Take an episode up again from its stored observations; nothing is sent.
+        """Restore an episode from its stored observations, without sending anything.
 
-        Raises `VersionChanged` where an observation was not made by this backend.
+        Raises `VersionChanged` if an observation was not made by this backend.
         """
         episode = _Episode(task_id, seed, episode_id, self._config)
         for step in steps:
@@ -174,10 +175,10 @@ class RealBackend:
         self._episode = episode
 
     def step(self, action: ServeAction) -> ServeObservation:
-        """Serve one window under `action`. Takes the window's time, and then until its last request is done.
+        """Serve one window under `action`. It takes the window's time, and then until its last request is done.
 
-        Raises `EpisodeStateError` before `reset` and after the end, and `ShuttingDown` (nothing is kept) where the server
-        stops in between.
+        Raises `EpisodeStateError` before `reset` and after the end, and `ShuttingDown`, with nothing kept, if the
+        server stops meanwhile.
         """
         action = parse_action(action)
         episode = self._running()
@@ -196,7 +197,7 @@ class RealBackend:
         return episode.steps[-1].observation if episode.steps else self._initial(episode)
 
     def state(self) -> ServeState:
-        """Return where the episode stands; requests that the endpoint failed count as rejected."""
+        """Return the state of the episode; requests that failed at the endpoint count as rejected."""
         episode = self._running()
         reports = episode.reports
         return ServeState(
@@ -221,7 +222,7 @@ class RealBackend:
         )
 
     def log(self) -> EpisodeLog:
-        """Return what was measured so far; its deployment names provider and model, and no URL."""
+        """Return the measured log so far. Its deployment names provider and model, but no URL."""
         episode = self._running()
         return EpisodeLog(
             simulator_version=__version__,
@@ -236,22 +237,22 @@ class RealBackend:
         )
 
     def fork(self) -> NoReturn:
-        """Refuse: there is no second endpoint in the same state. Raises `NotForkable`."""
+        """Raise `NotForkable`, because an endpoint's state cannot be copied."""
         raise NotForkable(
             "an episode on a real endpoint cannot be forked: set LLMSERVE_MODE=sim to try what would happen"
         )
 
     def grade(self, log: EpisodeLog) -> GradeReport:
-        """Score a measured log against the task's references, which are the simulator's; `verified` is null.
+        """Score a measured log against the simulator's references of the task.
 
-        Nothing can prove a measured log, and the report says so. A log that the simulator made is graded by replay.
+        A measured log cannot be verified, so `verified` is null. A log that the simulator made is graded by replay.
         """
         if not is_measured(log):
             return grade(log)
         return grade_measured(log)
 
     def close(self) -> None:
-        """Drop the episode. The connections are the process's and stay."""
+        """Drop the episode. The connections stay open, because all sessions share them."""
         self._episode = None
 
     def _running(self) -> _Episode:

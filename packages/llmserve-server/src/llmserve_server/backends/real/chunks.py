@@ -1,7 +1,7 @@
-"""From the bytes of a chat completion's stream to what they say: a decoder of server-sent events, and of chunks.
+"""Decode the byte stream of a chat completion: server-sent events, and the chunks in them.
 
-The official client would build a model of every chunk, which takes a fifth of a millisecond and would show in the latencies
-of thirty streams at once; a few look-ups in plain JSON do not. Nothing is believed before its type is checked.
+The official client would build a model of every chunk. That takes a fifth of a millisecond, which would distort the
+latencies of thirty parallel streams; a few look-ups in plain JSON do not. The type of every value is checked.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["EventDecoder", "EventError", "MalformedError", "read_chunk"]
 
 _TEXT: Final = ("content", "reasoning_content", "reasoning", "refusal")
-"""Where a delta may carry text: visible output, and the reasoning of models that show it (vLLM's names)."""
+"""Fields of a delta that may hold text: visible output, and reasoning, under vLLM's names."""
 _MAX_COUNT: Final = 10**9
-"""Token counts beyond this are no counts."""
+"""Larger token counts are ignored as nonsense."""
 _MAX_EVENT_BYTES: Final = 2**20
-"""Longest event; a chunk takes some hundreds of bytes."""
+"""Maximum length of an event; a chunk takes some hundreds of bytes."""
 
 
 class MalformedError(Exception):
-    """What came is no stream of chat completion chunks."""
+    """The reply is not a stream of chat completion chunks."""
 
 
 class EventError(Exception):
@@ -33,7 +33,7 @@ class EventError(Exception):
 
 
 class EventDecoder:
-    """Puts events together from pieces that are cut anywhere."""
+    """Joins events from pieces of bytes, which may be cut anywhere."""
 
     def __init__(self) -> None:
         self._line = bytearray()
@@ -64,7 +64,7 @@ class EventDecoder:
 
 
 def read_chunk(data: str, answer: Answer) -> bool:
-    """Read one event into `answer`; return whether it carries text. Raises `MalformedError` or `EventError`."""
+    """Read one event into `answer`; return whether it has text. Raises `MalformedError` or `EventError`."""
     try:
         chunk = json.loads(data)
     except (ValueError, RecursionError):
@@ -76,7 +76,7 @@ def read_chunk(data: str, answer: Answer) -> bool:
     usage, choices = chunk.get("usage"), chunk.get("choices")
     if isinstance(usage, dict):
         _take_usage(usage, answer)
-    if not choices and isinstance(usage, dict):  # the last chunk carries only the usage
+    if not choices and isinstance(usage, dict):  # the last chunk has only the usage
         return False
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise MalformedError

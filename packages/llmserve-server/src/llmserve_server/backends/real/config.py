@@ -1,4 +1,4 @@
-"""`RealConfig`: what real mode reads from the settings, in one frozen record. It opens no connection."""
+"""`RealConfig`: the settings of real mode as one frozen record."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ Provider = Literal["openai", "vllm", "other"]
 TokenLimitField = Literal["max_completion_tokens", "max_tokens"]
 
 OPENAI_HOST: Final = "api.openai.com"
-"""Where the official client goes without a base URL."""
+"""The host of the official client without a base URL."""
 _NO_KEY: Final = "none"
-"""What the official client is given where the endpoint asks for no key: it insists on one."""
+"""Passed to the official client, which requires a key, if the endpoint needs none."""
 
 
 @dataclass(frozen=True, slots=True)
 class RealConfig:
-    """One endpoint and the limits within which it is used. `LLMSERVE_REAL_*` in the environment."""
+    """One endpoint and the limits of its use; ``LLMSERVE_REAL_*`` in the environment."""
 
     provider: Provider = "openai"
     model: str = "gpt-4.1-mini"
     api_key: SecretStr = field(default_factory=lambda: SecretStr(_NO_KEY))
     base_url: SecretStr | None = None
-    """None is OpenAI's own. A secret: a URL may carry a password or a token."""
+    """None for OpenAI's. A secret, because a URL may contain a password or a token."""
     max_requests_per_step: int = 16
     max_prompt_tokens: int = 1024
     max_completion_tokens: int = 128
     time_scale: float = 1.0
     """Wall seconds per simulated second of arrivals."""
     request_timeout_s: float = 30.0
-    """From dispatch to the last byte."""
+    """From sending to the last byte."""
     token_limit_field: TokenLimitField = "max_completion_tokens"  # noqa: S105 - the name of a field
     include_usage: bool = True
     extra_body: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class RealConfig:
 
     @classmethod
     def of(cls, settings: Settings) -> RealConfig:
-        """Return what the settings say; raises `MissingApiKey` where OpenAI is meant and there is no key."""
+        """Return the configuration in `settings`; raises `MissingApiKey` if OpenAI's key is missing."""
         key = settings.openai_api_key
         url = None if settings.openai_base_url is None else SecretStr(settings.openai_base_url)
         if key is None and _host(url) == OPENAI_HOST:
@@ -80,17 +80,17 @@ class RealConfig:
 
     @property
     def is_openai(self) -> bool:
-        """Whether requests go to OpenAI itself, and not to something that speaks its protocol."""
+        """Whether requests go to OpenAI itself, not to a compatible endpoint."""
         return _host(self.base_url) == OPENAI_HOST
 
     @property
     def deployment(self) -> str:
-        """What a log calls the thing that served: never a URL."""
+        """The name of the deployment in a log; it contains no URL."""
         return f"{PREFIX}{self.provider}/{self.model}"
 
     @property
     def page_url(self) -> str | None:
-        """Where a vLLM's metrics page would be: `/metrics` at the root of the endpoint; None for OpenAI."""
+        """The URL of vLLM's metrics, `/metrics` at the root of the endpoint; None for OpenAI."""
         if self.metrics_url is not None:
             return self.metrics_url.get_secret_value()
         if self.is_openai or self.base_url is None:

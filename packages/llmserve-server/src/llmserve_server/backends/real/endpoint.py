@@ -1,8 +1,8 @@
-"""One OpenAI-compatible endpoint, asked through the official client, with a time on every piece of text that streams in.
+"""`Endpoint`: send requests to one OpenAI-compatible endpoint and record the arrival time of every piece of text.
 
-Whatever an endpoint does wrong becomes a `Failure` of that request. Its own words are dropped: an error message may
-repeat the key it was sent. Nothing is retried, since a retry would hide a failure inside a latency; the one exception is
-an endpoint that does not know `stream_options`, which is asked again without, and from then on.
+Whatever an endpoint does wrong becomes a `Failure` of that request. The endpoint's error message is dropped, because
+it may repeat the key. Nothing is retried, because a retry would hide a failure in a latency. The one exception is an
+endpoint that refuses `stream_options`: from then on it is asked without.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Endpoint"]
 
 _LOG = logging.getLogger(__name__)
 _DRAIN_S: Final = 0.1
-"""What a stream gets for closing after its last event, so that its connection can be used again."""
+"""Seconds that a stream has to close after its last event, so that its connection can be reused."""
 
 
 class _BrokenError(Exception):
@@ -52,31 +52,31 @@ class Endpoint:
     """Sends requests. Make, use and close it on one event loop.
 
     Args:
-        config: where to, as whom, and within which limits.
-        http_client: the transport underneath the official client, for tests.
+        config: URL, key, model and limits.
+        http_client: the transport of the official client, for tests.
     """
 
     def __init__(self, config: RealConfig, *, http_client: Any = None) -> None:
         self._config = config
         self.include_usage = config.include_usage
-        """Whether token counts are asked for; false once the endpoint has refused to be asked."""
+        """Whether token counts are requested; false after the endpoint has refused to send them."""
         self._client = AsyncOpenAI(
             api_key=config.api_key.get_secret_value(),
             base_url=None if config.base_url is None else config.base_url.get_secret_value(),
             max_retries=0,
-            timeout=None,  # one limit for a whole answer is kept here
+            timeout=None,  # `send` applies one time limit to the whole answer
             http_client=http_client,
         )
-        # The client imports its resources when they are first used, which would show in the first latency.
+        # The client imports its resources on first use, which would lengthen the first latency.
         _ = self._client.chat.completions.with_streaming_response
 
     async def send(self, seed: int, request: SampledRequest, answer: Answer) -> None:
-        """Send one request of an episode and fill in `answer`, completely or up to its failure."""
+        """Send one request of an episode and fill in `answer`, up to its end or its failure."""
         try:
             async with asyncio.timeout(self._config.request_timeout_s):
                 await self._ask(prompt_of(seed, request.id, request.prompt_tokens), request, answer)
-        except Exception as error:  # noqa: BLE001 - whatever an endpoint sends must end in a named failure
-            # An answer that had ended is complete, whatever happened to the connection after it.
+        except Exception as error:  # noqa: BLE001 - whatever an endpoint sends must become a named failure
+            # An answer that has ended is complete, whatever happens to the connection afterwards.
             if not answer.complete:
                 answer.failure = _failure_of(error, answer)
                 _LOG.info("request failed: %s (%s)", answer.failure.value, type(error).__name__)
@@ -121,7 +121,7 @@ class Endpoint:
 
 
 async def _listen(pieces: AsyncIterator[bytes], answer: Answer, *, limit: int) -> None:
-    """Read a stream up to its last event; a piece of text is as old as the bytes that completed it."""
+    """Read a stream up to its last event. The time of a piece of text is that of the bytes that complete it."""
     clock = asyncio.get_running_loop().time
     events = EventDecoder()
     async for piece in _unbroken(pieces):
@@ -131,12 +131,12 @@ async def _listen(pieces: AsyncIterator[bytes], answer: Answer, *, limit: int) -
                 return
             if read_chunk(data, answer):
                 answer.times.append(now)
-                if len(answer.times) > limit:  # pieces shorter than a token are odd, but allowed
+                if len(answer.times) > limit:  # pieces shorter than a token are unusual but allowed
                     raise _OverlongError
 
 
 async def _unbroken(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the pieces; whatever the transport raises in between becomes one error."""
+    """Yield the pieces; convert every error of the transport to one class."""
     while True:
         try:
             piece = await anext(pieces)
@@ -169,7 +169,7 @@ def _failure_of(error: Exception, answer: Answer) -> Failure:
 
 
 def _retry_after(error: APIStatusError) -> float | None:
-    """Seconds asked for; None for a date or for nonsense, which only the official services' clocks could judge."""
+    """Return the seconds of Retry-After; None for nonsense, or for a date, which needs the endpoint's clock."""
     try:
         seconds = float(error.response.headers.get("retry-after", ""))
     except ValueError:
@@ -180,5 +180,5 @@ def _retry_after(error: APIStatusError) -> float | None:
 def _body_of(error: APIStatusError) -> str:
     try:
         return error.response.text
-    except Exception:  # noqa: BLE001 - a body that was never read, or is no text: it asks for nothing
+    except Exception:  # noqa: BLE001 - the body was never read, or is not text
         return ""

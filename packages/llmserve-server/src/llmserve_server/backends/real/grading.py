@@ -1,7 +1,7 @@
-"""What a measured episode is worth: the simulator's scale, and no claim that it is proven.
+"""Grade a measured episode on the simulator's scale; it cannot be verified.
 
-A log that real mode made names its deployment ``real:<provider>/<model>``, and the digest of its task says so too, so that no
-simulator takes it for one of its own.
+A log of real mode names its deployment ``real:<provider>/<model>``, which is also part of the digest of its task. So no
+simulator accepts it as one of its own.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["PREFIX", "digest_of", "grade_measured", "is_measured"]
 
 PREFIX: Final = "real:"
-"""What the name of a real deployment begins with."""
+"""Prefix of the name of a real deployment."""
 _MEASURED: Final = (
     "measured on a real endpoint: it cannot be replayed, it had a sample of the task's requests, its reward lacks the terms "
     "that nobody measured, and the references are the simulator's"
 )
 _COMPONENTS: Final = ("throughput", "slo", "cost")
-"""What a report shows of a measured episode; memory and quality are not measured."""
+"""Components in the report of a measured episode; memory and quality are not measured."""
 
 
 def is_measured(log: EpisodeLog) -> bool:
-    """Whether real mode made `log`, by its own account."""
+    """Return whether `log` says that real mode made it."""
     return log.deployment is not None and log.deployment.startswith(PREFIX)
 
 
@@ -43,7 +43,7 @@ def digest_of(task: Task, deployment: str) -> str:
 
 
 def grade_measured(log: EpisodeLog) -> GradeReport:
-    """Score a measured log; `verified` is null, and the reason says what cannot be known. Raises `UnknownTaskError`."""
+    """Score a measured log; `verified` is null, and the reason explains it. Raises `UnknownTaskError`."""
     task = catalogue_task(log.task_id)
     rewards = [step.observation.reward for step in log.steps]
     known = log.simulator_version == __version__ and log.task_digest == digest_of(task, log.deployment or "")
@@ -80,7 +80,7 @@ def grade_measured(log: EpisodeLog) -> GradeReport:
 
 
 def _components(log: EpisodeLog) -> dict[str, float]:
-    """Return the means of the shares that every step has as a number."""
+    """Return the mean of each component that every step has as a number."""
     shares = [step.observation.metadata.get("reward_shares") for step in log.steps]
     found = {}
     for name in _COMPONENTS:

@@ -1,11 +1,11 @@
-"""Replays one window's requests against an endpoint in real time, and waits until every one of them is done.
+"""Replay one window's requests against an endpoint in real time, and wait until all of them are done.
 
-The rules are the simulator's. A request arrives at its due time and waits; at most `batch_cap` are under way at once, the
-next one is the oldest, of the priority class first where `priority` is on; one that has waited for `patience_s` without
-being sent gives up. When an endpoint answers 429 with a Retry-After, nothing is sent until that time has passed.
+The rules are the simulator's. A request arrives at its due time and waits. At most `batch_cap` requests run at once;
+the next one is the oldest, with `priority` the oldest of the priority class first. A request that has waited for
+`patience_s` without being sent gives up. After a 429 with a Retry-After, nothing is sent until that time has passed.
 
-The clock is the running event loop's (`loop.time()`): a test passes a loop with a clock of its own. Due times are kept
-however late the loop wakes up, so that waiting is never left out of a latency.
+The clock is the running event loop's (`loop.time()`), so that a test can pass a loop with its own clock. Latencies
+count from the due time, however late the loop wakes up, so that they always include the waiting.
 """
 
 from __future__ import annotations
@@ -25,52 +25,52 @@ if TYPE_CHECKING:
 __all__ = ["Backoff", "RequestResult", "Rules", "Send", "WindowRecord", "run_window"]
 
 _EARLY_S: Final = 1e-6
-"""An event this close is due: clocks and sums of floats are no finer, and a wait that short would not end."""
+"""An event this close is due: clocks and sums of floats are not more exact, and a shorter wait might never end."""
 
 
 class Send(Protocol):
-    """Sends one request and fills in its answer; raises nothing but `asyncio.CancelledError`."""
+    """Sends one request and fills in its answer; raises only `asyncio.CancelledError`."""
 
     async def __call__(self, request: SampledRequest, answer: Answer, /) -> None:
-        """Return when the request is done, one way or another."""
+        """Return when the request is done or has failed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a window is served."""
+    """The rules of a window."""
 
     batch_cap: int
     priority: bool
     patience_s: float
-    """0: nobody gives up."""
+    """0: no request gives up."""
     window_s: float
     """Wall seconds."""
     max_backoff_s: float
-    """A Retry-After beyond this is cut to it, so that a window always ends."""
+    """Upper limit of a Retry-After, so that a window always ends."""
 
 
 @dataclass(slots=True)
 class Backoff:
-    """Until when the endpoint wants nothing sent, on the loop's clock. It is the key's, and so every session's."""
+    """The time on the loop's clock until which nothing may be sent. All sessions share it, as they share the key."""
 
     until: float = 0.0
 
 
 @dataclass(slots=True)
 class RequestResult:
-    """What became of one request. Times are seconds after the window's start."""
+    """The result of one request. Times are seconds after the window's start."""
 
     request: SampledRequest
     answer: Answer = field(default_factory=Answer)
     sent_s: float | None = None
     ended_s: float = 0.0
     ttft_s: float | None = None
-    """From the arrival, and not from the sending, to the first piece of text; None: there was none."""
+    """From the arrival, not the sending, to the first piece of text; None if there was none."""
 
     @property
     def status(self) -> Literal["finished", "failed", "abandoned"]:
-        """How it ended."""
+        """How the request ended."""
         if self.sent_s is None:
             return "abandoned"
         return "finished" if self.answer.failure is None else "failed"
@@ -78,18 +78,18 @@ class RequestResult:
 
 @dataclass(slots=True)
 class WindowRecord:
-    """One window as it was served: every request's result, and the levels at the window's end."""
+    """A served window: the result of every request, and the levels at the window's end."""
 
     results: list[RequestResult]
     started: float
     """On the loop's clock."""
     elapsed_s: float = 0.0
-    """Until the last request was done; at least the window."""
+    """Until the last request was done; at least the length of the window."""
     queue: tuple[int, int] = (0, 0)
-    """Waiting at the window's end, by class."""
+    """Requests waiting at the window's end, by class."""
     running: int = 0
     prefilling: int = 0
-    """Of those running, the ones without any text yet."""
+    """Running requests without any text yet."""
     oldest_wait_s: float = 0.0
 
 
@@ -98,7 +98,7 @@ async def run_window(
 ) -> WindowRecord:
     """Serve `requests` (sorted by due time) and return when all are done and the window is over.
 
-    `backoff` is shared by the windows that must respect it. Cancelling cancels every request under way.
+    Windows that use the same key share `backoff`. Cancelling the call cancels every running request.
     """
     window = _Window(requests, send, rules, Backoff() if backoff is None else backoff)
     try:
@@ -157,7 +157,7 @@ class _Window:
                 queue.popleft()
 
     def _close(self, now: float) -> None:
-        """Take the levels at the window's end."""
+        """Record the levels at the window's end."""
         self._closed = True
         record = self.record
         record.queue = (len(self._waiting[0]), len(self._waiting[1]))
@@ -195,7 +195,7 @@ class _Window:
         return self._backoff.until - self.record.started
 
     def _next_event(self) -> float | None:
-        """When something happens that no request brings about, seconds; None: nothing will."""
+        """Return the time (s) of the next event that no request causes; None if there is none."""
         events = []
         if self._coming:
             events.append(self._coming[0].request.due_s)

@@ -1,8 +1,8 @@
-"""From the results of a window's requests to what is observed and what it is worth, in the simulator's own terms.
+"""Turn the results of a window's requests into an observation and a reward, with the simulator's definitions.
 
-A `WindowReport` holds a window's counts; it travels in the observation's ``metadata.real``, so that an episode can be
-taken up again from its stored observations. Percentiles are nearest-rank. What nobody measured is 0 and named in
-``metadata.unmeasured``; a reward term without a measurement is left out of the reward, and named there too.
+A `WindowReport` holds a window's counts. It is stored in the observation's ``metadata.real``, so that an episode can be
+restored from its observations. Percentiles are nearest-rank. A figure that is not measured is 0 and named in
+``metadata.unmeasured``. A reward term without a measurement is left out of the reward and named there too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["UNAPPLIED", "WindowReport", "measurement_of", "report_of", "terms_of", "unmeasured"]
 
 UNAPPLIED: Final = ("kv_budget_fraction", "prefill_decode_split", "quantization_tier", "speculation_depth")
-"""Knobs that no OpenAI-compatible endpoint can be told about."""
+"""Knobs that cannot be applied to an OpenAI-compatible endpoint."""
 _NEVER: Final = (
     "gpu_memory_used_gb",
     "reward_shares.quality",
@@ -47,21 +47,21 @@ _NEVER: Final = (
     "window.stall_s",
 )
 _NO_LOSS: Final = (1.0,) * TENANTS
-"""Quality factors: the tier asked for is not applied, so nothing is lost to it."""
+"""Quality factors: the tier is not applied, so no quality is lost."""
 _MS: Final = 1000.0
 
 
 class WindowReport(BaseModel):
-    """A window in counts; the fields' order is that of ``metadata.real``."""
+    """The counts of a window, in the order of ``metadata.real``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     arrivals: int
-    """Requests that the task has in this window."""
+    """Requests of the task in this window."""
     taken: int
-    """Those of them that were sent."""
+    """Of those, the requests in the sample."""
     share: float
-    """Share of the episode's requests that is meant to be sent."""
+    """Share of the episode's requests that is sampled."""
     capped: bool
     clipped_prompts: int
     clipped_completions: int
@@ -72,18 +72,18 @@ class WindowReport(BaseModel):
     abandoned: int
     failed: int
     failures: dict[str, int]
-    """By kind, see `Failure`."""
+    """Number of failures by kind, see `Failure`."""
     due: tuple[int, int]
     met: tuple[int, int]
-    """By class: priority, standard."""
+    """Requests that met their targets, by class: priority, standard."""
     prompt_tokens_asked: int
     prompt_tokens_counted: int | None
-    """By the endpoint, over the requests for which it did; None: for none."""
+    """Sum of the endpoint's counts over the requests that have one; None if none has one."""
     offered_tokens: int
     delivered_tokens: int
     good_tokens: int
     estimated_requests: int
-    """Requests whose output tokens the endpoint did not count: pieces of text were counted instead."""
+    """Requests without the endpoint's count of output tokens; their pieces of text are counted instead."""
     cost_usd: float | None
     price_source: str | None
 
@@ -91,7 +91,7 @@ class WindowReport(BaseModel):
 def report_of(
     sample: WindowSample, record: WindowRecord, slo: Slo, pricing: Pricing | None, config: RealConfig
 ) -> WindowReport:
-    """Return the counts of a window that has been served."""
+    """Return the counts of a served window."""
     results = record.results
     met = [result for result in results if _met(result, slo)]
     counted = [result.answer.prompt_tokens for result in results if result.answer.prompt_tokens is not None]
@@ -142,7 +142,7 @@ def measurement_of(
     task: Task,
     action: ServeAction,
 ) -> Measurement:
-    """Return the window as numbers; a percentile or ratio over nothing repeats `last`'s."""
+    """Return the figures of a window; a percentile or ratio without samples repeats that of `last`."""
     window_s = task.window_s * report.time_scale
     arrivals = len(sample.requests)
     ttfts = [(result.ttft_s, 1.0) for result in record.results if result.ttft_s is not None]
@@ -191,7 +191,7 @@ def measurement_of(
 
 
 def unmeasured(usage: Usage, *, priced: bool) -> list[str]:
-    """Return what has no measurement behind it, by dotted name; its value is 0, or the last one that was measured."""
+    """Return the dotted names of the figures that are not measured; they are 0, or repeat the last measured value."""
     names = list(_NEVER)
     if usage.kv_cache_occupancy is None:
         names.append("kv_cache_occupancy")
@@ -205,7 +205,7 @@ def unmeasured(usage: Usage, *, priced: bool) -> list[str]:
 
 
 def _met(result: RequestResult, slo: Slo) -> bool:
-    """Whether a request met its targets: those of the simulator, on what was asked for and what was measured."""
+    """Return whether a request met the simulator's targets, from its requested lengths and measured times."""
     if result.status != "finished" or result.ttft_s is None:
         return False
     answer, request = result.answer, result.request
@@ -218,7 +218,7 @@ def _met(result: RequestResult, slo: Slo) -> bool:
 
 
 def _offered(result: RequestResult) -> int:
-    """Output tokens that a request wanted: what it got if it was answered to its end, else what it asked for."""
+    """Return the output tokens of a request: those it got if its answer is complete, else those it asked for."""
     return result.answer.tokens if result.status == "finished" else result.request.completion_tokens
 
 
@@ -231,7 +231,7 @@ def _stats(report: WindowReport) -> WindowStats:
     return WindowStats(
         offered_tokens=report.offered_tokens,
         delivered_tokens=report.delivered_tokens,
-        # All of one tenant: no tenant's tokens are worth less than another's where no tier is applied.
+        # All under one tenant: without an applied tier, the tokens of all tenants have the same value.
         good_tokens=[report.good_tokens, 0, 0, 0],
         due=list(report.due),
         met=list(report.met),
@@ -243,7 +243,7 @@ def _ratio(part: float, whole: float, otherwise: float) -> float:
 
 
 def _percentile_ms(samples: Sequence[tuple[float, float]], share: float, otherwise: float) -> float:
-    """Nearest rank of (seconds, weight) pairs, in milliseconds."""
+    """Return the nearest-rank percentile of (seconds, weight) pairs, in milliseconds."""
     if not samples:
         return otherwise
     ordered = sorted(samples)

@@ -1,8 +1,9 @@
-"""What a window cost: at OpenAI's list prices, at the prices in the settings, or unknown.
+"""The cost of a window: from OpenAI's list prices, from the prices in the settings, or unknown.
 
-The list prices are those of `llmserve_agents.llm.prices`, and apply only where requests go to OpenAI itself. The settings
-`LLMSERVE_REAL_USD_PER_1M_PROMPT_TOKENS` and `..._COMPLETION_TOKENS` override them; `LLMSERVE_REAL_USD_PER_HOUR` prices
-a server of one's own by time. A model without a price has no cost: the cost is reported as unmeasured, never as 0.
+The list prices are those of `llmserve_agents.llm.prices`, and apply only where requests go to OpenAI itself. The
+settings `LLMSERVE_REAL_USD_PER_1M_PROMPT_TOKENS` and `..._COMPLETION_TOKENS` override them;
+`LLMSERVE_REAL_USD_PER_HOUR` prices your own server by time. A model without a price has no cost: the cost is reported
+as unmeasured, never as 0.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Pricing:
     def cost_usd(self, results: Iterable[RequestResult], elapsed_s: float) -> float:
         """Return the cost of a window, US dollars.
 
-        Tokens that the endpoint did not count are estimated. A request without any text is free; a request that was
-        cut off is paid for up to that point.
+        Tokens that the endpoint did not count are estimated. A request without any text costs nothing; a request that
+        was cut off costs what it got.
         """
         if self.tokens is None:
             return (self.usd_per_hour or 0.0) * elapsed_s / 3600.0

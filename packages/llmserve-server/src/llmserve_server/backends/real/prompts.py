@@ -1,10 +1,9 @@
-"""Synthetic prompts of a wanted length: deterministic, meaningless, and different from their first word on.
+"""Synthetic prompts of a given length: deterministic, without meaning, and different from the first word on.
 
 One word counts as one token. Every word of the list is a short, common English word, which the byte-pair encodings of
-present models write as one token together with the space before it. It is an estimate all the same, since an endpoint's
-tokenizer is not known here; what the endpoint itself counted is in its usage, and is reported beside it. The chat
-template's own tokens (about seven with OpenAI's models) come on top. That no two prompts share a beginning keeps an
-endpoint's prefix cache out of the measurement.
+present models encode as one token together with the space before it. This is an estimate, because the endpoint's
+tokenizer is unknown; the endpoint's own count is reported beside it. The tokens of the chat template (about seven with
+OpenAI's models) are not included. No two prompts have a common beginning, so the endpoint's prefix cache has no effect.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ iron island job jump keep key kind king lake land large last late laugh law lead
 light
 """
 WORDS: Final = tuple(_WORDS.split())
-"""256 words, so that a byte picks one."""
+"""256 words, so that a byte selects one."""
 
 _ASK: Final = ("Go", "on", "with", "this", "text", "at", "length", "and", "do", "not", "stop", "early")
-"""Closes a prompt that has room for it: without being asked to, a model may end its answer after a sentence."""
+"""The end of a prompt that is long enough: without it, a model may end its answer after a sentence."""
 
 
 def prompt_of(seed: int, request: int, tokens: int) -> str:

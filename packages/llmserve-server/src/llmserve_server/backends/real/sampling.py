@@ -1,9 +1,9 @@
-"""Which of the task's requests are sent in a window, and in what size: a sample of its scenario within the limits.
+"""Select the requests of a window and limit their lengths: a sample of the task's scenario.
 
-The share that is taken is fixed for a task, so that busy windows stay busier than calm ones, and every request of an
-episode has the same chance: systematic sampling with a random start drawn from the seed (the i-th arrival is taken where
-the running total i·share + start passes an integer). A window in which that still takes too many is thinned once more in
-the same way. Nothing here knows of endpoints.
+The sampled share is fixed for a task, so busy windows stay busier than calm ones, and every request of an episode has
+the same chance. It is systematic sampling with a random start drawn from the seed: the i-th arrival is taken if the
+running total i·share + start passes an integer. A window with still too many requests is sampled once more in the
+same way.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class SampledRequest:
     id: int
     """Its index among the scenario's requests."""
     due_s: float
-    """When it arrives, wall seconds after the window's start."""
+    """Arrival time, wall seconds after the window's start."""
     prompt_tokens: int
     completion_tokens: int
-    """The most that it asks for."""
+    """Maximum number of output tokens."""
     priority: int
     """Class: 0 priority, 1 standard."""
     tenant: int
@@ -41,22 +41,22 @@ class SampledRequest:
 
 @dataclass(frozen=True, slots=True)
 class WindowSample:
-    """The requests of one window, by arrival, and how they stand for what the task has there."""
+    """The sampled requests of one window, by arrival, and how they relate to the task's requests."""
 
     requests: tuple[SampledRequest, ...]
     arrivals: int
-    """Requests that the task has in this window."""
+    """Requests of the task in this window."""
     share: float
-    """Share of all requests that is taken, 0..1, the same in every window."""
+    """Share of all requests that is sampled, 0..1, the same in every window."""
     capped: bool
-    """Whether the window had to be thinned beyond that share to stay within the limit."""
+    """Whether the window was sampled once more to stay within the limit."""
     clipped_prompts: int
     clipped_completions: int
-    """Orders whose prompt (answer) is shorter than the task's because of the limits."""
+    """Requests whose prompt (answer) is shorter than in the task because of the limits."""
 
 
 class RequestSampler:
-    """Draws the requests of each window of an episode; the same for the same task, seed and limits."""
+    """Draws the requests of each window; the same task, seed and limits give the same requests."""
 
     def __init__(self, task: Task, seed: int, scenario: Scenario, config: RealConfig) -> None:
         self._scenario = scenario

@@ -1,8 +1,8 @@
-"""What a vLLM says about itself on its Prometheus page: KV cache in use, preemptions, draft tokens.
+"""Read vLLM's Prometheus metrics: KV cache in use, preemptions, draft tokens.
 
-The names are those of vLLM's V1 engine (docs.vllm.ai, "Production metrics"); its older name of the KV gauge is read as
-well. A page that is not there, is not vLLM's, or fails in between gives nothing: the figures are then unmeasured. The
-endpoint's key is never sent to it.
+The names are those of vLLM's V1 engine (docs.vllm.ai, "Production metrics"); the older name of the KV gauge is also
+read. If the page is missing, is not vLLM's or fails, the figures are unmeasured. The endpoint's key is never sent to
+it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _ACCEPTED: Final = "vllm:spec_decode_num_accepted_tokens_total"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One look at the page; None for what it does not have. Counters count from the server's start, over its engines."""
+    """The metrics at one time; None for missing ones. Counters are sums over the engines since the server's start."""
 
     kv_share: float | None = None
-    """KV blocks in use over all, mean of the engines, 0..1."""
+    """Share of KV blocks in use, 0..1, mean of the engines."""
     preemptions: int | None = None
     drafted: int | None = None
     accepted: int | None = None
@@ -42,7 +42,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A window as the page tells it; None for what it does not tell."""
+    """The metrics of a window; None for missing ones."""
 
     kv_cache_occupancy: float | None = None
     """At the window's end."""
@@ -52,7 +52,7 @@ class Usage:
 
 
 def parse(text: str) -> Reading | None:
-    """Return what a page says; None for one that is no vLLM's. Raises `ValueError` for text that is no such page."""
+    """Return the metrics of a page; None if it is not vLLM's. Raises `ValueError` if it is not a Prometheus page."""
     samples: dict[str, list[float]] = {}
     for family in text_string_to_metric_families(text):
         if family.name.startswith("vllm:"):
@@ -70,7 +70,7 @@ def parse(text: str) -> Reading | None:
 
 
 def usage_between(before: Reading | None, at_end: Reading | None, after: Reading | None) -> Usage:
-    """Return what happened between readings before the window, at its end, and after its last request."""
+    """Return the window's metrics from readings before it, at its end, and after its last request."""
     return Usage(
         kv_cache_occupancy=None if at_end is None else at_end.kv_share,
         evictions=_growth(before, after, "preemptions"),
@@ -80,7 +80,7 @@ def usage_between(before: Reading | None, at_end: Reading | None, after: Reading
 
 
 class MetricsPage:
-    """Reads one page, for as long as it turns out to be a vLLM's. Use and close it on one event loop."""
+    """Reads one page, until it proves not to be vLLM's. Use and close it on one event loop."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -88,7 +88,7 @@ class MetricsPage:
         self._absent = False
 
     async def read(self) -> Reading | None:
-        """Return what the page says now; None where it says nothing."""
+        """Return the current metrics; None if there are none."""
         if self._absent:
             return None
         try:
@@ -130,5 +130,5 @@ def _total(values: Iterable[float] | None) -> int | None:
 
 def _growth(before: Reading | None, after: Reading | None, name: str) -> int | None:
     first, last = getattr(before, name, None), getattr(after, name, None)
-    # A counter that fell belongs to a server that was started again in between.
+    # A counter falls if the server was restarted meanwhile.
     return None if first is None or last is None or last < first else last - first

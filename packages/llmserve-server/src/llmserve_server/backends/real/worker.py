@@ -1,7 +1,7 @@
-"""`Worker`: one event loop in a thread of its own, on which all sessions' requests run.
+"""`Worker`: an event loop in its own thread, on which the requests of all sessions run.
 
-Sessions are synchronous and live in many threads; connections belong to one loop. A caller waits for its own result and
-never blocks the server's loop, since it is not called there.
+Sessions are synchronous and run in many threads, but connections belong to one event loop. A caller waits for its
+result; it must not be on the server's own loop.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["Worker"]
 
 _Result = TypeVar("_Result")
 _CLOSE_S: Final = 5.0
-"""What connections get for closing themselves."""
+"""Seconds that connections have to close."""
 
 
 class Worker:
-    """Runs coroutines for other threads. The thread starts with the first one.
+    """Runs coroutines for other threads. Its thread starts with the first one.
 
     Args:
-        new_loop: makes the loop; a test passes one with a clock of its own.
+        new_loop: makes the event loop; a test passes one with its own clock.
     """
 
     def __init__(self, new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
@@ -38,11 +38,11 @@ class Worker:
         self._closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run `coroutine` on the loop and return its result; raises `ShuttingDown` where `close` cuts it short."""
+        """Run `coroutine` on the loop and return its result; raises `ShuttingDown` if `close` cancels it."""
         return self.wait(self.start(coroutine))
 
     def start(self, coroutine: Coroutine[Any, Any, _Result]) -> Future[_Result]:
-        """Start `coroutine` on the loop; `wait` for it, or cancel it."""
+        """Start `coroutine` on the loop; pass the result to `wait`, or cancel it."""
         try:
             with self._lock:
                 return asyncio.run_coroutine_threadsafe(coroutine, self._running())
@@ -51,7 +51,7 @@ class Worker:
             raise
 
     def wait(self, future: Future[_Result]) -> _Result:
-        """Return the result of what was started; an interrupted wait (Ctrl-C) cancels it."""
+        """Return the result of a started coroutine; an interrupted wait (Ctrl-C) cancels it."""
         try:
             return future.result()
         except CancelledError:
@@ -60,7 +60,7 @@ class Worker:
             future.cancel()
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Cancel what runs, run `last`, stop the thread. Closing twice is allowed."""
+        """Cancel what is running, run `last` and stop the thread. Closing twice is allowed."""
         with self._lock:
             already, self._closed = self._closed, True
             loop, thread = self._loop, self._thread
@@ -77,7 +77,7 @@ class Worker:
             raise ShuttingDown("the server is stopping: nothing was sent", retry_after_s=5)
         if self._loop is None:
             self._loop = self._new_loop()
-            # A daemon: a process that is told to go does not wait for somebody else's server.
+            # A daemon thread, so that a stopping process does not wait for the endpoint.
             self._thread = threading.Thread(target=_serve, args=(self._loop,), name="llmserve-real-mode", daemon=True)
             self._thread.start()
         return self._loop

@@ -178,6 +178,7 @@ def advance_fleet(a: Row, tb: Row, rec: Row, te: int, until: int) -> None:
             advance_replica(a, tb, rec, r, te)
     if decoders == end:
         return
+    # the decode replicas run only up to the next hand-over, because a joining request may cut their leap
     while True:
         source = 0
         ready = until + 1
@@ -206,6 +207,7 @@ def arrive(a: Row, tr: Row, rec: Row, i: int, now: int) -> None:
         a[W_ARRIVALS_PRIORITY] += 1
     a[W_PROMPT_TOKENS] += prompt
     a[W_OFFERED_TENANT + t] += output
+    # requests that give up now must not count in the routing or towards the limit below
     for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
         if a[r + R_GIVE_UP] <= now:
             abandon_expired(a, rec, r, now)
@@ -388,7 +390,7 @@ def clocked_tokens(a: Row) -> int:
 def close_window(a: Row, rec: Row) -> None:
     """Measure the levels at the window's end and derive the figures that are not counted one by one."""
     a[W_DELIVERED_TOKENS] += clocked_tokens(a)
-    a[W_DRAFT_FP] *= FP
+    a[W_DRAFT_FP] *= FP  # counted in whole tokens, because drafts are whole
     end = a[H_NOW]
     oldest = end
     for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
@@ -440,6 +442,7 @@ def run_window(a: Row, tb: Row, tr: Row, rec: Row, plan: Row, at: int) -> None:
     a[H_NEXT] = i
     a[W_ARRIVALS] = i - first
     advance_fleet(a, tb, rec, end, end - 1)
+    # what a leap has delivered by the window's end belongs to this window's statistics
     for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
         if a[r + R_UNTIL] >= 0 and a[r + R_STEPS] > 1:
             settle_leap(a, rec, r, end)

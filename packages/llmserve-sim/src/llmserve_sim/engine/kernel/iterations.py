@@ -195,6 +195,7 @@ def complete(a: Row, rec: Row, r: int, steps: int, now: int) -> None:
     begun = a[r + R_START]
     n = a[r + R_DECODING]
     if n > 0:
+        # the first gap also contains the time without iterations since the last token; the others are iteration times
         depth = a[r + R_DEPTH]
         first = a[r + R_FIRST]
         rise = a[r + R_RISE]
@@ -205,6 +206,7 @@ def complete(a: Row, rec: Row, r: int, steps: int, now: int) -> None:
         growth = a[r + R_GROWTH]
         a[r + R_CONTEXT] += steps * growth
         groups = a[r + R_GROUPS]
+        # without speculation all groups have rate FP, so one sample covers all sequences
         if depth == 0 and steps == 1:
             add_gap(a, FP, gap, n * FP)
         elif depth == 0:
@@ -219,6 +221,7 @@ def complete(a: Row, rec: Row, r: int, steps: int, now: int) -> None:
             if count > 0:
                 rate = a[g + G_RATE]
                 if depth > 0:
+                    # most gaps fall into the bin used last, which needs no search
                     if a[g + G_LOW] <= first and longest < a[g + G_HIGH]:
                         a[a[g + G_BIN]] += count * steps * rate
                     elif steps == 1:
@@ -260,6 +263,7 @@ def set_depth(a: Row, r: int, budget: int) -> int:
     if depth != a[r + R_RATED]:
         a[r + R_RATED] = depth
         growth = 0
+        # another rate spreads a gap over other tokens, so the bin used last no longer holds (G_HIGH = 0)
         rates = PLAN_TOKENS_PER_STEP + depth
         for g in range(a[r + R_GROUPS], a[r + R_GROUPS_END], GROUP_SIZE):
             a[g + G_RATE] = a[rates]
@@ -361,6 +365,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
         room = a[PLAN_BATCH_CAP] - a[r + R_RUNNING]
     free = a[r + R_SPARE] - n  # in one step a sequence takes at most one more block
     single = 0
+    # decoding sequences first: the exact count of blocks is needed only if the bound is exceeded or requests may join
     if free < 0 or room > 0:
         free = a[r + R_POOL] - num_used_blocks(a, r, 1)
         while free < 0:
@@ -391,6 +396,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
             if c + q == a[s + S_TARGET]:
                 ends = 1
     span = NEVER
+    # then the waiting requests, strictly in order: one that does not fit blocks those behind it
     while waiting > 0 and left > 0 and room > 0:
         queue = next_queue(a, r)
         s = a[queue]
@@ -453,6 +459,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
         ring_push(a, r + R_ACTIVE + c * ENDS, s)
     if chunks == 0 and n == 0:
         return -1
+    # the time of the iteration; the formula is in `TierTables`
     a[r + R_SPARE] = free
     a[r + R_START] = now
     steps = 1
@@ -488,6 +495,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
     a[r + R_RISE] = rise
     a[r + R_FIRST] = time
     until = now + time
+    # after a preemption or a join, the next iteration schedules anew
     if chunks == 0 and single == 0:
         steps = leap_steps(a, r, n, bend, growth, span, free)
         until = now + steps * time + rise * (steps * (steps - 1) >> 1)

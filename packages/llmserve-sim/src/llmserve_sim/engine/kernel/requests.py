@@ -182,6 +182,7 @@ def join_decode(a: Row, r: int, s: int) -> None:
     a[r + R_DECODING] += 1
     a[r + R_CONTEXT] += FP * base + clock
     a[r + R_GROWTH] += a[g + G_RATE]
+    # the blocks of base - 1 tokens, since the newest token has no KV yet; the phase is the rest of the division
     a[r + R_BLOCKS] += base + 14 >> 4
     a[a[g + G_PHASE] + (base + 14 & 15)] += 1
     heap_rise(a, a[g + G_HEAP], size, a[s + S_OUTPUT] + prompt - base << SLOT_BITS | s)
@@ -250,7 +251,7 @@ def preempt(a: Row, r: int, s: int) -> None:
         else:
             a[s + S_LAST] = a[r + R_LAST_END]
         g = a[r + R_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
-        place = 1
+        place = 1  # a search through the heap: preemptions are rare
         while a[a[g + G_HEAP] + place] & SLOT_MASK != s:
             place += 1
         a[s + S_PRODUCED] = leave_decode(a, r, g, s, place) - a[s + S_PROMPT]
