@@ -1,10 +1,12 @@
-"""Every number and picture that the documentation says about agents, made anew or checked: `nox -s benchmark`.
+"""Makes or checks every number and picture about agents in the documentation: `nox -s benchmark`.
 
-All agents that can run here play the same test seeds, PPO once per training seed that is shipped (`weights/{task}/seeds/*`)
-and once as shipped (`weights/{task}`); every episode is graded by replay. The planner and the clairvoyant search, which take
-seconds to minutes an episode, play the first of the same seeds, beside the best of the others. The reports, the pictures and the
-tables between the markers of README.md and docs/agents.md are written, and the bars judged; 1 if one is missed. With
-``--quick`` nothing is written: fewer seeds are played, without the searches, and what is committed has to agree.
+All agents that can run here play the same test seeds: the shipped PPO (`weights/{task}`), PPO of each training seed
+(`weights/{task}/seeds/*`), and the others. Every episode is graded by replay. The planner and the clairvoyant search take
+seconds to minutes per episode; they play the first of the same seeds, beside the best of the others.
+
+The program writes the reports, the pictures, and the tables between the markers of README.md and docs/results.md. Then it
+judges the bars and exits with 1 if one is missed. With ``--quick`` it writes nothing: it plays fewer seeds, without the
+searches, and exits with 1 if the committed numbers disagree.
 """
 
 from __future__ import annotations
@@ -34,16 +36,16 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 SEARCHERS: Final = ("planner", "clairvoyant")
 """Agents that take seconds to minutes an episode."""
 BESIDE: Final = ("ppo", "tuned-heuristic", "best-static")
-"""Agents that they are compared with; the search begins at what these did."""
+"""Agents that they are compared with; the clairvoyant search starts from the actions of these."""
 QUICK_EPISODES: Final = 20
 SLACK: Final = 2.0
-"""A committed mean has to lie within so many half-widths of the quick run's interval: about four standard errors."""
-PAGES: Final = {"README.md": False, "docs/agents.md": True}
-"""The pages with markers; whether they hold the whole or the README's part."""
+"""Largest distance of a committed mean from the quick run's mean, in half-widths of its interval (4 standard errors)."""
+PAGES: Final = {"README.md": False, "docs/results.md": True}
+"""The pages with markers, and whether a page holds every table (True) or only the README's."""
 
 
 def line_up(tasks: Sequence[str], skip: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the specs of all that take part, the shipped PPO first, and why others cannot."""
+    """Return the specs of all agents that can run, the shipped PPO first, and the reasons why others cannot."""
     able, unable = runnable_agents(tasks)
     names = [name for name in able if name not in skip]
     seeds = [
@@ -55,14 +57,14 @@ def line_up(tasks: Sequence[str], skip: Sequence[str]) -> tuple[list[str], dict[
 
 
 def measure(arguments: argparse.Namespace, place: Executor) -> int:
-    """Run everything and write it; 1 if a bar is missed."""
+    """Run every evaluation and write the results; return 1 if a bar is missed."""
     tasks = evaluation_tasks(arguments.task)
     agents, skipped = line_up(tasks, arguments.skip)
-    report = run(agents, tasks, arguments.episodes, executor=place, skipped=skipped, progress=_teller())
+    report = run(agents, tasks, arguments.episodes, executor=place, skipped=skipped, progress=_ProgressPrinter())
     searches = None
     if arguments.searches:
         rivals = [*(name for name in BESIDE if name in agents), *SEARCHERS]
-        searches = run(rivals, tasks, arguments.searches, executor=place, progress=_teller())
+        searches = run(rivals, tasks, arguments.searches, executor=place, progress=_ProgressPrinter())
     ablated = arguments.ablate_task or tasks
     ablations = [_ablation(name, ablated, arguments.episodes, place) for name in arguments.ablate]
     out = arguments.out
@@ -91,7 +93,7 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
 
 
 def learning_curves(tasks: Sequence[str], weights: Path = ROOT / "weights") -> dict[str, list[Curve]]:
-    """Return each task's curves, by training seed: windows and mean reward on validation seeds."""
+    """Return each task's learning curves, one per training seed: windows and mean reward on validation seeds."""
     found: dict[str, list[Curve]] = {}
     for task in tasks:
         for path in sorted(weights.joinpath(task).glob("seeds/*/learning.json")):
@@ -103,7 +105,7 @@ def learning_curves(tasks: Sequence[str], weights: Path = ROOT / "weights") -> d
 
 
 def check(arguments: argparse.Namespace, place: Executor) -> int:
-    """Play fewer seeds and compare them with what is committed; 1 if it does not agree."""
+    """Play fewer seeds and compare them with the committed report; return 1 if they disagree."""
     committed = EvaluationReport.model_validate_json((arguments.out / "benchmark.json").read_bytes())
     ablations = [
         AblationReport.model_validate_json(path.read_bytes()) for path in sorted(arguments.out.glob("ablation-*.json"))
@@ -122,7 +124,7 @@ def check(arguments: argparse.Namespace, place: Executor) -> int:
         committed.tasks,
         min([QUICK_EPISODES, *map(len, committed.seeds.values())]),
         executor=place,
-        progress=_teller(),
+        progress=_ProgressPrinter(),
     )
     problems += disagreements(report, committed)
     if searches is not None and searches.references != committed.references:
@@ -138,7 +140,7 @@ def check(arguments: argparse.Namespace, place: Executor) -> int:
 
 
 def disagreements(report: EvaluationReport, committed: EvaluationReport) -> list[str]:
-    """Return what of the committed report a run with fewer seeds contradicts."""
+    """Return the figures of the committed report that a run with fewer seeds contradicts."""
     found = []
     if report.references != committed.references:
         found.append("the references of the scores are not those that benchmark.json was made with")
@@ -160,7 +162,7 @@ def disagreements(report: EvaluationReport, committed: EvaluationReport) -> list
 
 
 def _levels(report: EvaluationReport, task: str) -> dict[str, float]:
-    """Return what other agents earn on test seeds, for comparison with the curves."""
+    """Return the mean reward of other agents on test seeds, to draw beside the curves."""
     names = ("best-static", "heuristic", "tuned-heuristic")
     labels = {entry.label for entry in report.agents}
     return {name: report.result(name, task).reward.value for name in names if name in labels}
@@ -189,8 +191,8 @@ def _judge(report: EvaluationReport, searches: EvaluationReport | None) -> int:
     return 1 if any(bar.passed is False for bar in judged) else 0
 
 
-class _teller:  # noqa: N801 - used as a function
-    """Say on standard error how far the evaluation is, at every tenth of it."""
+class _ProgressPrinter:
+    """Print the progress of an evaluation to standard error, at every tenth."""
 
     def __init__(self) -> None:
         self._said = 0
@@ -224,7 +226,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--executor", default="process", choices=EXECUTORS, help="where episodes run")
     parser.add_argument("--workers", type=int, help="episodes at a time; by default one per processor")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="folder of reports and pictures")
-    parser.add_argument("--pages", type=Path, default=ROOT, help="folder that holds README.md and docs/agents.md")
+    parser.add_argument("--pages", type=Path, default=ROOT, help="folder that holds README.md and docs/results.md")
     return parser.parse_args(arguments)
 
 

@@ -1,12 +1,12 @@
-"""The benchmark's numbers as Markdown, and their place in the documentation: between two markers in a page.
+"""Renders the benchmark's reports as Markdown and puts the result between two markers in a page.
 
-Everything is made from committed reports, so a page can be checked against them without running anything.
+Everything comes from committed reports, so a page can be checked against them without playing an episode.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +21,10 @@ __all__ = ["LEFT_OUT", "MARKERS", "command", "placed", "readme_section", "table"
 MARKERS: Final = ("<!-- results:begin -->", "<!-- results:end -->")
 COMMAND: Final = "nox -s benchmark"
 LEFT_OUT: Final = "left out by --skip"
-"""Why an agent that was asked to be left out is not there."""
+"""The reason given in a report for an agent that `--skip` left out."""
+_SEARCHERS: Final = "`planner` simulates plans on its own forecasts, `clairvoyant` on the true future."
 SEARCHES: Final = 100
-"""Test seeds per task that the agents which search play, unless told otherwise."""
+"""Default number of test seeds per task for the agents that search."""
 
 
 def command(
@@ -31,7 +32,7 @@ def command(
     ablations: Iterable[AblationReport] = (),
     searches: EvaluationReport | None = None,
 ) -> str:
-    """Return what makes every number here: the session, who was left out, and the agents whose knobs were ablated."""
+    """Return the command that makes every number: the session, the agents left out, the agents ablated."""
     searched = 0 if searches is None else _seeds(searches)
     words = [word for name, reason in report.skipped.items() if reason == LEFT_OUT for word in ("--skip", name)]
     words += [] if searched == SEARCHES else ["--searches", str(searched)]
@@ -43,47 +44,42 @@ def command(
 
 
 def _seeds(report: EvaluationReport) -> int:
-    """How many of each task were played."""
+    """Return the number of test seeds per task."""
     return len(report.seeds[report.tasks[0]])
 
 
 def readme_section(report: EvaluationReport, searches: EvaluationReport | None = None) -> str:
-    """The README's part: mean scores by task, and what PPO earns more than each rival."""
-    seeds = training_seeds(report)
+    """Return the README's section: one table of mean scores by task, of every agent."""
+    rows = list(_score_rows(report))
     lines = [
-        (
-            f"Mean score over {_seeds(report)} test seeds per task with "
-            f"{report.confidence:.0%} bootstrap intervals; 0 is the random policy, 0.5 the best fixed configuration, 1 the "
-            f"clairvoyant search. Every episode is graded by replay. `{command(report, (), searches)}` makes these numbers and pictures anew, "
-            f"`{COMMAND} -- --quick` checks them."
-        ),
-        "",
-        *table(["agent", *(f"`{task}`" for task in report.tasks)], _score_rows(report)),
+        f"Mean score over {_seeds(report)} test seeds per task with {report.confidence:.0%} bootstrap intervals.",
+        "0 is the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search.",
+        "Every episode is graded by replay. `ppo` is the shipped policy.",
     ]
-    if len(seeds) > 1:
-        lines += ["", f"`ppo` is the shipped policy; the {len(seeds)} training seeds are in docs/agents.md."]
-    differences = list(_difference_rows(report))
-    if differences:
-        lines += [
-            "",
-            "What PPO earns more per window, paired by seed"
-            + (f", from the lowest to the highest of {len(seeds)} training seeds:" if len(seeds) > 1 else ":"),
-            "",
-            *table(["ppo − rival", *(f"`{task}`" for task in report.tasks)], differences),
-        ]
     if searches is not None:
-        lines += ["", *_searched(searches, report)]
-    return "\n".join([*lines, "", "![Mean score per agent and task](docs/results/scores.png)"])
+        known = {entry.label for entry in report.agents}
+        rows += _score_rows(searches, leave_out=known)
+        lines += [f"{_SEARCHERS} Both play over {_which_seeds(searches, report)}."]
+    lines += [f"`{command(report, (), searches)}` makes these numbers anew, `{COMMAND} -- --quick` checks them."]
+    return "\n".join([" ".join(lines), "", *table(["agent", *(f"`{task}`" for task in report.tasks)], rows)])
+
+
+def _which_seeds(searches: EvaluationReport, report: EvaluationReport) -> str:
+    return "the same seeds" if searches.seeds == report.seeds else f"the first {_seeds(searches)} of these seeds"
+
+
+def _differences(report: EvaluationReport) -> Iterator[str]:
+    """Yield the table of what PPO earns more than each rival."""
+    rows, seeds = list(_difference_rows(report)), training_seeds(report)
+    if rows:
+        spread = f", from the lowest to the highest of {len(seeds)} training seeds" if len(seeds) > 1 else ""
+        yield from ("", f"What PPO earns more per window, paired by seed{spread}:", "")
+        yield from table(["ppo − rival", *(f"`{task}`" for task in report.tasks)], rows)
 
 
 def _searched(searches: EvaluationReport, report: EvaluationReport) -> Iterator[str]:
-    """The agents that search, beside others on the same seeds."""
-    seeds = "the same seeds" if searches.seeds == report.seeds else f"the first {_seeds(searches)} of these seeds"
-    yield (
-        f"Beside agents that search, over {seeds}: `planner` simulates plans on forecasts of its own, "
-        "`clairvoyant` on the true future."
-    )
-    yield ""
+    """Yield the table of the agents that search, beside others on the same seeds."""
+    yield from (f"Agents that search, and others, over {_which_seeds(searches, report)}. {_SEARCHERS}", "")
     yield from table(["agent", *(f"`{task}`" for task in searches.tasks)], _score_rows(searches))
 
 
@@ -92,7 +88,7 @@ def whole_section(
     ablations: Iterable[AblationReport] = (),
     searches: EvaluationReport | None = None,
 ) -> str:
-    """The part of docs/agents.md: everything, task by task."""
+    """Return the section of docs/results.md: every table, task by task."""
     ablations = list(ablations)
     lines = [
         f"Made by `{command(report, ablations, searches)}`; the evaluation alone is",
@@ -100,6 +96,9 @@ def whole_section(
         "```text",
         report.command,
         "```",
+        "",
+        "![Mean score per agent and task](results/scores.png)",
+        *_differences(report),
         "",
     ]
     lines += list(_standings(report))
@@ -135,7 +134,7 @@ def _standings(report: EvaluationReport) -> Iterator[str]:
 
 
 def placed(page: Path, section: str) -> str:
-    """Return the page's text with `section` between its markers; raises `ValueError` for a page without them."""
+    """Return the page's text with `section` between its markers; raises `ValueError` if the page has no markers."""
     text = page.read_text(encoding="utf-8")
     begin, end = MARKERS
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
@@ -145,16 +144,16 @@ def placed(page: Path, section: str) -> str:
 
 
 def table(header: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
-    """The lines of a Markdown table."""
+    """Yield the lines of a Markdown table."""
     yield "| " + " | ".join(header) + " |"
     yield "| " + " | ".join(["---"] * len(header)) + " |"
     for row in rows:
         yield "| " + " | ".join(row) + " |"
 
 
-def _score_rows(report: EvaluationReport) -> Iterator[list[str]]:
+def _score_rows(report: EvaluationReport, leave_out: Container[str] = ()) -> Iterator[list[str]]:
     for entry in report.agents:
-        if not entry.label.startswith("ppo-seed-"):
+        if not entry.label.startswith("ppo-seed-") and entry.label not in leave_out:
             yield [f"`{entry.label}`", *(_shown(report.result(entry.label, task).score, 3) for task in report.tasks)]
 
 
@@ -187,7 +186,7 @@ def _weights(report: EvaluationReport) -> Iterator[str]:
 
 
 def _knobs(report: AblationReport) -> Iterator[str]:
-    yield f"What each knob is worth to `{report.agent}`, mean reward per window with {report.confidence:.0%} intervals:"
+    yield f"The value of each knob to `{report.agent}`: mean reward per window with {report.confidence:.0%} intervals."
     yield ""
     rows = []
     for knob in dict.fromkeys(row.knob for row in report.values):

@@ -1,4 +1,7 @@
-"""Checks the repository's Markdown: relative links resolve, every `nox -s NAME` names a session, generated tables are fresh."""
+"""Checks the repository's Markdown files.
+
+Relative links point to files that exist, their anchors to headings; `nox -s NAME` names a session; generated tables are fresh.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from pathlib import Path
 from llmserve_sim.documentation import fill
 
 ROOT = Path(__file__).resolve().parents[1]
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]+)[^)]*\)")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]*)(?:#([^)\s]+))?[^)]*\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 SESSION = re.compile(r"`[^`\n]*nox -s ([a-z-]+)|^(?:\$ )?(?:.*&& )?nox -s ([a-z-]+)", re.MULTILINE)
 
 
 def sessions() -> set[str]:
-    """The names of the noxfile's sessions, read without importing it."""
+    """Return the names of the noxfile's sessions, without importing it."""
     tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
     return {
         node.name
@@ -24,14 +29,30 @@ def sessions() -> set[str]:
     }
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them: lower case, no punctuation, hyphens for spaces."""
+    headings = HEADING.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def link_faults(page: Path, text: str) -> list[str]:
+    """Return a sentence for each relative link of the page that leads nowhere."""
+    found = []
+    for target, anchor in LINK.findall(text):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        linked = page.parent / target if target else page
+        if not linked.exists():
+            found.append(f"link to {target}, which is not there")
+        elif anchor and linked.suffix == ".md" and anchor not in anchors(linked):
+            found.append(f"link to {target}#{anchor}, but the page has no such heading")
+    return found
+
+
 def faults(page: Path, known: set[str]) -> list[str]:
-    """What is wrong in one page, as sentences."""
+    """Return a sentence for each fault of one page."""
     text = page.read_text(encoding="utf-8")
-    found = [
-        f"link to {target}, which is not there"
-        for target in LINK.findall(text)
-        if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists()
-    ]
+    found = link_faults(page, text)
     if fill(text) != text:
         found.append("has an old table: python -m llmserve_sim.documentation writes it anew")
     named = {a or b for a, b in SESSION.findall(text)}
@@ -39,13 +60,14 @@ def faults(page: Path, known: set[str]) -> list[str]:
 
 
 def main() -> int:
-    """Print every fault; the exit code says whether there was one."""
+    """Print every fault; return 1 if there is one."""
     pages = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/*.md")})
     known = sessions()
     wrong = [f"{page.relative_to(ROOT)}: {fault}" for page in pages for fault in faults(page, known)]
     print(
         "\n".join(
-            wrong or [f"{len(pages)} pages: every link and session they name exists, every generated table is fresh"]
+            wrong
+            or [f"{len(pages)} pages: every link, heading and session they name exists, every generated table is fresh"]
         )
     )
     return int(bool(wrong))

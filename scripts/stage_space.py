@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Read at the root of a Space, of an OpenEnv environment or of a repository, beside what the Dockerfile copies.
-ROOT_FILES = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "openenv.yaml", "pyproject.toml")
+ROOT_FILES = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "docs/page.png", "openenv.yaml", "pyproject.toml")
 #: `openenv push` 0.10 refuses a directory without these two.
 OPENENV_FILES = ("__init__.py", "client.py")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.py[co]", "*.egg-info", ".*", "tests", "fit")

@@ -62,11 +62,11 @@ def in_force(page: Page) -> list[str]:
     return page.locator(".ls-lane > b").all_inner_texts()
 
 
-def take(page: Page, path: Path) -> None:
-    """A picture of the whole page, as it looks before anybody scrolls."""
+def take(page: Page, path: Path, *, full_page: bool = True) -> None:
+    """Take a picture of the page, scrolled to its top: all of it, or the part that fits the window."""
     page.evaluate("window.scrollTo(0, 0)")
     page.mouse.move(2, 2)
-    page.screenshot(path=path, full_page=True)
+    page.screenshot(path=path, full_page=full_page)
 
 
 def test_our_tab_comes_first_and_openenvs_works_beside_it(visit: Visit, expect: Any) -> None:
@@ -360,6 +360,19 @@ def test_it_is_legible_at_this_width(visit: Visit, artifacts: Path, width: int, 
         """() => Math.min(...[...document.querySelectorAll('.ls-plot text')].map(e => e.getBoundingClientRect().height))"""
     )
     assert smallest >= 9, "the smallest letters of a chart, px"
+
+
+def test_an_episode_of_the_shipped_policy_is_the_readmes_picture(visit: Visit, artifacts: Path) -> None:
+    page = visit(height=852)  # ends below a row of charts
+    start(page, "Adversarial multi-tenant", "2000000")
+    choose(page, "agent", "ppo")
+    choose(page, "pace", "at once")
+    page.click("#ls-go")
+    until(page, 120)
+    choose(page, "rival", "static")
+    page.click("#ls-compare")
+    page.wait_for_selector("#ls-board table")
+    take(page, artifacts / "page.png", full_page=False)
 
 
 def test_a_page_left_open_survives_the_servers_crash(visit: Visit, make_server: Callable[[], Any]) -> None:

@@ -162,7 +162,7 @@ def test_everyone_who_can_run_takes_part_unless_left_out() -> None:
 
 def test_the_benchmark_writes_what_its_quick_form_then_finds_unchanged(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/agents.md"):
+    for name in ("README.md", "docs/results.md"):
         (tmp_path / name).write_text("<!-- results:begin -->\n<!-- results:end -->\n", encoding="utf-8")
     others = ["ppo", "tuned-heuristic", "best-static", "threshold"]
     places = ["--out", str(tmp_path / "results"), "--pages", str(tmp_path), "--executor", "serial"]
@@ -172,6 +172,6 @@ def test_the_benchmark_writes_what_its_quick_form_then_finds_unchanged(tmp_path:
         p.name for p in (tmp_path / "results").iterdir()
     }
     assert main(["--quick", *places]) == 0
-    page = tmp_path / "docs" / "agents.md"
+    page = tmp_path / "docs" / "results.md"
     page.write_text(page.read_text(encoding="utf-8").replace("0.", "0.9", 1), encoding="utf-8")
     assert main(["--quick", *places]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_staged_space_holds_all_that_the_dockerfile_copies(staged: Path) -> None:
     for source in context_sources((ROOT / "Dockerfile").read_text(encoding="utf-8")):
         assert (staged / source).exists(), source
+
+
+def test_the_staged_space_holds_every_picture_of_its_readme(staged: Path) -> None:
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (staged / "README.md").read_text(encoding="utf-8"))
+    assert pictures
+    for picture in pictures:
+        assert (staged / picture).is_file(), picture
+        assert (staged / picture).stat().st_size < 300_000, picture
 
 
 def test_the_staged_space_holds_no_test_no_cache_and_no_symlink(staged: Path) -> None:
