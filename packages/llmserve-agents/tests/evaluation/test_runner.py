@@ -184,7 +184,7 @@ def test_chunks_hold_every_episode_once_and_begin_with_the_dearest() -> None:
     specs = agent_specs(["random", "heuristic", "static"])
     plan = {"bursty_workload": tuple(range(100)), "static_workload": tuple(range(50))}
     for workers in (1, 2, 16):
-        chunks = _chunks(specs, plan, workers, keep=False)
+        chunks = _chunks(specs, plan, workers, keep_actions=False)
         work = [(chunk.task_id, chunk.spec.label, seed) for chunk in chunks for seed in chunk.seeds]
         assert len(work) == len(set(work)) == 3 * 150
         costs = [chunk.cost for chunk in chunks]

@@ -1,4 +1,4 @@
-"""`llmserve ablate`: what each knob is worth to an agent, from options to a report, a table and a picture."""
+"""The command `llmserve ablate`: measures the value of each knob to an agent; prints and writes the report."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def ablate(
     agent: Annotated[
         str,
         typer.Option(
-            help=f"The agent ({', '.join(known_agents())}), or a spec as for evaluate; ppo takes seconds, rules minutes, the "
-            "planner and the clairvoyant search hours."
+            help=f"The agent ({', '.join(known_agents())}), or a spec as for evaluate; ppo takes seconds, rules "
+            "minutes, the planner and the clairvoyant search hours."
         ),
     ] = "ppo",
     task: Annotated[

@@ -1,4 +1,4 @@
-"""`llmserve baseline`: from options to a suite's report, with progress on the way."""
+"""The command `llmserve baseline`: runs a baseline suite, and prints and writes its report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import typer
 from rich.console import Console
 
 from llmserve_agents.cli.baseline_tables import episode_table, summary_lines
-from llmserve_agents.evaluation.baseline import LLMOptions, run_suite
-from llmserve_agents.evaluation.baseline import Progress as Position
+from llmserve_agents.evaluation.baseline import LLMOptions, Progress, run_suite
 from llmserve_agents.evaluation.baseline_report import Mode, Runtime
 from llmserve_agents.llm.agent import DEFAULT_MODEL
 from llmserve_agents.llm.endpoint import Patience
@@ -142,7 +141,7 @@ def baseline(
         console.print(episode_table(report))
         for line in summary_lines(report):
             console.print(line)
-    if output is not None:  # after what was found is told
+    if output is not None:  # printed first: a full disk must not lose the result
         with writing(output.parent):
             output.write_text(text, encoding="utf-8")
         if not as_json:
@@ -152,10 +151,10 @@ def baseline(
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    """Give a function that moves a bar to the `Position` of a running suite."""
+    """Show a progress bar, and yield the `progress` function that `run_suite` calls."""
     with progress_bar("windows") as advance:
 
-        def move(at: Position) -> None:
+        def move(at: Progress) -> None:
             advance(
                 f"{at.episode}/{at.episodes} {at.agent}, {at.task_id}, seed {at.seed}",
                 at.windows * (at.episode - 1) + at.window,

@@ -1,4 +1,4 @@
-"""The command's tables, for a terminal."""
+"""The table and the summary lines of `llmserve baseline`, for a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["episode_table", "summary_lines"]
 
 
 def episode_table(report: BaselineReport) -> Table:
-    """One row per task, one column per agent: mean score and mean reward over the seeds; then whether all replayed."""
+    """Return a table with a row per task and a column per agent: mean score and mean reward; last, the verdicts."""
     title = f"Baseline, {report.mode}, {report.base_url or report.runtime}" + (
         f", {report.model}" if report.model else ""
     )
@@ -37,7 +37,7 @@ def episode_table(report: BaselineReport) -> Table:
 
 
 def summary_lines(report: BaselineReport) -> Iterator[str]:
-    """What a model took and what went wrong; the reasons of episodes without a score or a verdict."""
+    """Yield lines on a model's requests, tokens, cost and failures, and on episodes without a score or a verdict."""
     for summary in report.agents:
         usages = [episode.usage for episode in report.episodes if episode.usage and episode.agent == summary.agent]
         if usages:
@@ -45,8 +45,8 @@ def summary_lines(report: BaselineReport) -> Iterator[str]:
                 "unknown (no price, or no token counts)" if summary.cost_usd is None else f"{summary.cost_usd:.4f} USD"
             )
             yield (
-                f"{summary.requests} requests, {summary.prompt_tokens} prompt and {summary.completion_tokens} completion "
-                f"tokens, cost {cost}"
+                f"{summary.requests} requests, {summary.prompt_tokens} prompt and {summary.completion_tokens} "
+                f"completion tokens, cost {cost}"
             )
             yield f"invalid actions: {summary.invalid_actions}, failed requests: {summary.failed_requests}"
             yield f"response format: {usages[-1].response_format}"

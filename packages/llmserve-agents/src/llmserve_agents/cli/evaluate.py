@@ -1,4 +1,4 @@
-"""`llmserve evaluate` and `llmserve ablate`: from options to a report, its tables, its files and its pictures."""
+"""The command `llmserve evaluate`: evaluates agents, and prints, writes and draws the report."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _OPTIONS: Final = {
     "workers": "--workers",
 }
 _AGENT_HELP: Final = (
-    f"An agent ({', '.join(known_agents())}), static:JSON for any fixed action, ppo:FOLDER for weights other than the shipped "
-    "ones ({task} in it stands for the task), or any of these after LABEL=; repeat for several, the first is what the others "
-    "are compared with. By default all that can run here without a long search."
+    f"An agent ({', '.join(known_agents())}), static:JSON for any fixed action, ppo:FOLDER for weights other than the "
+    "shipped ones ({task} in it stands for the task), or any of these after LABEL=; repeat for several, the first is "
+    "what the others are compared with. By default all that can run here without a long search."
 )
 
 
@@ -87,7 +87,7 @@ def evaluate(
         agents = agent_specs(chosen)
         with progress_bar("episodes") as advance:
 
-            def tell(at: Progress) -> None:
+            def move(at: Progress) -> None:
                 advance(f"{at.agent}, {at.task_id}", at.done, at.episodes)
 
             report = run(
@@ -99,7 +99,7 @@ def evaluate(
                 resamples=resamples,
                 confidence=confidence,
                 skipped=skipped,
-                progress=tell,
+                progress=move,
             )
     if as_json:
         print(report.stable().model_dump_json(indent=2))
@@ -110,7 +110,7 @@ def evaluate(
         for line in summary_lines(report):
             console.print(line)
     print(timing_line(report), file=sys.stderr)
-    if folder is not None:  # after what was found is told: it is not lost with a disk that is full
+    if folder is not None:  # printed first: a full disk must not lose the result
         with writing(folder):
             _write(report, folder, agents, pictures=pictures)
         if not as_json:
@@ -129,7 +129,7 @@ def _write(report: EvaluationReport, folder: Path, agents: Sequence[AgentSpec], 
     assert report.timing is not None
     (folder / "timing.json").write_text(report.timing.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for name in ["scores.png", *(f"timeline-{task.id}.png" for task in list_tasks())]:
-        (folder / name).unlink(missing_ok=True)  # an earlier report's
+        (folder / name).unlink(missing_ok=True)  # of an earlier report
     if not pictures:
         return
     from llmserve_agents.evaluation.plots import draw_scores, draw_timeline

@@ -1,4 +1,4 @@
-"""The tables of `llmserve evaluate` and `llmserve ablate`, for a terminal."""
+"""The tables and lines of `llmserve evaluate` and `llmserve ablate`, for a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ablation_tables", "result_tables", "summary_lines", "timing_line"]
 
 
 def result_tables(report: EvaluationReport) -> Iterator[Table]:
-    """One table per task, and one over all tasks where there are several."""
+    """Yield one table per task, and one over all tasks if there are several."""
     for task in report.tasks:
         rows = [row for row in report.standings if row.task_id == task]
         yield _table(report, f"{task}, {_episodes(rows[0].episodes)}", rows)
@@ -24,7 +24,7 @@ def result_tables(report: EvaluationReport) -> Iterator[Table]:
 
 
 def summary_lines(report: EvaluationReport) -> Iterator[str]:
-    """Which weights were loaded, who could not take part, and what did not replay."""
+    """Yield lines on loaded weights, agents that were left out, and episodes that did not replay."""
     for entry in report.agents:
         for task, used in entry.weights.items():
             known = [f"training seed {used.seed}" if used.seed is not None else "", _steps(used.steps)]
@@ -37,7 +37,7 @@ def summary_lines(report: EvaluationReport) -> Iterator[str]:
 
 
 def ablation_tables(report: AblationReport) -> Iterator[Table]:
-    """One table per task: what each knob is worth as a constant, and as a choice."""
+    """Yield one table per task: the value of each knob as a constant, and as a choice."""
     for task in report.tasks:
         title = f"{task}, {report.agent}, {_episodes(len(report.seeds[task]))}"
         table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD)
@@ -50,12 +50,15 @@ def ablation_tables(report: AblationReport) -> Iterator[Table]:
                     row.knob, str(row.best), _interval(row.level, signed=True), _interval(row.dynamic, signed=True)
                 )
         free = report.free[task]
-        table.caption = f"mean reward per window, {report.confidence:.0%} intervals, paired by seed; the agent as it is: {free.value:.3f}"
+        table.caption = (
+            f"mean reward per window, {report.confidence:.0%} intervals, paired by seed; "
+            f"the agent as it is: {free.value:.3f}"
+        )
         yield table
 
 
 def timing_line(report: EvaluationReport) -> str:
-    """How long the evaluation took, and how busy it kept the processors."""
+    """Return a line on the time of the evaluation and the use of the processors."""
     timing = report.timing
     assert timing is not None
     return (
@@ -69,7 +72,7 @@ def _table(report: EvaluationReport, title: str, rows: list[AgentResult] | list[
     table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("agent", overflow="fold", min_width=15)
     widths = {"reward": 6, "score": 12, "IQM": 5, "reward\n− first": 14, "wins": 4, "verified": 8}
-    for column, width in widths.items():  # in 80 columns names are folded, and no figure is cut
+    for column, width in widths.items():  # so that in 80 columns names are folded and no number is cut
         table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(
@@ -83,7 +86,10 @@ def _table(report: EvaluationReport, title: str, rows: list[AgentResult] | list[
                 style="" if row.verified == row.episodes else "bold red",
             ),
         )
-    table.caption = f"score 0 random, 0.5 best fixed configuration, 1 clairvoyant; {report.confidence:.0%} intervals, paired by seed"
+    table.caption = (
+        "score 0 random, 0.5 best fixed configuration, 1 clairvoyant; "
+        f"{report.confidence:.0%} intervals, paired by seed"
+    )
     if len(report.agents) > 1:
         table.caption += f"; first: {first}"
     if report.provisional_references:

@@ -1,4 +1,4 @@
-"""`llmserve tune`: from options to thresholds tuned for a task, written where an evaluation can read them."""
+"""The command `llmserve tune`: tunes the heuristic's thresholds for a task and writes them for evaluations to read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def tune_command(
     output: Annotated[
         Path,
         typer.Option(
-            help="TASK/heuristic.json is written below this folder; tuned-heuristic:FOLDER/TASK is an agent that reads it."
+            help="TASK/heuristic.json is written below this folder; "
+            "tuned-heuristic:FOLDER/TASK is an agent that reads it."
         ),
     ] = Path("runs"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace thresholds that are there.")] = False,
@@ -70,17 +71,17 @@ def tune_command(
             )
         with progress_bar("windows") as advance:
 
-            def tell(at: TuneProgress) -> None:
+            def move(at: TuneProgress) -> None:
                 advance(chosen.id if isnan(at.value) else f"{chosen.id}, {at.value:.4f}", at.done, at.steps)
 
-            found = tune(chosen, config, progress=tell)
+            found = tune(chosen, config, progress=move)
     row = ", ".join(f"{name} {value:.4f}" for name, value in found.validation.items())
     print(f"{chosen.id}, mean reward per window on {found.validation_seeds[1]} validation seeds: {row}")
     try:
         with writing(folder):
             path = write_thresholds(folder, found.thresholds, _card(chosen, config, found))
     except InvalidInputError:
-        print(json.dumps(asdict(found.thresholds)))  # what was found is not lost with a disk that is full
+        print(json.dumps(asdict(found.thresholds)))  # a full disk must not lose the result
         raise
     print(f"thresholds: {path}")
     return 0

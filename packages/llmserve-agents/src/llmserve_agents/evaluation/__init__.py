@@ -1,6 +1,6 @@
-"""What agents are worth: episodes on test seeds, graded by replay, with intervals. `runner.py` runs them all.
+"""Evaluations of agents on test seeds, graded by replay, with confidence intervals. Start at `runner.py`.
 
-Beside it: the baseline suites of the documented command (`baseline.py`) and what each knob is worth (`ablation.py`).
+Also here: the baseline suites of ``llmserve baseline`` (`baseline.py`) and the value of each knob (`ablation.py`).
 """
 
 from __future__ import annotations

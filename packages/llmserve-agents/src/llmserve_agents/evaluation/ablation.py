@@ -1,9 +1,10 @@
-"""What each knob is worth: an agent with one knob held at a constant, against the same agent as it is.
+"""Ablation of knobs: compares an agent with one knob held at a constant with the same agent unchanged.
 
-For every task and knob the best constant is chosen on training seeds, among all values of the grid, with the other knobs
-left to the agent. Then, on test seeds and paired by seed: the *level value* is best constant − default, the *dynamic
-value* is free − best constant. An agent that was trained with the knob free might have learnt to do without it, so its
-dynamic value is an upper bound of what the freedom is worth; `search_evaluator` has no such habits.
+For every task and knob the best constant is chosen on training seeds, among all values of the grid, while the agent
+sets the other knobs. Values are then measured on test seeds, paired by seed. The *level value* of a knob is best
+constant − default; its *dynamic value* is free − best constant. An agent that was trained with the knob free might do
+better with a constant if it were trained with that, so its dynamic value is an upper bound. `search_evaluator` has no
+training.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import numpy as np
 
 from llmserve_agents.__about__ import __version__
 from llmserve_agents.evaluation.ablation_report import AblationReport, KnobValue
-from llmserve_agents.evaluation.baseline import validator_tasks
 from llmserve_agents.evaluation.episodes import load_kernel
 from llmserve_agents.evaluation.report import Estimate
 from llmserve_agents.evaluation.roster import AgentSpec, parse_agent
-from llmserve_agents.evaluation.runner import evaluation_tasks, test_seeds
+from llmserve_agents.evaluation.runner import evaluation_tasks, task_options, test_seeds
 from llmserve_agents.evaluation.statistics import Bootstrap, mean
+from llmserve_agents.evaluation.summary import estimate
 from llmserve_agents.executors import Executor, ProcessExecutor
 from llmserve_agents.learning.agent import PPOPolicy, play
 from llmserve_agents.policy import ModelBasedPolicy, Policy, run_episode
@@ -43,22 +44,22 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float64]
 
-__all__ = ["SEARCH_SEEDS", "FrozenKnob", "Values", "ablate", "agent_evaluator", "search_evaluator"]
+__all__ = ["SEARCH_SEEDS", "Evaluator", "FrozenKnob", "ablate", "agent_evaluator", "search_evaluator"]
 
 Constant: TypeAlias = int | float | str | bool
-Values: TypeAlias = "Callable[[str, tuple[int, ...], str | None, Constant | None], Floats]"
-"""What is ablated: from a task's id, seeds, and a knob with the constant it is held at (None, None: free) to the mean reward
-per window of each seed. It crosses to other processes, so it must pickle."""
+Evaluator: TypeAlias = "Callable[[str, tuple[int, ...], str | None, Constant | None], Floats]"
+"""Returns the mean reward per window of each seed. Arguments: the task's id, the seeds, a knob, and the constant to hold it
+at (None, None: the knob is free). It is sent to other processes, so it must pickle."""
 
 SEARCH_SEEDS: Final = 16
-"""Training seeds that constants are chosen on, unless told otherwise."""
+"""Default number of training seeds on which constants are chosen."""
 _GROUP: Final = 20
-"""Seeds of one job: a search steps them side by side."""
+"""Seeds of one job, which a search simulates in one batch."""
 _DEFAULTS: Final = ServeAction()
 
 
 def ablate(
-    agent: str | AgentSpec | Values,
+    agent: str | AgentSpec | Evaluator,
     tasks: Sequence[str] | None = None,
     episodes: int = 20,
     *,
@@ -69,20 +70,20 @@ def ablate(
     confidence: float = 0.95,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> AblationReport:
-    """Return what each knob is worth to an agent; the same bytes from every run, whatever the workers.
+    """Return the value of each knob to an agent. Every run gives the same report, with any number of workers.
 
     Args:
-        agent: a name or spec (see `roster`), "clairvoyant" for `search_evaluator`, or a function of type `Values`.
-        tasks: ids of tasks, "all" for the three that validators know (the default).
-        episodes: how many of each task's test seeds the values are means over.
-        name: what the agent is called in the report; needed for a function.
-        search_seeds: how many of each task's training seeds constants are chosen on.
-        executor: where episodes run; by default in as many processes as there are processors.
-        resamples: of the bootstrap behind the intervals.
-        confidence: of the intervals.
-        progress: called with what is being done, jobs done and jobs in all.
+        agent: a name or spec (see `roster`), "clairvoyant" for `search_evaluator`, or a function of type `Evaluator`.
+        tasks: ids of tasks, or "all" for the three that validators know (the default).
+        episodes: number of test seeds per task that values are means over.
+        name: name of the agent in the report; needed for a function.
+        search_seeds: number of training seeds per task on which constants are chosen.
+        executor: where episodes run; by default in one process per processor.
+        resamples: number of bootstrap resamples.
+        confidence: confidence of the intervals.
+        progress: called after each job with a description, the jobs done and the jobs in all.
 
-    Raises `InvalidInputError` for wrong arguments, and what the agent raises.
+    Raises `InvalidInputError` for wrong arguments, and the agent's errors.
     """
     spec = parse_agent(agent) if isinstance(agent, str) else agent
     acts = isinstance(spec, AgentSpec) and not spec.searched
@@ -94,12 +95,12 @@ def ablate(
     trained = {task: _training_seeds(task, search_seeds) for task in chosen}
     tested = {task: test_seeds(task, episodes) for task in chosen}
     if isinstance(spec, AgentSpec) and acts:
-        _try(spec, tested)
-    place = ProcessExecutor() if executor is None else executor
-    tell = progress or (lambda _what, _done, _jobs: None)
+        _check_agent(spec, tested)
+    executor = ProcessExecutor() if executor is None else executor
+    report = progress or (lambda _what, _done, _jobs: None)
     load_kernel()
     cases = [(task, knob, value) for task in chosen for knob in ACTION_FIELDS for value in _candidates(task, knob)]
-    found = _all_values(values, cases, trained, place, partial(tell, "choosing constants"))
+    found = _all_values(values, cases, trained, executor, partial(report, "choosing constants"))
     best = {
         (task, knob): max(_candidates(task, knob), key=lambda value: _mean(found[task, knob, value]))
         for task in chosen
@@ -108,7 +109,7 @@ def ablate(
     wanted: list[_Case] = [(task, None, None) for task in chosen]
     for (task, knob), value in best.items():
         wanted += [(task, knob, held) for held in dict.fromkeys((value, getattr(_DEFAULTS, knob)))]
-    measured = _all_values(values, wanted, tested, place, partial(tell, "measuring on test seeds"))
+    measured = _all_values(values, wanted, tested, executor, partial(report, "measuring on test seeds"))
     rows, free = [], {}
     for task in chosen:
         bootstrap = Bootstrap([episodes], resamples=resamples, confidence=confidence)
@@ -142,7 +143,7 @@ def ablate(
 
 
 class FrozenKnob:
-    """An agent whose answer is taken except for one knob, which stays where it is put."""
+    """Takes another agent's actions, but holds one knob at a constant."""
 
     def __init__(self, agent: Policy, knob: str, value: Constant) -> None:
         self._agent = agent
@@ -153,22 +154,25 @@ class FrozenKnob:
         self._agent.reset(task_id, seed)
 
     def attach(self, env: ServingEnv) -> None:
-        """Give the environment to an agent that wants it."""
+        """Give the environment to an agent that needs it."""
         if isinstance(self._agent, ModelBasedPolicy):
             self._agent.attach(env)
 
     def act(self, observation: ServeObservation) -> ServeAction:
-        """Return the agent's action with the knob at its value."""
+        """Return the agent's action with the knob at the constant."""
         return ServeAction.model_validate(self._agent.act(observation).model_dump() | self._held)
 
 
-def agent_evaluator(spec: AgentSpec) -> Values:
-    """Return the values of an agent, run episode by episode."""
+def agent_evaluator(spec: AgentSpec) -> Evaluator:
+    """Return an evaluator that runs an agent episode by episode."""
     return partial(_agent_values, spec)
 
 
-def search_evaluator(budget: Budget | None = None) -> Values:
-    """Return the values of a clairvoyant search in which the knob never moves; it starts from the best fixed configuration."""
+def search_evaluator(budget: Budget | None = None) -> Evaluator:
+    """Return an evaluator that runs a clairvoyant search, in which the knob never changes.
+
+    The search starts from the best fixed configuration.
+    """
     return partial(_searched_values, budget)
 
 
@@ -176,7 +180,7 @@ def _agent_values(
     spec: AgentSpec, task_id: str, seeds: tuple[int, ...], knob: str | None, value: Constant | None
 ) -> Floats:
     env, agent = ServingEnv(catalogue_task(task_id)), spec.make()
-    if isinstance(agent, PPOPolicy):  # the same choices, many times faster than one episode after the other
+    if isinstance(agent, PPOPolicy):  # in one batch: the same actions, many times faster
         agent.reset(task_id, seeds[0])
         assert agent.loaded is not None
         held = {} if knob is None or value is None else {list(ACTION_GRID).index(knob): ACTION_GRID[knob].index(value)}
@@ -210,7 +214,7 @@ _Case: TypeAlias = tuple[str, str | None, Constant | None]
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    values: Values
+    values: Evaluator
     case: _Case
     seeds: tuple[int, ...]
 
@@ -222,11 +226,11 @@ def _run_job(job: _Job) -> tuple[_Case, tuple[int, ...], Floats]:
 
 
 def _all_values(
-    values: Values,
+    values: Evaluator,
     cases: Sequence[_Case],
     seeds: dict[str, tuple[int, ...]],
     executor: Executor,
-    tell: Callable[[int, int], object],
+    progress: Callable[[int, int], object],
 ) -> dict[tuple[Any, ...], Floats]:
     """Return the values of every case on the seeds of its task."""
     jobs = [
@@ -238,7 +242,7 @@ def _all_values(
     with closing(executor.map(_run_job, jobs)) as results:
         for number, (case, part, found) in enumerate(results, start=1):
             parts[case].update(zip(part, found.tolist(), strict=True))
-            tell(number, len(jobs))
+            progress(number, len(jobs))
     return {case: np.array([by_seed[seed] for seed in seeds[case[0]]]) for case, by_seed in parts.items()}
 
 
@@ -255,8 +259,8 @@ def _training_seeds(task_id: str, count: int) -> tuple[int, ...]:
     return tuple(range(train.start, train.start + count))
 
 
-def _try(spec: AgentSpec, seeds: dict[str, tuple[int, ...]]) -> None:
-    """Make the agent here, so that what it lacks shows before anything runs."""
+def _check_agent(spec: AgentSpec, seeds: dict[str, tuple[int, ...]]) -> None:
+    """Make and reset the agent, so that its errors are raised before anything runs."""
     agent = spec.make()
     for task, some in seeds.items():
         agent.reset(task, some[0])
@@ -267,12 +271,10 @@ def _mean(values: Floats) -> float:
 
 
 def _estimate(bootstrap: Bootstrap, values: Floats) -> Estimate:
-    found = bootstrap.interval([values], mean)
-    return Estimate(value=found.value, low=found.low, high=found.high)
+    return estimate(bootstrap.interval([values], mean))
 
 
 def _command(spec: AgentSpec, tasks: Sequence[str], episodes: int, search_seeds: int) -> str:
     words = ["llmserve", "ablate", "--agent", spec.spec]
-    for task in ("all",) if tuple(tasks) == validator_tasks() else tasks:
-        words += ["--task", task]
+    words += task_options(tasks)
     return shlex.join([*words, "--episodes", str(episodes), "--search-seeds", str(search_seeds)])

@@ -1,8 +1,8 @@
-"""The baseline suites: agents × tasks × seeds on one environment, graded and reported.
+"""The baseline suites: run agents × tasks × seeds on one environment, grade them and report.
 
-`run_suite` is behind ``python -m server.baseline_inference``, ``llmserve baseline`` and ``GET /baseline``. The
-deterministic suite runs the heuristic, with the trained policy, fixed configurations and the random policy for comparison; the openai suite
-lets a model decide. The module knows nothing about terminals or HTTP routes.
+``python -m server.baseline_inference``, ``llmserve baseline`` and ``GET /baseline`` call `run_suite`. The deterministic
+suite runs the heuristic, and for comparison the trained policy, fixed configurations and the random policy. In the
+openai suite a language model acts. The module knows nothing about terminals or HTTP routes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from llmserve_agents.__about__ import __version__
 from llmserve_agents.environment import Environment, InProcess, Remote, public_url
 from llmserve_agents.errors import RequestCapError
 from llmserve_agents.evaluation.baseline_report import AgentSummary, BaselineReport, EpisodeResult, Mode, Runtime
+from llmserve_agents.evaluation.report import grade_fields
 from llmserve_agents.llm.agent import DEFAULT_MODEL, OpenAIAgent
 from llmserve_agents.llm.endpoint import ChatEndpoint, Patience
 from llmserve_agents.llm.prices import PRICES, PRICES_SOURCE, PRICES_URL, Price, price_of
@@ -33,18 +34,18 @@ from llmserve_sim.tasks.registry import catalogue_task
 __all__ = ["DETERMINISTIC_AGENTS", "LLMOptions", "Progress", "default_seeds", "run_suite", "validator_tasks"]
 
 DETERMINISTIC_AGENTS: Final = ("heuristic", "ppo", "best-static", "static", "random")
-"""The baseline first, then what it is compared with."""
+"""The baseline, then the agents that it is compared with."""
 _SEEDS: Final[Mapping[Mode, int]] = {"deterministic": 3, "openai": 1}
-"""Test seeds per task: an episode of the simulator takes milliseconds, one of a model 120 requests."""
+"""Default number of test seeds per task. With a model, an episode takes 120 requests."""
 _OPENAI: Final = "openai"
 
 
 @dataclass(frozen=True, slots=True)
 class LLMOptions:
-    """How the openai suite reaches its model."""
+    """Options of the openai suite."""
 
     api_key: str | None = field(default=None, repr=False)
-    """Its key: what OPENAI_API_KEY holds. Nothing here reads the environment."""
+    """The endpoint's key. Callers read it from OPENAI_API_KEY; this module reads no environment variables."""
     base_url: str | None = None
     """The OpenAI-compatible endpoint; None: OpenAI's own."""
     history: int = 6
@@ -54,14 +55,14 @@ class LLMOptions:
     patience: Patience = field(default_factory=Patience)
     prices: Mapping[str, Price] = field(default_factory=lambda: PRICES)
     priced_by: str = f"{PRICES_SOURCE} ({PRICES_URL})"
-    """Where the prices come from, for the report, which adds the day of the model's price."""
+    """Source of the prices, for the report. The report adds the day of the model's price."""
     transcript: Path | None = None
     """JSONL file for every question and answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a running suite stands, after each window."""
+    """The progress of a suite, after each window."""
 
     agent: str
     task_id: str
@@ -70,10 +71,11 @@ class Progress:
     """Number of this episode, from 1."""
     episodes: int
     window: int
-    """Windows of this episode that are done; 0 at its start."""
+    """Windows simulated in this episode; 0 at its start."""
     windows: int
+    """Windows of the whole episode."""
     reward: float
-    """Of the last window."""
+    """Reward of the last window."""
 
 
 def validator_tasks() -> tuple[str, ...]:
@@ -82,7 +84,7 @@ def validator_tasks() -> tuple[str, ...]:
 
 
 def default_seeds(mode: Mode, task_id: str) -> tuple[int, ...]:
-    """Return the seeds that a suite runs unless told otherwise: the first of the task's test range."""
+    """Return the default seeds of a suite: the first of the task's test seeds."""
     first = catalogue_task(task_id).seeds.test.start
     return tuple(range(first, first + _SEEDS[mode]))
 
@@ -101,29 +103,29 @@ def run_suite(
     environment: Environment | None = None,
     progress: Callable[[Progress], object] | None = None,
 ) -> BaselineReport:
-    """Run a suite and return its report; the deterministic one is the same from run to run, byte for byte.
+    """Run a suite and return its report. A deterministic suite gives the same report every time, byte for byte.
 
     Args:
-        mode: which agents decide.
+        mode: which agents act.
         runtime: where episodes run; "http" needs `base_url`.
-        tasks: ids of tasks; the three that validators know by default.
-        seeds: seeds, the same for every task; the first of each task's test seeds by default.
-        agents: with mode deterministic, other agents than `DETERMINISTIC_AGENTS`; the first is the baseline.
+        tasks: ids of tasks; by default the three that validators know.
+        seeds: seeds, the same for every task; by default the first of each task's test seeds.
+        agents: with mode deterministic, agents instead of `DETERMINISTIC_AGENTS`; the first is the baseline.
         model: with mode openai, the model.
         base_url: with runtime http, the server.
-        token: its bearer token, where it wants one.
-        llm: with mode openai, how to reach the model.
-        environment: an environment to use in place of the runtime's own; it is not closed.
+        token: the server's bearer token, if it needs one.
+        llm: with mode openai, the model's options.
+        environment: an environment to use instead of the runtime's own; it is not closed.
         progress: called at the start of each episode and after each window.
 
-    Raises `InvalidInputError` for wrong arguments, `AgentError` for what keeps the model from being asked, and the
-    environment's own errors.
+    Raises `InvalidInputError` for wrong arguments, `AgentError` if the model cannot be used, and the environment's
+    errors.
     """
     plan = _plan(mode, runtime, tasks, seeds, agents, base_url)
     options = LLMOptions() if llm is None else llm
     if mode == _OPENAI:
         _check_cap(plan, options.patience.max_requests)
-    asked = (
+    model_agent = (
         OpenAIAgent(
             ChatEndpoint(
                 model,
@@ -142,12 +144,12 @@ def run_suite(
     env = environment or (InProcess() if runtime == "in-process" else _remote(base_url, token))
     try:
         graded = [
-            _episode(env, name, asked or make_agent(name), task, seed, number, len(plan.episodes), progress)
+            _episode(env, name, model_agent or make_agent(name), task, seed, number, len(plan.episodes), progress)
             for number, (name, task, seed) in enumerate(plan.episodes, start=1)
         ]
     finally:
-        if asked is not None:
-            asked.close()
+        if model_agent is not None:
+            model_agent.close()
         if environment is None:
             env.close()
     return _report(mode, runtime, plan, model, base_url, seeds, agents, options, graded)
@@ -218,28 +220,19 @@ def _episode(
     agent.reset(task, seed)
     windows = env.episode_length()
 
-    def tell(reward: float) -> None:
+    def report(reward: float) -> None:
         if progress is not None:
             progress(Progress(name, task, seed, number, episodes, observation.step_index, windows, reward))
 
-    tell(0.0)
+    report(0.0)
     while not observation.done:
         observation = env.step(agent.act(observation))
-        tell(observation.reward)
+        report(observation.reward)
     grade = env.grade()
     usage = agent.usage() if isinstance(agent, OpenAIAgent) else None
     result = EpisodeResult(
         agent=name,
-        task_id=task,
-        seed=seed,
-        split=grade.split,
-        steps=grade.steps,
-        complete=grade.complete,
-        verified=grade.verified,
-        reason=grade.reason,
-        score=grade.score,
-        mean_reward=grade.mean_reward,
-        components=grade.components,
+        **(grade_fields(grade) | {"task_id": task, "seed": seed}),
         invalid_actions=usage.invalid_actions if usage else 0,
         usage=usage,
     )
@@ -325,7 +318,7 @@ def _command(
     seeds: Sequence[int] | None,
     agents: Sequence[str] | None,
 ) -> str:
-    """The command that gives the same report, with everything that is not the default spelt out."""
+    """Return the command that gives the same report, with every option that is not the default."""
     words = ["llmserve", "baseline", "--mode", mode, "--runtime", runtime]
     words += ["--base-url", url] if url is not None else []
     words += ["--model", model] if mode == _OPENAI else []

@@ -1,11 +1,12 @@
-"""`BaselineReport`: what a suite of agents × tasks × seeds came to. Types only; deterministic suites give the same bytes."""
+"""`BaselineReport`: the results of a baseline suite. Types only; a deterministic suite always gives the same bytes."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llmserve_agents.evaluation.report import GradedEpisode, Report
 from llmserve_agents.llm.agent import LLMUsage
 
 __all__ = ["AgentSummary", "BaselineReport", "EpisodeResult", "Mode", "Runtime"]
@@ -16,33 +17,16 @@ Runtime = Literal["in-process", "http"]
 """in-process: the simulator in this process; http: a running server."""
 
 
-class _Report(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class EpisodeResult(_Report):
+class EpisodeResult(GradedEpisode):
     """One agent in one episode, as it was graded."""
 
-    agent: str
-    task_id: str
-    seed: int
-    split: str | None = Field(description="The task's range that the seed is in.")
-    steps: int
-    complete: bool = Field(description="Whether the episode reached its end.")
-    verified: bool | None = Field(description="Whether the replay agreed; null where none is possible (real mode).")
-    reason: str | None = Field(description="Why it is not verified, or has no score.")
-    score: float | None = Field(
-        description="In [0, 1]: 0 the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search."
-    )
-    mean_reward: float = Field(description="Per window.")
-    components: dict[str, float] = Field(description="Episode means, each in 0..1.")
     invalid_actions: int = Field(default=0, description="Windows in which the agent's answer was no action.")
     usage: LLMUsage | None = Field(
         default=None, description="Requests, tokens and cost; null for agents without a model."
     )
 
 
-class AgentSummary(_Report):
+class AgentSummary(Report):
     """One agent over the suite. Means are over episodes; a mean score is null where some episode has none."""
 
     agent: str
@@ -59,7 +43,7 @@ class AgentSummary(_Report):
     cost_usd: float | None = Field(default=None, description="Null where any episode's is.")
 
 
-class BaselineReport(_Report):
+class BaselineReport(Report):
     """A suite: every episode, then each agent's means. `agent` is the baseline; others stand for comparison."""
 
     mode: Mode

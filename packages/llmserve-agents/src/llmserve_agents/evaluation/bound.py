@@ -1,7 +1,7 @@
-"""The clairvoyant bound's part in an evaluation: plans searched for episodes whose future is known, then played and graded.
+"""The clairvoyant search as a participant of an evaluation: searches plans for episodes, then plays and grades them.
 
-The search begins at what the other agents did in the same episode (and at the best fixed configuration), so the bound is
-never below any of them, episode by episode, and is the tighter the better its company.
+The search starts from the actions of the other agents in the same episode and from the best fixed configuration. So in
+every episode it is at least as good as each of them, and better agents make the bound better.
 """
 
 from __future__ import annotations
@@ -33,43 +33,43 @@ if TYPE_CHECKING:
 __all__ = ["ActionRows", "BoundJob", "pack_actions", "search"]
 
 ActionRows: TypeAlias = tuple[tuple[int | float | str | bool, ...], ...]
-"""What an agent did in an episode: the six values of each window's action."""
+"""An agent's actions in an episode: the six values of each window's action."""
 _KNOBS: Final = tuple(ACTION_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
 class BoundJob:
-    """Some episodes of a task to be searched."""
+    """Some episodes of a task to search."""
 
     label: str
     task_id: str
     seeds: tuple[int, ...]
-    authored: tuple[tuple[tuple[ActionRows, float], ...], ...]
-    """By seed: what each agent did and its mean reward per window; every seed has as many."""
+    actions: tuple[tuple[tuple[ActionRows, float], ...], ...]
+    """By seed: each agent's actions and mean reward per window, the same number of agents for every seed."""
     budget: Budget | None = None
 
 
 def pack_actions(actions: Sequence[ServeAction]) -> ActionRows:
-    """Return actions in a form that is cheap to send."""
+    """Return actions in a form that is cheap to send to another process."""
     return tuple(tuple(getattr(action, knob) for knob in _KNOBS) for action in actions)
 
 
 def search(job: BoundJob) -> list[EpisodeScore]:
-    """Search the job's episodes and return what the plans come to, played and graded like any agent's."""
+    """Search plans for the job's episodes, play them, and return their scores, graded as any agent's."""
     task = catalogue_task(job.task_id)
     fixed = nearest_indices([_fixed(task)])
     fixed_plans = np.tile(fixed, (len(job.seeds), task.windows, 1))
     starts = [(fixed_plans, np.full(len(job.seeds), -np.inf))]
-    for place in range(len(job.authored[0])):
-        plans = np.stack([nearest_indices(_unpack_actions(by_seed[place][0])) for by_seed in job.authored])
-        starts.append((plans, np.array([by_seed[place][1] for by_seed in job.authored])))
+    for agent in range(len(job.actions[0])):
+        plans = np.stack([nearest_indices(_unpack_actions(by_seed[agent][0])) for by_seed in job.actions])
+        starts.append((plans, np.array([by_seed[agent][1] for by_seed in job.actions])))
     found = clairvoyant(task, job.seeds, starts, job.budget)
     env = ServingEnv(task)
     results = []
-    for seed, plan, by_seed in zip(job.seeds, found.plans, job.authored, strict=True):
+    for seed, plan, by_seed in zip(job.seeds, found.plans, job.actions, strict=True):
         run_episode(env, _Plan([from_indices(row) for row in plan.tolist()]), seed)
         best = max(by_seed, key=lambda one: one[1], default=None)
-        # Between the grid's points somebody may have earned more than the search found on them.
+        # An agent whose actions lie between the grid's points may have earned more than the search found on the grid.
         if best is not None and best[1] > env.state().total_reward / env.episode_length:
             run_episode(env, _Plan(_unpack_actions(best[0])), seed)
         results.append(score_episode(env.episode_log(), job.label, None))
@@ -77,13 +77,13 @@ def search(job: BoundJob) -> list[EpisodeScore]:
 
 
 class _Plan:
-    """Actions that are known in advance, one per window."""
+    """Takes actions that are known in advance, one per window."""
 
     def __init__(self, actions: Sequence[ServeAction]) -> None:
         self._actions = actions
 
     def reset(self, task_id: str, seed: int) -> None:
-        """Nothing to forget."""
+        """Do nothing: the plan has no state."""
 
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return the window's action."""
@@ -95,6 +95,6 @@ def _unpack_actions(actions: ActionRows) -> list[ServeAction]:
 
 
 def _fixed(task: Task) -> ServeAction:
-    """The best fixed configuration where it is known, else the default one."""
+    """Return the best fixed configuration if the task has references, else the default one."""
     references = load_references(task.id, task.digest)
     return StaticPolicy().action if references is None else references.best_static_action

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from itertools import pairwise
 
-from llmserve_agents.evaluation.report import EpisodeScore
+from llmserve_agents.evaluation.report import EpisodeScore, grade_fields
 from llmserve_agents.evaluation.roster import AgentSpec
 from llmserve_agents.policy import run_episode
 from llmserve_sim.env import ServingEnv
@@ -28,20 +28,10 @@ def record_episode(spec: AgentSpec, task_id: str, seed: int) -> EpisodeLog:
 
 def score_episode(log: EpisodeLog, label: str, weights: str | None) -> EpisodeScore:
     """Replay a log and return its score; `label` names the agent, `weights` is the file that it loaded."""
-    report = grade(log)
     actions = [step.action for step in log.steps]
     return EpisodeScore(
         agent=label,
-        task_id=report.task_id,
-        seed=report.seed,
-        split=report.split,
-        steps=report.steps,
-        complete=report.complete,
-        verified=report.verified,
-        reason=report.reason,
-        score=report.score,
-        mean_reward=report.mean_reward,
-        components=report.components,
+        **grade_fields(grade(log)),
         changes={
             knob: sum(getattr(before, knob) != getattr(after, knob) for before, after in pairwise(actions))
             for knob in ACTION_FIELDS

@@ -1,7 +1,7 @@
-"""Pictures of evaluations, episodes, trainings and ablations, as PNG. Needs the extra `plot` (matplotlib).
+"""Pictures of evaluations, episodes and ablations, as PNG. Needs the extra `plot` (matplotlib).
 
-Figures are built without pyplot, so no display, backend or global state is involved, and say in words what colours say. The
-module reads reports and logs, and knows nothing about how they were made.
+Everything that a colour says is also said in words. The module reads reports and logs, and knows nothing about how they
+were made. Learning curves are in `learning/curves.py`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _LEVELS: Final = ((0.0, "random"), (0.5, "best fixed"), (1.0, "clairvoyant"))
 
 
 def draw_scores(report: EvaluationReport, path: Path) -> None:
-    """Draw every agent's mean score with its interval, a panel per task; rewards where a task has no references."""
+    """Draw every agent's mean score with its interval, one panel per task; rewards if a task has no references."""
     labels = [entry.label for entry in report.agents]
     figure, axes = panels(len(report.tasks), height=1.5 + 0.34 * len(labels), width=3.9, left=0.9)
     for axis, task in zip(axes, report.tasks, strict=True):
         rows = [report.result(label, task) for label in labels]
         scored = all(row.score is not None for row in rows)
-        for place, row in enumerate(rows):
+        for row_index, row in enumerate(rows):
             found = row.score if scored and row.score is not None else row.reward
-            _interval(axis, place, found, BLUE if place == 0 else INK)
+            _interval(axis, row_index, found, BLUE if row_index == 0 else INK)
             axis.annotate(
                 f"{found.value:.2f}",
-                (found.value, place),
+                (found.value, row_index),
                 xytext=(0, 5),
                 textcoords="offset points",
                 ha="center",
@@ -73,12 +73,12 @@ def draw_scores(report: EvaluationReport, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A panel of the timeline: what it shows of each observation."""
+    """A panel of the timeline: its title, and the value that it shows of each observation."""
 
     title: str
     value: Callable[[ServeObservation], float]
     shared: bool = False
-    """The same for every agent: drawn once."""
+    """Whether the value is the same for every agent, and is drawn only once."""
     log_scale: bool = False
 
 
@@ -101,9 +101,10 @@ _KNOB_TITLES: Final = {
 
 
 def draw_timeline(logs: Mapping[str, EpisodeLog], path: Path, *, window_s: float, title: str = "") -> None:
-    """Draw one episode over time, as one or two agents served it: load, queue, TTFT, memory, reward and the six knobs.
+    """Draw one episode over time, of one or two agents: load, queue, TTFT, memory, reward and the six knobs.
 
-    The keys of `logs` are the agents' names; the logs are of one task and seed. `window_s` is a window's length in seconds.
+    The keys of `logs` are the agents' names. All logs are of one task and seed. `window_s` is a window's length in
+    seconds.
     """
     named = list(logs.items())
     if not 1 <= len(named) <= 2 or any(not log.steps for _, log in named):
@@ -131,7 +132,7 @@ def draw_timeline(logs: Mapping[str, EpisodeLog], path: Path, *, window_s: float
         if name == named[0][0]:
             _neighbour(axes[3], log, edges)
         for axis, knob in zip(axes[len(_ROWS) :], _KNOB_TITLES, strict=True):
-            values = [_place(getattr(step.action, knob)) for step in log.steps]
+            values = [_number(getattr(step.action, knob)) for step in log.steps]
             axis.stairs(values, edges, baseline=None, label=name, **style)
     for axis, row in zip(axes, _ROWS, strict=False):
         if row.log_scale:
@@ -155,15 +156,15 @@ def draw_timeline(logs: Mapping[str, EpisodeLog], path: Path, *, window_s: float
 
 
 def draw_knob_values(report: AblationReport, path: Path) -> None:
-    """Draw what each knob is worth, a panel per task: as a well-chosen constant, and as a choice made every window."""
+    """Draw the value of each knob, one panel per task: as the best constant, and as a choice in every window."""
     knobs = list(ACTION_FIELDS)
     figure, axes = panels(len(report.tasks), height=3.6, width=3.9, left=1.2)
     for axis, task in zip(axes, report.tasks, strict=True):
-        for place, knob in enumerate(knobs):
+        for row_index, knob in enumerate(knobs):
             row = report.value(task, knob)
             for shift, found, colour in ((-0.19, row.dynamic, BLUE), (0.19, row.level, ORANGE)):
-                axis.barh(place + shift, found.value, height=0.34, color=colour, linewidth=0, zorder=2)
-                axis.plot([found.low, found.high], [place + shift] * 2, color=INK, linewidth=1.3, zorder=3)
+                axis.barh(row_index + shift, found.value, height=0.34, color=colour, linewidth=0, zorder=2)
+                axis.plot([found.low, found.high], [row_index + shift] * 2, color=INK, linewidth=1.3, zorder=3)
         axis.axvline(0.0, color=INK, linewidth=0.8, zorder=1)
         axis.set_yticks(range(len(knobs)), knobs)
         axis.set_ylim(len(knobs) - 0.5, -0.5)
@@ -181,7 +182,7 @@ def draw_knob_values(report: AblationReport, path: Path) -> None:
 
 
 def _neighbour(axis: Axes, log: EpisodeLog, edges: Any) -> None:
-    """Shade the co-tenant's memory, where it is reported."""
+    """Shade the co-tenant's memory, if the log has it."""
     windows = [step.observation.metadata.get("window") for step in log.steps]
     held = [window["cotenant_gb"] for window in windows if isinstance(window, dict) and "cotenant_gb" in window]
     if len(held) == len(log.steps):
@@ -189,12 +190,12 @@ def _neighbour(axis: Axes, log: EpisodeLog, edges: Any) -> None:
 
 
 def _only(axis: Axes, part: str) -> tuple[list[Any], list[str]]:
-    """Handles and labels of a legend that names nothing but `part`."""
+    """Return handles and labels of a legend with nothing but `part`."""
     found = [pair for pair in zip(*axis.get_legend_handles_labels(), strict=True) if part in pair[1]]
     return [handle for handle, _ in found], [label for _, label in found]
 
 
-def _place(value: float | str | bool) -> float:
+def _number(value: float | str | bool) -> float:
     return float(QUANTIZATION_TIERS.index(value)) if isinstance(value, str) else float(value)
 
 
@@ -213,9 +214,11 @@ def _scale(axis: Axes, knob: str) -> None:
         axis.set_ylim(0.0, 1.08 * float(ACTION_FIELDS[knob].high or 1.0))
 
 
-def _interval(axis: Axes, place: int, found: Estimate, colour: str) -> None:
-    axis.plot([found.low, found.high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt", zorder=2)
-    axis.plot([found.value], [place], marker="o", markersize=5.5, color=colour, zorder=3)
+def _interval(axis: Axes, row_index: int, found: Estimate, colour: str) -> None:
+    axis.plot(
+        [found.low, found.high], [row_index, row_index], color=colour, linewidth=2.2, solid_capstyle="butt", zorder=2
+    )
+    axis.plot([found.value], [row_index], marker="o", markersize=5.5, color=colour, zorder=3)
 
 
 def _patch(colour: str, label: str) -> Any:

@@ -1,15 +1,15 @@
-"""`EvaluationReport`: what agents × tasks × seeds came to, with intervals. Types only.
+"""`EvaluationReport`: the results of agents × tasks × seeds, with intervals. Types only.
 
-The same evaluation gives the same bytes, however many workers it had: `timing` alone differs, and `stable()` leaves it out.
+The same evaluation gives the same bytes with any number of workers, except for `timing`, which `stable()` leaves out.
 """
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmserve_sim.schema import ReferenceScores
+from llmserve_sim.schema import GradeReport, ReferenceScores
 
 __all__ = [
     "AgentEntry",
@@ -18,17 +18,22 @@ __all__ = [
     "EpisodeScore",
     "Estimate",
     "EvaluationReport",
+    "GradedEpisode",
     "Overall",
+    "Report",
     "Timing",
     "WeightsUsed",
+    "grade_fields",
 ]
 
 
-class _Report(BaseModel):
+class Report(BaseModel):
+    """Base of all reports: frozen, without unknown fields and NaN."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Estimate(_Report):
+class Estimate(Report):
     """A figure over episodes, with its bootstrap interval."""
 
     value: float
@@ -36,60 +41,69 @@ class Estimate(_Report):
     high: float = Field(description="Upper end of the interval.")
 
 
-class WeightsUsed(_Report):
-    """A file that an agent loaded for a task, and what its card says."""
+class WeightsUsed(Report):
+    """A file that an agent loaded for a task, with entries of its card."""
 
-    path: str = Field(description="Relative to the folder that the evaluation ran in, where it is below it.")
+    path: str = Field(description="Relative to the folder that the evaluation ran in, if it is below it.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the file.")
     seed: int | None = Field(default=None, description="Seed of the training.")
     steps: int | None = Field(default=None, description="Simulated windows of the training.")
     command: str | None = Field(default=None, description="Command that made the file.")
 
 
-class EpisodeScore(_Report):
-    """One agent in one episode, graded by replay."""
+class GradedEpisode(Report):
+    """One agent in one episode, with the grader's results."""
 
-    agent: str = Field(description="Its label.")
+    agent: str
     task_id: str
     seed: int
     split: str | None = Field(description="The task's range that the seed is in.")
     steps: int
     complete: bool = Field(description="Whether the episode reached its end.")
-    verified: bool | None = Field(description="Whether the replay gave every observation and reward again.")
+    verified: bool | None = Field(description="Whether the replay agreed; null where none is possible (real mode).")
     reason: str | None = Field(description="Why it is not verified, or has no score.")
     score: float | None = Field(
         description="In [0, 1]: 0 the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search."
     )
     mean_reward: float = Field(description="Per window.")
     components: dict[str, float] = Field(description="Episode means, each in 0..1.")
+
+
+def grade_fields(grade: GradeReport) -> dict[str, Any]:
+    """Return the fields of a `GradedEpisode` that a grade holds: all but `agent`."""
+    return {name: getattr(grade, name) for name in GradedEpisode.model_fields if name != "agent"}
+
+
+class EpisodeScore(GradedEpisode):
+    """One agent in one episode of an evaluation."""
+
     changes: dict[str, int] = Field(
-        description="By knob: windows that changed it. Those of quantization_tier are swaps, and cost seconds, as do "
-        "those of prefill_decode_split."
+        description="By knob: number of changes. Those of quantization_tier and prefill_decode_split cost seconds."
     )
     weights: str | None = Field(default=None, description="File that the agent loaded; see `EvaluationReport.agents`.")
 
 
-class AgentEntry(_Report):
+class AgentEntry(Report):
     """An agent that took part."""
 
     label: str
-    spec: str = Field(description="What it was made from.")
-    weights: dict[str, WeightsUsed] = Field(default_factory=dict, description="By task: what it loaded.")
+    spec: str = Field(description="The spec that it was made from.")
+    weights: dict[str, WeightsUsed] = Field(default_factory=dict, description="By task: the file that it loaded.")
 
 
-class Comparison(_Report):
-    """An agent against the first one of the report, on the same episodes; positive: it is above."""
+class Comparison(Report):
+    """An agent compared with the first one of the report, on the same episodes. Positive: it is better."""
 
     reward: Estimate = Field(description="Mean paired difference of mean rewards per window.")
-    score: Estimate | None = Field(description="The same of scores; null where there are none.")
+    score: Estimate | None = Field(description="Mean paired difference of scores; null without scores.")
     win_rate: float = Field(description="Share of episodes in which it earns more; a tie is half a win.")
     improvement: Estimate = Field(
-        description="Probability that any episode of its is worth more than any of the first agent's; ties count half."
+        description="Probability that a random episode of it earns more than one of the first agent; a tie counts half."
     )
 
 
-class AgentResult(_Report):
-    """One agent on one task."""
+class AgentResult(Report):
+    """The results of one agent on one task."""
 
     agent: str
     task_id: str
@@ -97,15 +111,15 @@ class AgentResult(_Report):
     verified: int = Field(description="Episodes that replayed.")
     reward: Estimate = Field(description="Mean reward per window.")
     reward_iqm: Estimate = Field(description="Interquartile mean of the episodes' mean rewards.")
-    score: Estimate | None = Field(description="Mean score; null where an episode has none.")
+    score: Estimate | None = Field(description="Mean score; null if an episode has none.")
     score_iqm: Estimate | None = Field(description="Interquartile mean of the scores.")
     components: dict[str, float] = Field(description="Means over the episodes.")
     changes: dict[str, float] = Field(description="By knob: changes per episode.")
     versus_first: Comparison | None = Field(description="Null for the first agent itself.")
 
 
-class Overall(_Report):
-    """One agent on all tasks: every episode counts alike, resampled within its task."""
+class Overall(Report):
+    """The results of one agent on all tasks. All episodes weigh the same; they are resampled within a task."""
 
     agent: str
     episodes: int
@@ -116,8 +130,8 @@ class Overall(_Report):
     versus_first: Comparison | None
 
 
-class Timing(_Report):
-    """How long the evaluation took and how well it used its workers; differs from run to run."""
+class Timing(Report):
+    """The time of the evaluation and the use of its workers; different in every run."""
 
     executor: str
     workers: int
@@ -125,36 +139,36 @@ class Timing(_Report):
     cpu_s: float = Field(description="Processor seconds of the workers, their start included.")
     cpu_share: float = Field(description="cpu_s over wall_s x workers.")
     occupied_share: float = Field(
-        description="Share of wall_s x workers in which a worker had a job; above cpu_share where others use the machine."
+        description="Share of wall_s x workers in which a worker had a job; above cpu_share if others use the machine."
     )
     agent_s: dict[str, float] = Field(description="By agent: processor seconds per episode, grading included.")
 
 
-class EvaluationReport(_Report):
-    """Every episode, and what they come to."""
+class EvaluationReport(Report):
+    """All episodes of an evaluation, and the results per task and overall."""
 
-    agents: list[AgentEntry] = Field(description="In order; the first is what the others are compared with.")
+    agents: list[AgentEntry] = Field(description="In order; the others are compared with the first.")
     tasks: list[str]
     seeds: dict[str, list[int]] = Field(description="By task.")
     standings: list[AgentResult] = Field(description="By task, then by agent.")
     overall: list[Overall] = Field(description="By agent.")
     episodes: list[EpisodeScore] = Field(description="By task, agent and seed.")
     verified: bool = Field(description="Whether every episode replayed.")
-    skipped: dict[str, str] = Field(description="Agents of the default list that could not run here, with the reason.")
-    references: dict[str, ReferenceScores] = Field(description="By task: what scores are measured against.")
-    confidence: float = Field(description="Of the intervals.")
-    resamples: int = Field(description="Of the bootstrap: percentile, paired by seed, stratified by task.")
+    skipped: dict[str, str] = Field(description="Agents of the default list that could not run, with the reasons.")
+    references: dict[str, ReferenceScores] = Field(description="By task: the references of the scores.")
+    confidence: float = Field(description="Confidence of the intervals.")
+    resamples: int = Field(description="Resamples of the percentile bootstrap, paired by seed, stratified by task.")
     versions: dict[str, str]
     command: str = Field(description="Command that gives this report.")
-    timing: Timing | None = Field(default=None, description="The one part that differs from run to run.")
+    timing: Timing | None = Field(default=None, description="The only part that differs from run to run.")
 
     def stable(self) -> Self:
-        """Return the report without its timing: the same bytes from every run."""
+        """Return the report without its timing, which is the same in every run."""
         return self.model_copy(update={"timing": None})
 
     @property
     def provisional_references(self) -> bool:
-        """Whether some score is against references that a larger search will replace."""
+        """Whether some references are provisional: a larger search will replace them."""
         return any(found.provisional for found in self.references.values())
 
     def result(self, agent: str, task_id: str) -> AgentResult:

@@ -1,7 +1,8 @@
-"""Who takes part in an evaluation: agents by name, with what they are given, under a label.
+"""The participants of an evaluation: agents by name, with an argument, under a label.
 
-``ppo``, ``static:{"batch_cap": 64}``, ``ppo:weights/{task}/seeds/3`` or ``seed-3=ppo:weights/{task}/seeds/3``. A spec is
-text and a way to make the agent; both cross to other processes, and each process makes the agent itself.
+Examples: ``ppo``, ``static:{"batch_cap": 64}``, ``ppo:weights/{task}/seeds/3``, ``seed-3=ppo:weights/{task}/seeds/3``.
+An `AgentSpec` is the text and a function that makes the agent. It is sent to other processes, and each makes the agent
+itself.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from llmserve_sim.schema import ServeAction, ServeObservation, parse_action
 __all__ = ["SEARCHED", "AgentSpec", "agent_specs", "known_agents", "parse_agent", "weights_of", "weights_path"]
 
 SEARCHED: Final = "clairvoyant"
-"""What is no agent, since it knows the future, and takes part by a search; see `evaluation_bound.py`."""
+"""The clairvoyant search. It is not an agent, because it knows the future; `bound.py` runs it."""
 _LABELLED: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]{0,39})=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
-    """One participant. `make` is called in every process, so it must pickle: a class, or a function of a module."""
+    """One participant. `make` is sent to other processes, so it must pickle: a class, or a function of a module."""
 
     label: str
     """Its name in the report."""
     spec: str
-    """What was asked for."""
+    """The text that it was made from, without the label."""
     make: Callable[[], Policy]
 
     @property
     def searched(self) -> bool:
-        """Whether this is the clairvoyant search, which cannot act window by window."""
+        """Whether this is the clairvoyant search, which is no agent."""
         return self.spec == SEARCHED
 
 
@@ -49,9 +50,9 @@ def known_agents() -> tuple[str, ...]:
 
 
 def parse_agent(text: str) -> AgentSpec:
-    """Return the agent that a spec names: NAME, NAME:ARGUMENT, or either after LABEL=.
+    """Return the agent of a text: NAME, NAME:ARGUMENT, or either after LABEL=.
 
-    Raises `InvalidInputError` for an unknown name or an argument that the agent does not take.
+    Raises `InvalidInputError` for an unknown name, or an argument that the agent does not take.
     """
     found = _LABELLED.fullmatch(text)
     label, spec = found.groups() if found else (text, text)
@@ -59,7 +60,7 @@ def parse_agent(text: str) -> AgentSpec:
     if name not in known_agents():
         raise InvalidInputError("agent", "must be one of " + ", ".join(known_agents()), got=text)
     if spec == SEARCHED:
-        return AgentSpec(label, spec, _no_agent)
+        return AgentSpec(label, spec, _refuse_search)
     if not given:
         return AgentSpec(label, spec, partial(_by_name, name))
     if name == "static":
@@ -71,7 +72,7 @@ def parse_agent(text: str) -> AgentSpec:
 
 
 def agent_specs(agents: Iterable[str | AgentSpec]) -> list[AgentSpec]:
-    """Return the participants; raises `InvalidInputError` for none, or two with one label."""
+    """Return the participants; raises `InvalidInputError` if there are none, or two with the same label."""
     named = [agents] if isinstance(agents, str) else agents
     specs = [agent if isinstance(agent, AgentSpec) else parse_agent(agent) for agent in named]
     labels = [spec.label for spec in specs]
@@ -83,7 +84,7 @@ def agent_specs(agents: Iterable[str | AgentSpec]) -> list[AgentSpec]:
 
 
 class FolderAgent:
-    """An agent with weights of a given folder; ``{task}`` in the folder's name stands for the task of the episode."""
+    """An agent with the weights of a given folder; ``{task}`` in the folder's name stands for the episode's task."""
 
     def __init__(self, name: str, folder: str) -> None:
         self._name, self._template = name, folder
@@ -91,7 +92,7 @@ class FolderAgent:
         self._agent: Any = None
 
     def reset(self, task_id: str, seed: int) -> None:
-        """Load the task's weights, where they are others than before, and reset the agent."""
+        """Load the task's weights, if they are not loaded yet, and reset the agent."""
         folder = Path(self._template.replace("{task}", task_id))
         if folder != self._folder:
             make: Any = AGENTS[self._name]
@@ -105,21 +106,21 @@ class FolderAgent:
 
     @property
     def weights_path(self) -> Path | None:
-        """What the agent loaded."""
+        """Path of the file that the agent loaded."""
         path: Path | None = self._agent.weights_path
         return path
 
     @property
     def card(self) -> Mapping[str, Any]:
-        """What its card says."""
+        """Content of its card."""
         card: Mapping[str, Any] = self._agent.card
         return card
 
 
 def weights_of(agent: Policy) -> WeightsUsed | None:
-    """Return what an agent loaded at its last reset; None for one that needs no file.
+    """Return the file that an agent loaded at its last reset; None for an agent that needs no file.
 
-    An agent that loads a file has `weights_path`, and `card`, a mapping that says how the file was made.
+    An agent that loads a file has the properties `weights_path` and `card`, a mapping that says how the file was made.
     """
     path = weights_path(agent)
     if path is None:
@@ -135,7 +136,7 @@ def weights_of(agent: Policy) -> WeightsUsed | None:
 
 
 def weights_path(agent: Policy) -> str | None:
-    """Return the path of what an agent loaded, relative to the current folder where it is below it."""
+    """Return the path of the file that an agent loaded, relative to the current folder if it is below it."""
     path: Path | None = getattr(agent, "weights_path", None)
     if path is None:
         return None
@@ -143,7 +144,7 @@ def weights_path(agent: Policy) -> str | None:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _no_agent() -> Policy:
+def _refuse_search() -> Policy:
     raise InvalidInputError("agent", "must be one that acts window by window", got=SEARCHED)
 
 

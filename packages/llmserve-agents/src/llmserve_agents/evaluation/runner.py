@@ -1,8 +1,9 @@
-"""`run`: agents × tasks × test seeds, distributed over an executor, every episode graded by replay, with intervals.
+"""`run`: evaluates agents × tasks × test seeds on an executor. Every episode is graded by replay.
 
-Work is cut into chunks (task, agent, some seeds), dearest first, so that no worker waits long at the end. A chunk makes its
-agent anew and resets it for every episode, so that neither the cut nor the number of workers shows in the results. The
-module knows nothing about terminals or files; what the episodes come to is worked out in `evaluation_summary.py`.
+The work is cut into chunks (task, agent, some seeds). The most expensive chunks run first, so that no worker waits long
+at the end. Every chunk makes a new agent and resets it for every episode, so the results depend neither on the chunks
+nor on the number of workers. `summary.py` computes means and intervals. The module knows nothing about terminals or
+files.
 """
 
 from __future__ import annotations
@@ -28,28 +29,35 @@ from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, LLMServeError
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["DEFAULT_AGENTS", "EPISODES", "Progress", "evaluation_tasks", "run", "runnable_agents", "test_seeds"]
+__all__ = [
+    "DEFAULT_AGENTS",
+    "EPISODES",
+    "Progress",
+    "evaluation_tasks",
+    "run",
+    "runnable_agents",
+    "task_options",
+    "test_seeds",
+]
 
 EPISODES: Final = 20
-"""Test seeds per task unless told otherwise."""
+"""Default number of test seeds per task."""
 DEFAULT_AGENTS: Final = ("ppo", "tuned-heuristic", "heuristic", "best-static", "threshold", "static", "random")
-"""The agents of an evaluation that names none: those that need no search, the one to be compared with first."""
+"""The agents of an evaluation that names none: all that need no search. The others are compared with the first."""
 _COST: Final = {"planner": 100.0, "ppo": 2.0}
-"""What an episode costs, about, with its grading: 1 is an agent of plain rules. Only the order of work depends on it."""
+"""Approximate cost of an episode and its grading; 1 for plain rules. Only the order of the work depends on it."""
 _CHUNKS: Final = 24
-"""A worker's work is cut into so many chunks, at least: what the last one holds up is then a few per cent."""
-
-
+"""Fewest chunks per worker, so that waiting for the last chunk costs a few per cent at most."""
 _SEARCH_BATCH: Final = 8
-"""Episodes that one search steps together, at most."""
+"""Most episodes that one clairvoyant search simulates together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a running evaluation stands, after each chunk."""
+    """The progress of an evaluation, after each chunk."""
 
     done: int
-    """Episodes that are done."""
+    """Episodes finished so far."""
     episodes: int
     agent: str
     task_id: str
@@ -68,36 +76,36 @@ def run(
     skipped: dict[str, str] | None = None,
     progress: Callable[[Progress], object] | None = None,
 ) -> EvaluationReport:
-    """Evaluate agents and return the report; all of it but `timing` is the same from every run, byte for byte.
+    """Evaluate agents and return the report. Every run gives the same report, byte for byte, except for `timing`.
 
     Args:
-        agents: names or specs (see `roster`); the first is what the others are compared with.
-        tasks: ids of tasks, "all" for the three that validators know (the default).
-        episodes: how many, for each agent and task: the first of the task's test seeds.
-        seeds: other seeds in their place, the same for every task.
-        executor: where episodes run; by default in as many processes as there are processors.
-        resamples: of the bootstrap behind the intervals.
-        confidence: of the intervals.
-        budget: of the clairvoyant search, where it takes part; the command has the default one.
-        skipped: agents that were left out and why, for the report.
+        agents: names or specs (see `roster`); the others are compared with the first.
+        tasks: ids of tasks, or "all" for the three that validators know (the default).
+        episodes: number of episodes per agent and task, on the first of the task's test seeds.
+        seeds: seeds to use instead, the same for every task.
+        executor: where episodes run; by default in one process per processor.
+        resamples: number of bootstrap resamples.
+        confidence: confidence of the intervals.
+        budget: budget of the clairvoyant search; the command uses the default.
+        skipped: agents that were left out, with the reasons, for the report.
         progress: called after each chunk.
 
-    Raises `InvalidInputError` for wrong arguments, and whatever keeps an agent from starting (no weights, say) before the
-    first episode.
+    Raises `InvalidInputError` for wrong arguments. Errors that keep an agent from starting (no weights, for example)
+    are raised before the first episode.
     """
     specs = agent_specs(agents)
     chosen = evaluation_tasks(tasks)
     plan = {task: test_seeds(task, episodes) if seeds is None else _checked(seeds) for task in chosen}
     bootstrap = Bootstrap([len(plan[task]) for task in chosen], resamples=resamples, confidence=confidence)
-    place = ProcessExecutor() if executor is None else executor
+    executor = ProcessExecutor() if executor is None else executor
     entries = [_entry(spec, plan) for spec in specs]
     load_kernel()
     begun = time.perf_counter()
     _unreported_cpu_s()
-    done: list[_Done] = []
+    done: list[_ChunkResult] = []
 
-    def carry_out(jobs: Sequence[_Chunk | BoundJob]) -> None:
-        with closing(place.map(_run_job, jobs)) as results:
+    def run_jobs(jobs: Sequence[_Chunk | BoundJob]) -> None:
+        with closing(executor.map(_run_job, jobs)) as results:
             for one in results:
                 done.append(one)
                 if progress is not None:
@@ -107,10 +115,10 @@ def run(
 
     searched = [spec for spec in specs if spec.searched]
     acting = [spec for spec in specs if not spec.searched]
-    carry_out(_chunks(acting, plan, place.workers, keep=bool(searched)))
-    authored = _actions_by_episode(done)
+    run_jobs(_chunks(acting, plan, executor.workers, keep_actions=bool(searched)))
+    actions = _actions_by_episode(done)
     for spec in searched:
-        carry_out(_bound_jobs(spec, plan, authored, place.workers, budget))
+        run_jobs(_bound_jobs(spec, plan, actions, executor.workers, budget))
     wall_s = time.perf_counter() - begun
     found = {(e.task_id, e.agent, e.seed): e for chunk in done for e in chunk.episodes}
     ordered = [found[task, spec.label, seed] for task in chosen for spec in specs for seed in plan[task]]
@@ -121,12 +129,12 @@ def run(
         bootstrap=bootstrap,
         skipped={} if skipped is None else skipped,
         command=_command(specs, chosen, episodes, seeds, resamples, confidence),
-        timing=_timing(done, place, wall_s),
+        timing=_timing(done, executor, wall_s),
     )
 
 
 def evaluation_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the ids of tasks, "all" being the three that validators know; raises for an unknown or a repeated one."""
+    """Return the ids of tasks, with "all" replaced by the validators' three; raises for an unknown or a repeated id."""
     named = (tasks,) if isinstance(tasks, str) else tasks or ("all",)
     asked = [task for name in named for task in (validator_tasks() if name == "all" else (name,))]
     for task in asked:
@@ -136,8 +144,14 @@ def evaluation_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(asked)
 
 
+def task_options(tasks: Sequence[str]) -> list[str]:
+    """Return the options of a command for these tasks."""
+    named = ("all",) if tuple(tasks) == validator_tasks() else tasks
+    return [word for task in named for word in ("--task", task)]
+
+
 def runnable_agents(tasks: Sequence[str] | None = None) -> tuple[list[str], dict[str, str]]:
-    """Return the agents of `DEFAULT_AGENTS` that can run on all of `tasks` here, and of the others why they cannot."""
+    """Return the agents of `DEFAULT_AGENTS` that can run on all of `tasks`, and the reasons why the others cannot."""
     plan = {task: test_seeds(task, 1) for task in evaluation_tasks(tasks)}
     able, unable = [], {}
     for name in DEFAULT_AGENTS:
@@ -150,7 +164,7 @@ def runnable_agents(tasks: Sequence[str] | None = None) -> tuple[list[str], dict
 
 
 def test_seeds(task_id: str, episodes: int) -> tuple[int, ...]:
-    """Return the first of a task's test seeds; raises `InvalidInputError` for more than there are, or fewer than 1."""
+    """Return the first `episodes` test seeds of a task; raises `InvalidInputError` if there are fewer, or for none."""
     test = catalogue_task(task_id).seeds.test
     if type(episodes) is not int or not 1 <= episodes <= len(test):
         raise InvalidInputError(
@@ -165,24 +179,24 @@ class _Chunk:
     task_id: str
     seeds: tuple[int, ...]
     cost: float
-    keep: bool
-    """Whether the actions are wanted, for a search to begin at."""
+    keep_actions: bool
+    """Whether to return the actions too, as starts of a search."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class _ChunkResult:
     episodes: tuple[EpisodeScore, ...]
     wall_s: float
     cpu_s: float
-    """Of the chunk alone."""
+    """Processor seconds of the chunk alone."""
     process_cpu_s: float
-    """Of the process since its chunk before; with its first one, since its birth."""
+    """Processor seconds of the process since its last chunk, or since its start."""
     actions: tuple[ActionRows, ...] = ()
-    """By episode, where they are wanted."""
+    """By episode, if the chunk was to keep them."""
 
 
 def _entry(spec: AgentSpec, plan: dict[str, tuple[int, ...]]) -> AgentEntry:
-    """Make an agent as the episodes will, so that what it lacks shows before anything runs."""
+    """Make and reset an agent as the episodes will, so that its errors are raised before anything runs."""
     weights: dict[str, WeightsUsed] = {}
     if spec.searched:
         return AgentEntry(label=spec.label, spec=spec.spec)
@@ -195,8 +209,10 @@ def _entry(spec: AgentSpec, plan: dict[str, tuple[int, ...]]) -> AgentEntry:
     return AgentEntry(label=spec.label, spec=spec.spec, weights=weights)
 
 
-def _chunks(specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], workers: int, *, keep: bool) -> list[_Chunk]:
-    """Return the work, the dearest chunks first."""
+def _chunks(
+    specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], workers: int, *, keep_actions: bool
+) -> list[_Chunk]:
+    """Return the chunks, the most expensive first."""
     costs = {
         (task, spec.label): _COST.get(spec.spec.partition(":")[0], 1.0) * catalogue_task(task).windows
         for task in plan
@@ -210,28 +226,28 @@ def _chunks(specs: Sequence[AgentSpec], plan: dict[str, tuple[int, ...]], worker
             cost = costs[task, spec.label]
             size = max(1, int(most / cost))
             parts = [seeds[begin : begin + size] for begin in range(0, len(seeds), size)]
-            chunks += [_Chunk(spec, task, part, cost * len(part), keep) for part in parts]
+            chunks += [_Chunk(spec, task, part, cost * len(part), keep_actions) for part in parts]
     return sorted(chunks, key=lambda chunk: -chunk.cost)
 
 
 def _bound_jobs(
     spec: AgentSpec,
     plan: dict[str, tuple[int, ...]],
-    authored: dict[tuple[str, int], list[tuple[ActionRows, float]]],
+    actions: dict[tuple[str, int], list[tuple[ActionRows, float]]],
     workers: int,
     budget: Budget | None,
 ) -> list[BoundJob]:
-    """Return the searches, of as many episodes side by side as leaves every worker enough of them."""
+    """Return the searches. Each has as many episodes as leaves enough searches for every worker."""
     size = max(1, min(_SEARCH_BATCH, sum(map(len, plan.values())) // (_CHUNKS // 4 * workers)))
     return [
-        BoundJob(spec.label, task, part, tuple(tuple(authored.get((task, seed), ())) for seed in part), budget)
+        BoundJob(spec.label, task, part, tuple(tuple(actions.get((task, seed), ())) for seed in part), budget)
         for task, seeds in plan.items()
         for part in (seeds[begin : begin + size] for begin in range(0, len(seeds), size))
     ]
 
 
-def _actions_by_episode(done: Sequence[_Done]) -> dict[tuple[str, int], list[tuple[ActionRows, float]]]:
-    """Return what every agent did in each episode, agents in the order of their labels: that of their ends is chance."""
+def _actions_by_episode(done: Sequence[_ChunkResult]) -> dict[tuple[str, int], list[tuple[ActionRows, float]]]:
+    """Return, by task and seed, the actions and mean reward of every agent, in the order of the labels."""
     found: dict[tuple[str, int], dict[str, tuple[ActionRows, float]]] = {}
     for chunk in done:
         for episode, actions in zip(chunk.episodes, chunk.actions, strict=False):
@@ -239,16 +255,16 @@ def _actions_by_episode(done: Sequence[_Done]) -> dict[tuple[str, int], list[tup
     return {key: [by_agent[label] for label in sorted(by_agent)] for key, by_agent in found.items()}
 
 
-def _run_job(job: _Chunk | BoundJob) -> _Done:
+def _run_job(job: _Chunk | BoundJob) -> _ChunkResult:
     load_kernel()
     if isinstance(job, _Chunk):
         return _run_chunk(job)
     wall, cpu = time.perf_counter(), time.process_time()
     episodes = search(job)
-    return _Done(tuple(episodes), time.perf_counter() - wall, time.process_time() - cpu, _unreported_cpu_s())
+    return _ChunkResult(tuple(episodes), time.perf_counter() - wall, time.process_time() - cpu, _unreported_cpu_s())
 
 
-def _run_chunk(chunk: _Chunk) -> _Done:
+def _run_chunk(chunk: _Chunk) -> _ChunkResult:
     wall, cpu = time.perf_counter(), time.process_time()
     task = catalogue_task(chunk.task_id)
     env, agent = ServingEnv(task), chunk.spec.make()
@@ -257,10 +273,10 @@ def _run_chunk(chunk: _Chunk) -> _Done:
         run_episode(env, agent, seed)
         log = env.episode_log()
         episodes.append(score_episode(log, chunk.spec.label, weights_path(agent)))
-        if chunk.keep:
+        if chunk.keep_actions:
             actions.append(pack_actions([step.action for step in log.steps]))
     seconds = time.perf_counter() - wall, time.process_time() - cpu
-    return _Done(tuple(episodes), *seconds, _unreported_cpu_s(), tuple(actions))
+    return _ChunkResult(tuple(episodes), *seconds, _unreported_cpu_s(), tuple(actions))
 
 
 def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -276,14 +292,14 @@ _reported_cpu_s = 0.0
 
 
 def _unreported_cpu_s() -> float:
-    """Return this process' processor seconds that have not been returned before."""
+    """Return the processor seconds of this process since the last call."""
     global _reported_cpu_s
     now = time.process_time()
     since, _reported_cpu_s = now - _reported_cpu_s, now
     return since
 
 
-def _timing(done: Sequence[_Done], executor: Executor, wall_s: float) -> Timing:
+def _timing(done: Sequence[_ChunkResult], executor: Executor, wall_s: float) -> Timing:
     capacity_s = wall_s * executor.workers
     cpu_s = sum(chunk.process_cpu_s for chunk in done)
     spent: dict[str, tuple[float, int]] = {}
@@ -310,12 +326,11 @@ def _command(
     resamples: int,
     confidence: float,
 ) -> str:
-    """The command that gives the same report, with everything that is not the default spelt out."""
+    """Return the command that gives the same report, with every option that is not the default."""
     words = ["llmserve", "evaluate"]
     for spec in specs:
         words += ["--agent", spec.spec if spec.label == spec.spec else f"{spec.label}={spec.spec}"]
-    for task in ("all",) if tuple(tasks) == validator_tasks() else tasks:
-        words += ["--task", task]
+    words += task_options(tasks)
     words += ["--episodes", str(episodes)] if seeds is None else []
     words += [word for seed in seeds or () for word in ("--seed", str(seed))]
     words += [] if resamples == 10_000 else ["--resamples", str(resamples)]

@@ -1,9 +1,10 @@
-"""How sure a comparison is: bootstrap intervals over episodes, interquartile means, win rates, probabilities of improvement.
+"""Statistics of comparisons: bootstrap intervals, interquartile means, win rates, probabilities of improvement.
 
-Episodes are resampled within their stratum (a task), and with the same draws for every agent, so that differences are
-paired: what agents have in common in an episode, its traffic, cancels. The draws come from one fixed seed. Definitions of
-IQM and probability of improvement are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
-Precipice", NeurIPS 2021. numpy only; the module knows nothing about agents or tasks.
+Episodes are resampled within their stratum (a task), with the same draws for every agent. So differences are paired,
+and the effect of an episode's traffic on both agents cancels. The draws come from one fixed seed. IQM and probability
+of improvement are defined as in Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
+NeurIPS
+2021. The module needs numpy only and knows nothing about agents or tasks.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["Bootstrap", "Interval", "iqm", "mean", "probability_of_improvement", "win_rate"]
 
 _BLOCK: Final = 2_000_000
-"""Resampled numbers held at a time: 16 MB."""
+"""Most resampled numbers in memory at a time: 16 MB."""
 
 
 class Interval(NamedTuple):
-    """An estimate and the percentile interval of its bootstrap distribution."""
+    """An estimate with the percentile interval of its bootstrap distribution."""
 
     value: float
     low: float
@@ -38,7 +39,7 @@ class Interval(NamedTuple):
 
 
 class Bootstrap:
-    """A fixed set of resamples of strata with `sizes` episodes each; every interval made with it uses the same draws.
+    """A fixed set of resamples of strata with `sizes` episodes each. All its intervals use the same draws.
 
     Raises `InvalidInputError` for an empty stratum, fewer than 100 resamples, or a confidence outside (0, 1).
     """
@@ -59,13 +60,13 @@ class Bootstrap:
 
     @cached_property
     def _draws(self) -> list[Ints]:
-        """By stratum: int64[resamples, size] indices of episodes."""
+        """By stratum: indices of episodes, int64[resamples, size]."""
         rng = np.random.Generator(np.random.PCG64(self._seed))
         return [rng.integers(size, size=(self.resamples, size)) for size in self.sizes]
 
     @cached_property
     def _counts(self) -> list[Floats]:
-        """By stratum: float64[resamples, size], how often each episode was drawn."""
+        """By stratum: how often each episode was drawn, float64[resamples, size]."""
         found = []
         for draws, size in zip(self._draws, self.sizes, strict=True):
             offsets = np.arange(self.resamples)[:, None] * size
@@ -74,9 +75,10 @@ class Bootstrap:
         return found
 
     def interval(self, strata: Sequence[Floats], statistic: Statistic) -> Interval:
-        """Return the interval of `statistic`, which maps float64[..., episodes] to float64[...], over all strata pooled.
+        """Return the interval of `statistic` over all strata together.
 
-        `strata` holds one value per episode: an agent's results, or the paired differences of two.
+        `strata` holds one value per episode: an agent's results, or the paired differences of two agents. `statistic`
+        maps float64[..., episodes] to float64[...].
         """
         self._check(strata)
         width = sum(self.sizes)
@@ -89,7 +91,7 @@ class Bootstrap:
         return self._between(float(statistic(np.concatenate(strata))), found)
 
     def improvement(self, ours: Sequence[Floats], theirs: Sequence[Floats]) -> Interval:
-        """Return the probability of improvement of `ours` over `theirs`, the mean over strata, with its interval."""
+        """Return the probability of improvement of `ours` over `theirs`, as the mean over strata, with its interval."""
         self._check(ours)
         self._check(theirs)
         total = np.zeros(self.resamples)
@@ -115,24 +117,24 @@ def mean(values: Floats) -> Floats:
 
 
 def iqm(values: Floats) -> Floats:
-    """Return the interquartile mean over the last axis: without the lowest and the highest quarter (rounded down)."""
+    """Return the mean over the last axis without the lowest and the highest quarter (each rounded down)."""
     cut = values.shape[-1] // 4
     ordered = np.sort(values, axis=-1)
     return np.asarray(ordered[..., cut : values.shape[-1] - cut].mean(axis=-1))
 
 
 def win_rate(ours: Floats, theirs: Floats) -> float:
-    """Return the share of episodes in which `ours` is above `theirs` on the same traffic; a tie is half a win."""
+    """Return the share of episodes in which `ours` is above `theirs`, paired; a tie is half a win."""
     return float(np.mean((ours > theirs) + 0.5 * (ours == theirs)))
 
 
 def probability_of_improvement(ours: Floats, theirs: Floats) -> float:
-    """Return how probable it is that any of `ours` is above any of `theirs`; a tie counts half (Mann and Whitney's U)."""
+    """Return the probability that one of `ours` is above one of `theirs`; a tie counts half (Mann-Whitney U)."""
     return float(_beats(ours, theirs).mean())
 
 
 def _beats(ours: Floats, theirs: Floats) -> Floats:
-    """float64[ours, theirs]: 1 where it is above, ½ where it is equal."""
+    """Return float64[ours, theirs]: 1 where `ours` is above, ½ where they are equal, else 0."""
     x, y = ours[:, None], theirs[None, :]
     beats: Floats = (x > y) + 0.5 * (x == y)
     return beats

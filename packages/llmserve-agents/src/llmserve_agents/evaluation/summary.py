@@ -1,6 +1,6 @@
-"""What an evaluation's episodes come to: means, intervals and comparisons, in one `EvaluationReport`.
+"""Summarizes the episodes of an evaluation: means, intervals and comparisons, in one `EvaluationReport`.
 
-All intervals come from one bootstrap, whose draws every agent shares; see `statistics.py`.
+All intervals come from one bootstrap, whose draws are the same for every agent; see `statistics.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["summarize"]
+__all__ = ["estimate", "summarize"]
 
 
 def summarize(
@@ -46,7 +46,7 @@ def summarize(
     command: str,
     timing: Timing | None,
 ) -> EvaluationReport:
-    """Return the report on `episodes`, which are ordered by task, agent and seed; `bootstrap` has a stratum per task."""
+    """Return the report on `episodes`, ordered by task, agent and seed; `bootstrap` has one stratum per task."""
     tasks, labels = list(seeds), [entry.label for entry in agents]
     by_pair: dict[tuple[str, str], list[EpisodeScore]] = {}
     for episode in episodes:
@@ -86,10 +86,10 @@ def _result(mine: Sequence[EpisodeScore], first: Sequence[EpisodeScore] | None, 
         task_id=mine[0].task_id,
         episodes=len(mine),
         verified=_verified(mine),
-        reward=_estimate(bootstrap.interval([rewards], mean)),
-        reward_iqm=_estimate(bootstrap.interval([rewards], iqm)),
-        score=None if scores is None else _estimate(bootstrap.interval([scores], mean)),
-        score_iqm=None if scores is None else _estimate(bootstrap.interval([scores], iqm)),
+        reward=estimate(bootstrap.interval([rewards], mean)),
+        reward_iqm=estimate(bootstrap.interval([rewards], iqm)),
+        score=None if scores is None else estimate(bootstrap.interval([scores], mean)),
+        score_iqm=None if scores is None else estimate(bootstrap.interval([scores], iqm)),
         components=_means([episode.components for episode in mine]),
         changes=_means([episode.changes for episode in mine]),
         versus_first=None if first is None else _comparison([mine], [first], bootstrap),
@@ -105,9 +105,9 @@ def _overall(
         agent=everything[0].agent,
         episodes=len(everything),
         verified=_verified(everything),
-        reward=_estimate(bootstrap.interval([_rewards(stratum) for stratum in mine], mean)),
-        score=None if scores is None else _estimate(bootstrap.interval(scores, mean)),
-        score_iqm=None if scores is None else _estimate(bootstrap.interval(scores, iqm)),
+        reward=estimate(bootstrap.interval([_rewards(stratum) for stratum in mine], mean)),
+        score=None if scores is None else estimate(bootstrap.interval(scores, mean)),
+        score_iqm=None if scores is None else estimate(bootstrap.interval(scores, iqm)),
         versus_first=None if first is None else _comparison(mine, first, bootstrap),
     )
 
@@ -119,12 +119,12 @@ def _comparison(
     our_scores, their_scores = _strata_of_scores(mine), _strata_of_scores(first)
     scored = our_scores is not None and their_scores is not None
     return Comparison(
-        reward=_estimate(bootstrap.interval(_differences(ours, theirs), mean)),
-        score=_estimate(bootstrap.interval(_differences(our_scores or [], their_scores or []), mean))
+        reward=estimate(bootstrap.interval(_differences(ours, theirs), mean)),
+        score=estimate(bootstrap.interval(_differences(our_scores or [], their_scores or []), mean))
         if scored
         else None,
         win_rate=win_rate(np.concatenate(ours), np.concatenate(theirs)),
-        improvement=_estimate(bootstrap.improvement(ours, theirs)),
+        improvement=estimate(bootstrap.improvement(ours, theirs)),
     )
 
 
@@ -137,7 +137,7 @@ def _rewards(episodes: Sequence[EpisodeScore]) -> Floats:
 
 
 def _scores(episodes: Sequence[EpisodeScore]) -> Floats | None:
-    """The scores, or None where an episode has none: a mean over some of the episodes would compare unlike things."""
+    """Return the scores, or None if an episode has none: agents are compared on the same episodes only."""
     scores = [episode.score for episode in episodes if episode.score is not None]
     return np.array(scores) if len(scores) == len(episodes) else None
 
@@ -156,5 +156,6 @@ def _means(rows: Sequence[dict[str, float]] | Sequence[dict[str, int]]) -> dict[
     return {name: fmean(row.get(name, 0.0) for row in rows) for name in names}
 
 
-def _estimate(found: Interval) -> Estimate:
-    return Estimate(value=found.value, low=found.low, high=found.high)
+def estimate(interval: Interval) -> Estimate:
+    """Return an interval as it stands in a report."""
+    return Estimate(value=interval.value, low=interval.low, high=interval.high)

@@ -1,1 +1,1 @@
-"""A language model as an agent: prompt, request, answer, cost. `agent.py` is the policy; needs the extra ``llm``."""
+"""The agent that asks a language model: prompt, request, answer, cost. Start at `agent.py`. Needs the extra ``llm``."""

@@ -1,9 +1,9 @@
-"""The `openai` agent: a language model, behind any OpenAI-compatible endpoint, chooses each window's configuration.
+"""The `openai` agent: a language model at any OpenAI-compatible endpoint chooses each window's configuration.
 
-What it does is reported, never repaired: an answer that is no action repeats the last configuration and is counted, a
-request that fails for good is counted and does the same, and whatever an endpoint refuses (structured output, a
-temperature) is given up visibly. No other agent ever answers for the model. How requests are sent is in `endpoint.py`,
-what they say in `prompt.py`.
+The agent reports the model's failures and never repairs them. If an answer is no valid action, or a request keeps
+failing, the last configuration is repeated and the failure is counted. Features that an endpoint refuses (structured
+output, temperature) are dropped and listed in `concessions`. No other agent acts for the model. `endpoint.py` sends the
+requests, `prompt.py` writes them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["DEFAULT_MODEL", "LLMUsage", "OpenAIAgent"]
 
 DEFAULT_MODEL: Final = "gpt-4.1-mini"
 _FAILURES_IN_A_ROW: Final = 3
-"""So many windows without any answer, and the endpoint is taken to be gone."""
+"""After this many windows without an answer the agent gives up on the endpoint."""
 
 
 class LLMUsage(BaseModel):
-    """What one episode took, and what went wrong in it."""
+    """Requests, tokens, cost and failures of one episode."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,16 +62,16 @@ class LLMUsage(BaseModel):
 
 
 class OpenAIAgent:
-    """A policy that asks a model. One request per window, temperature 0, the last windows in the prompt.
+    """A policy that asks a model: one request per window, temperature 0, the last windows in the prompt.
 
     Args:
-        endpoint: where to ask, and how patiently.
-        history: windows that the prompt shows.
+        endpoint: the model's endpoint.
+        history: number of windows that the prompt shows.
         prices: list prices by model.
-        transcript: a JSONL file that gets every question and answer; keys never do.
+        transcript: a JSONL file for every question and answer, without keys.
 
-    `act` raises `EndpointError` when the endpoint refuses for good or has failed three windows in a row, and
-    `RequestCapError` when the endpoint's cap is reached.
+    `act` raises `EndpointError` if the endpoint refuses every request or has failed in three windows in a row, and
+    `RequestCapError` at the endpoint's limit of requests.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class OpenAIAgent:
         return f"OpenAIAgent(model={self._endpoint.model!r})"
 
     def reset(self, task_id: str, seed: int) -> None:
-        """Forget the previous episode and its counts; what the endpoint refused stays known."""
+        """Drop the previous episode and its counts. The endpoint remembers what it has refused."""
         self._begin(task_id)
         if self._transcript is not None:
             self._transcript.write(
@@ -106,12 +106,12 @@ class OpenAIAgent:
         self._history.clear()
         self._in_force: ServeAction | None = None
         self._reasons: dict[str, int] = {}
-        self._invalid = self._failed = self._silent = 0
+        self._invalid = self._failed = self._failed_in_a_row = 0
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = self._uncounted = 0
         self._sent_before, self._retried_before = self._endpoint.requests, self._endpoint.retries
 
     def act(self, observation: ServeObservation) -> ServeAction:
-        """Return the configuration that the model chooses; the last one again where it chooses none."""
+        """Return the configuration that the model chooses; if it chooses none, the last one again."""
         if not self._system:
             self.reset(observation.task_id, 0)
         self._history.append((self._in_force, observation))
@@ -121,27 +121,27 @@ class OpenAIAgent:
             answer = self._endpoint.ask(self._system, question, action_schema())
             self._count(answer)
             action = _read(answer)
-            self._silent = 0
+            self._failed_in_a_row = 0
         except InvalidAnswerError as error:
-            self._silent = 0
+            self._failed_in_a_row = 0
             self._invalid += 1
             problem = str(error)
             kind = problem if problem in {"refused", "truncated", "empty"} else "malformed"
             self._reasons[kind] = self._reasons.get(kind, 0) + 1
         except RequestFailedError as error:
             self._failed += 1
-            self._silent += 1
+            self._failed_in_a_row += 1
             problem = str(error)
             self._reasons[error.kind] = self._reasons.get(error.kind, 0) + 1
         self._note(observation, question, answer, problem, action)
-        if self._silent >= _FAILURES_IN_A_ROW:
-            raise EndpointError(f"no answer in {self._silent} windows in a row; the last: {problem}")
-        # Before any valid answer, the configuration that an empty action stands for.
+        if self._failed_in_a_row >= _FAILURES_IN_A_ROW:
+            raise EndpointError(f"no answer in {self._failed_in_a_row} windows in a row; the last: {problem}")
+        # Before the first valid answer this is the default configuration.
         self._in_force = action or self._in_force or ServeAction()
         return self._in_force
 
     def usage(self) -> LLMUsage:
-        """Return what the episode has taken so far."""
+        """Return the usage of the episode so far."""
         price = price_of(self._endpoint.model, self._prices)
         tokens = {
             "prompt_tokens": self._prompt_tokens,

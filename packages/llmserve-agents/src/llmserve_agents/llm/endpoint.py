@@ -1,9 +1,9 @@
-"""One OpenAI-compatible endpoint: sends a question through the official client, and finds out what the endpoint accepts.
+"""One OpenAI-compatible endpoint: sends requests through the official client and adapts to what the endpoint accepts.
 
-Structured output is asked for first, then any JSON object, then text; temperature 0 and a limit on the answer are asked
-for too. What an endpoint refuses is dropped, and `concessions` says so. A 429 or a 5xx is repeated, a bounded number of
-times, as late as ``Retry-After`` says; nothing else is. The key is in no message, log, repr or transcript. The module
-knows nothing about serving.
+The first request asks for structured output, for temperature 0, and for a limit on the answer's length. Parameters that
+the endpoint refuses are dropped and listed in `concessions`; without structured output, the request asks for any JSON
+object, then for text. Requests that fail with 429 or 5xx are repeated a few times, after the time in ``Retry-After``;
+others are not. The key never appears in a message, log, repr or transcript. The module knows nothing about serving.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Answer", "ChatEndpoint", "Patience", "RequestFailedError", "Tokens"]
 
 _FORMATS: Final = ("json_schema", "json_object", "text")
 _REFUSED_FORM: Final = frozenset({400, 415, 422, 501})
-"""Statuses with which endpoints refuse a parameter that they do not know."""
+"""Statuses by which endpoints refuse an unknown parameter."""
 _FIRST_WAIT_S: Final = 1.0
 _SECRET: Final = re.compile(r"\b(sk-|Bearer\s+)[\w*.\-]{4,}")
 
@@ -41,7 +41,7 @@ class Tokens(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came back: any part may be missing."""
+    """An endpoint's answer; any part may be missing."""
 
     text: str | None
     refusal: str | None
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 class RequestFailedError(Exception):
-    """A request got no answer: it timed out, the connection broke, or the endpoint kept failing. `kind` says which."""
+    """A request got no answer. `kind` is timeout, connection, or http_ and a status that did not go away."""
 
     def __init__(self, kind: str, message: str) -> None:
         self.kind = kind
@@ -59,16 +59,16 @@ class RequestFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait and how often to try."""
+    """Timeouts and limits of requests."""
 
     timeout_s: float = 60.0
     """Longest wait for one answer."""
     retries: int = 4
     """Most repetitions of one request after a 429 or a 5xx."""
     longest_wait_s: float = 60.0
-    """Longest pause before a repetition; an endpoint that asks for more is not asked again."""
+    """Longest pause before a repetition. If the endpoint asks for a longer one, the request fails."""
     max_requests: int | None = None
-    """Most requests ever sent, repetitions included; None: no limit."""
+    """Most requests in all, repetitions included; None: no limit."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("timeout_s", 0.01, 3600.0), ("longest_wait_s", 0.0, 3600.0)):
@@ -84,14 +84,15 @@ class ChatEndpoint:
     """Asks one model at one endpoint.
 
     Args:
-        model: the model's name there.
-        api_key: the key; raises `MissingKeyError` where there is none, or one that no header can carry.
+        model: the model's name.
+        api_key: the key.
         base_url: the endpoint; None: OpenAI's own.
-        max_completion_tokens: longest answer; the six knobs take about 60 tokens, a model that thinks first takes more.
-        patience: timeouts, repetitions and the cap.
+        max_completion_tokens: longest answer. The six knobs take about 60 tokens; a reasoning model needs more.
+        patience: timeouts and limits.
         sleep, now: the clock, for tests.
 
-    Raises `MissingExtraError` without the official client (extra `llm`).
+    Raises `MissingKeyError` without a key, or for one with characters that a header must not have, and
+    `MissingExtraError` without the official client (extra `llm`).
     """
 
     def __init__(
@@ -114,9 +115,9 @@ class ChatEndpoint:
         self.requests = 0
         """HTTP requests sent so far."""
         self.retries = 0
-        """Of these, repetitions."""
+        """Repetitions among these."""
         self.concessions: list[str] = []
-        """What the endpoint refused and is no longer asked for, in order."""
+        """Parameters that the endpoint refused and that are no longer sent, in order."""
         self._key = _checked_key(api_key)
         self._client = _client(self._key, base_url, self.patience.timeout_s)
         self._sleep, self._now = sleep, now
@@ -131,7 +132,7 @@ class ChatEndpoint:
 
     @property
     def response_format(self) -> str:
-        """How answers are constrained now: json_schema, json_object or text."""
+        """The present form of answers: json_schema, json_object or text."""
         return _FORMATS[self._format]
 
     def close(self) -> None:
@@ -139,18 +140,18 @@ class ChatEndpoint:
         self._client.close()
 
     def redact(self, text: str) -> str:
-        """Return `text` without the key, or anything that looks like one."""
+        """Return `text` without the key and anything that looks like a key."""
         return _SECRET.sub("[redacted]", text.replace(self._key, "[redacted]"))
 
     def ask(self, system: str, user: str, schema: Mapping[str, Any]) -> Answer:
         """Return the model's answer to a question.
 
-        Raises `RequestFailedError` where this request got none, `EndpointError` where no request will, and
-        `RequestCapError` at the cap.
+        Raises `RequestFailedError` if this request gets no answer, `EndpointError` if no request can succeed, and
+        `RequestCapError` at the limit of requests.
         """
         while True:
             try:
-                answer = self._patiently(self._request(system, user, schema))
+                answer = self._send_with_retries(self._request(system, user, schema))
             except _RefusedError as refusal:
                 if self._settled or not self._concede(refusal):
                     raise EndpointError(str(refusal), status=refusal.status) from None
@@ -174,7 +175,7 @@ class ChatEndpoint:
         return request
 
     def _concede(self, refusal: _RefusedError) -> bool:
-        """Give up what the endpoint refuses; False where there is nothing left to give up."""
+        """Drop the parameter that the endpoint refuses; return False if nothing is left to drop."""
         if refusal.status not in _REFUSED_FORM:
             return False
         said = refusal.said.lower()
@@ -192,8 +193,8 @@ class ChatEndpoint:
         self.concessions.append(f"{given_up}: {refusal}")
         return True
 
-    def _patiently(self, request: Mapping[str, Any]) -> Answer:
-        """Send a request, again where that may help."""
+    def _send_with_retries(self, request: Mapping[str, Any]) -> Answer:
+        """Send a request; repeat it after a 429 or a 5xx."""
         for attempt in range(self.patience.retries + 1):
             last = attempt == self.patience.retries
             try:
@@ -223,16 +224,16 @@ class ChatEndpoint:
             message = self.redact(f"the connection failed ({type(error.__cause__ or error).__name__})")
             raise RequestFailedError("connection", message) from None
         except openai.APIStatusError as error:
-            raise self._judged(error) from None
-        except (openai.APIError, ValueError):  # a body that is no JSON, or not of the API's form
+            raise self._exception_for(error) from None
+        except (openai.APIError, ValueError):  # the body is not JSON, or not what the API defines
             return Answer(None, None, None, None)
         return _answer(completion)
 
-    def _judged(self, error: APIStatusError) -> Exception:
-        """What an HTTP error means: again later, or never this way."""
+    def _exception_for(self, error: APIStatusError) -> Exception:
+        """Return the exception for an HTTP error: to repeat later, to adapt the request, or to give up."""
         status = error.status_code
         if status in {401, 403}:
-            # Endpoints quote the key, or its ends, in these.
+            # These messages may quote the key or parts of it, so they are not passed on.
             return EndpointError(f"the endpoint answered {status}: the API key is not accepted", status=status)
         said = self.redact(" ".join(error.message.split()))[:300]
         message = f"the endpoint answered {status}: {said}"
@@ -241,7 +242,7 @@ class ChatEndpoint:
         return _RefusedError(status, message, said)
 
     def _retry_after_s(self, headers: Mapping[str, str]) -> float | None:
-        """Seconds that the endpoint asks to wait; None where it does not say, or not intelligibly."""
+        """Return the seconds that the endpoint asks to wait; None if the header is missing or malformed."""
         value = headers.get("retry-after")
         if value is None:
             return None
@@ -276,7 +277,7 @@ def _checked_key(key: str | None) -> str:
     if not key:
         raise MissingKeyError("the openai agent needs an API key: set OPENAI_API_KEY")
     if not key.isascii() or not key.isprintable() or " " in key:
-        # httpx would refuse the header, and quote it.
+        # httpx would refuse the header with a message that quotes the key.
         raise MissingKeyError("OPENAI_API_KEY: must be printable ASCII without spaces")
     return key
 
@@ -288,12 +289,12 @@ def _client(key: str, base_url: str | None, timeout_s: float) -> OpenAI:
         if error.name != "openai":
             raise
         raise MissingExtraError("llm", "the openai agent") from None
-    # Repetitions are counted and bounded here, so the client makes none of its own.
+    # This module counts and limits repetitions, so the client must make none.
     return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout_s, max_retries=0)
 
 
 def _answer(completion: object) -> Answer:
-    """Read a completion that may lack anything: compatible endpoints are compatible by degrees."""
+    """Read a completion. Not every compatible endpoint sends every field, so each may be missing."""
     choices = getattr(completion, "choices", None) or []
     message = getattr(choices[0], "message", None) if choices else None
     text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)

@@ -1,4 +1,4 @@
-"""What a language model is told and how its answer is read: texts and a JSON schema, all derived from the schema's tables.
+"""The prompts for a language model, and the parser of its answers, derived from the schema's tables.
 
 The module knows nothing about endpoints, retries or money.
 """
@@ -34,17 +34,17 @@ _ALSO_SHOWN: Final = (
     "memory_pressure",
     "stall_s",
 )
-"""Entries of ``metadata.window`` that a model sees where the backend reports them."""
+"""Entries of ``metadata.window`` that a prompt shows if the backend reports them."""
 
 
 class InvalidAnswerError(ValueError):
-    """An answer that is no action. The message says why, in a few words."""
+    """The answer is not a valid action. The message says why."""
 
 
 def action_schema() -> dict[str, Any]:
     """Return the JSON schema of an answer: every field of `ServeAction` required, nothing else allowed.
 
-    It is in the subset that strict structured output accepts: no defaults and no references.
+    It uses only what strict structured output accepts: no defaults and no references.
     """
     properties: dict[str, Any] = {}
     for name, field in ACTION_FIELDS.items():
@@ -58,17 +58,17 @@ def action_schema() -> dict[str, Any]:
 
 
 def system_prompt(task_id: str) -> str:
-    """Return the standing instructions: the job, the knobs, the figures, and what is known of the task."""
+    """Return the system prompt: the job, the knobs, the figures, and the task."""
     knobs = "\n".join(f"- {f.name} ({f.bounds}; {f.unit}): {f.meaning}" for f in ACTION_FIELDS.values())
     fields = ServeObservation.model_json_schema()["properties"]
     shown = [(n, s.get("unit", ""), s["description"]) for n, s in fields.items() if n not in _NOT_SHOWN]
     shown += [(row.name, row.unit, row.meaning) for row in EXTENDED if row.name in _ALSO_SHOWN]
     figures = "\n".join(f"- {name} ({unit}): {meaning}" for name, unit, meaning in shown)
     return (
-        "You operate a fleet of GPUs that serves a large language model. Time passes in windows; for each you choose the "
-        "serving configuration. You are shown the last windows, each with the configuration that was in force, what was "
-        "measured and the reward. Choose the configuration of the next window so that the sum of rewards over the episode "
-        "is as large as you can make it.\n\n"
+        "You operate a fleet of GPUs that serves a large language model. Time passes in windows; for each you choose "
+        "the serving configuration. You are shown the last windows, each with the configuration that was in force, what "
+        "was measured and the reward. Choose the configuration of the next window so that the sum of rewards over the "
+        "episode is as large as you can make it.\n\n"
         f"{_about(task_id)}\n\n"
         f"The knobs:\n{knobs}\n"
         "Changing quantization_tier stops serving for seconds, changing prefill_decode_split for half a second, and "
@@ -91,16 +91,17 @@ def _about(task_id: str) -> str:
         return f"The task is {task_id}. {reward}"
     slo, weights = task.slo, task.reward
     return (
-        f"The task is {task.name}: {task.description} It is served on {task.deployment}, for {task.windows} windows of "
-        f"{task.window_s:g} s. Targets: time to first token {slo.standard.ttft_s:g} s ({slo.priority.ttft_s:g} s for "
+        f"The task is {task.name}: {task.description} It is served on {task.deployment}, for {task.windows} windows "
+        f"of {task.window_s:g} s. Targets: time to first token {slo.standard.ttft_s:g} s ({slo.priority.ttft_s:g} s for "
         f"priority requests) plus prompt length / {slo.ttft_prompt_tokens_per_s:g} s; time per output token "
-        f"{slo.standard.tpot_ms:g} ms ({slo.priority.tpot_ms:g} ms). A request that waits for {task.patience_s:g} s gives "
-        f"up. {reward} The weights are {weights.throughput:g}, {weights.slo:g}, {weights.memory:g} and {weights.cost:g}."
+        f"{slo.standard.tpot_ms:g} ms ({slo.priority.tpot_ms:g} ms). A request that waits for {task.patience_s:g} s "
+        f"gives up. {reward} The weights are {weights.throughput:g}, {weights.slo:g}, {weights.memory:g} and "
+        f"{weights.cost:g}."
     )
 
 
 def user_prompt(history: Sequence[tuple[ServeAction | None, ServeObservation]]) -> str:
-    """Return the last windows, oldest first: (configuration in force, None before any; what it showed)."""
+    """Return the user prompt. `history` holds the last windows, oldest first: (configuration, observation)."""
     lines = [json.dumps(_window(action, seen), separators=(",", ":")) for action, seen in history]
     return "The last windows, oldest first:\n" + "\n".join(lines) + "\nThe configuration of the next window?"
 
@@ -119,14 +120,14 @@ def _window(action: ServeAction | None, seen: ServeObservation) -> dict[str, Any
 
 
 def _short(value: Any) -> Any:
-    """Four significant digits: what a person would read off, and a third of the tokens."""
+    """Round to four significant digits, which take a third of the tokens."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def parse_answer(text: str) -> ServeAction:
     """Return the action in an answer: one JSON object with all six fields, alone or in one Markdown fence.
 
-    Raises `InvalidAnswerError`; nothing is guessed, filled in, converted or clamped.
+    Raises `InvalidAnswerError` for anything else. Missing or wrong values are never replaced or clamped.
     """
     fenced = _FENCED.match(text)
     try:

@@ -1,4 +1,4 @@
-"""A JSONL file of what was asked and answered: one object per line, written at once. It knows nothing about either."""
+"""A JSONL file of questions and answers: one object per line, written immediately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Transcript"]
 
 
 class Transcript:
-    """Appends to `path`; every line passes through `redact` first. Raises `InvalidInputError` where it cannot be opened."""
+    """Appends lines to `path`, after `redact`. Raises `InvalidInputError` if the file cannot be opened."""
 
     def __init__(self, path: Path, redact: Callable[[str], str]) -> None:
         try:
@@ -25,7 +25,7 @@ class Transcript:
         self._redact = redact
 
     def write(self, **entry: Any) -> None:
-        """Write one line and let it reach the file: what was asked should survive a run that does not."""
+        """Write one line and flush it, so that it survives a crash of the run."""
         self._file.write(self._redact(json.dumps(entry)) + "\n")
         self._file.flush()
 
