@@ -27,7 +27,7 @@ from llmserve_agents.executors import cpu_count
 from llmserve_agents.learning.config import PPOConfig
 from llmserve_agents.learning.trainer import Trainer
 
-LEAST: Final = 4.0
+MIN_RATIO: Final = 4.0
 """The bar: our windows per second over theirs, for both of their settings."""
 OURS, SAME, DEFAULTS = "ours", "stable-baselines3, the same settings", "stable-baselines3, its defaults"
 ENVIRONMENTS: Final = 96
@@ -126,9 +126,9 @@ def theirs(task: str, envs: int = ENVIRONMENTS, **settings: Any) -> Callable[[in
 
 def rate(run: Callable[[int], int], batches: int) -> float:
     """Return windows per second."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     windows = run(batches)
-    return windows / (time.perf_counter() - begun)
+    return windows / (time.perf_counter() - start)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,12 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ratios = {name: best[OURS] / best[name] for name in (SAME, DEFAULTS)}
     shares = own.profile(options.batches)
     own.close()
-    passed = min(ratios.values()) >= LEAST
+    passed = min(ratios.values()) >= MIN_RATIO
     print(f"{options.task}, {ENVIRONMENTS} environments, {options.threads} processors")
     for name, fastest in best.items():
         print(f"  {name:38} {fastest:10,.0f} windows/s")
     for name, ratio in ratios.items():
-        print(f"{'PASS' if ratio >= LEAST else 'FAIL'}  {ratio:.1f} times {name}, at least {LEAST:g}")
+        print(f"{'PASS' if ratio >= MIN_RATIO else 'FAIL'}  {ratio:.1f} times {name}, at least {MIN_RATIO:g}")
     print("where a second of our training goes:")
     for part, share in shares.items():
         print(f"  {share:6.1%}  {part}")

@@ -36,7 +36,7 @@ from llmserve_sim.commandline.terminal import progress_bar
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.tasks import list_tasks, load_task
 
-SWEPT = "sweep.json"
+SUMMARY = "sweep.json"
 """File beside a card: rewards on validation seeds, of the run's policy and of what it should beat, and where it ran."""
 
 
@@ -50,13 +50,13 @@ class Trained:
 
 def train(config: PPOConfig) -> Trained:
     """Train in a temporary folder, compare on validation seeds, and return the files to keep."""
-    begun = time.monotonic()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         result = run(config, folder, tensorboard=False)
         found = asdict(compare(load_task(config.task), result))
-        found |= {"seconds": time.monotonic() - begun, "machine": platform.node(), "process": os.getpid()}
-        (folder / SWEPT).write_text(json.dumps(found) + "\n", encoding="utf-8")
+        found |= {"seconds": time.monotonic() - start, "machine": platform.node(), "process": os.getpid()}
+        (folder / SUMMARY).write_text(json.dumps(found) + "\n", encoding="utf-8")
         kept = [path for path in folder.iterdir() if path.suffix in {".json", ".png", ".safetensors"}]
         return Trained(config, {path.name: path.read_bytes() for path in kept})
 
@@ -69,7 +69,7 @@ def folder_of(config: PPOConfig, output: Path) -> Path:
 def is_done(config: PPOConfig, output: Path) -> bool:
     """Return whether the same run is there already, of this version of the simulator and the task."""
     folder = folder_of(config, output)
-    if not all((folder / name).is_file() for name in (POLICY, CARD, SWEPT)):
+    if not all((folder / name).is_file() for name in (POLICY, CARD, SUMMARY)):
         return False
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     try:
@@ -80,11 +80,11 @@ def is_done(config: PPOConfig, output: Path) -> bool:
 
 
 def keep(trained: Trained, output: Path) -> None:
-    """Write a run's files; `SWEPT` comes last, since it marks the run as done."""
+    """Write a run's files; `SUMMARY` comes last, since it marks the run as done."""
     folder = folder_of(trained.config, output)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SWEPT).unlink(missing_ok=True)
-    for name in sorted(trained.files, key=SWEPT.__eq__):
+    (folder / SUMMARY).unlink(missing_ok=True)
+    for name in sorted(trained.files, key=SUMMARY.__eq__):
         (folder / name).write_bytes(trained.files[name])
 
 
@@ -95,7 +95,7 @@ def show(configs: Sequence[PPOConfig], output: Path) -> None:
         table.add_column(column, justify="left" if column == "task" else "right")
     by_task = defaultdict(list)
     for config in configs:
-        found = json.loads((folder_of(config, output) / SWEPT).read_text(encoding="utf-8"))
+        found = json.loads((folder_of(config, output) / SUMMARY).read_text(encoding="utf-8"))
         by_task[config.task].append(found["policy"])
         cells = [
             "-" if found[name] is None else f"{found[name]:.4f}"

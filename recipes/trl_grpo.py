@@ -27,7 +27,7 @@ from llmserve_sim.errors import EpisodeStateError, InvalidInputError
 from llmserve_sim.metrics import EXTENDED
 from llmserve_sim.schema import GradeReport, QuantizationTier, ServeAction, ServeObservation, parse_action
 
-MOST_WINDOWS = 20
+MAX_WINDOWS = 20
 """Windows that one call of `advance` may run."""
 MEASURED = (
     "request_arrival_rate", "priority_arrival_rate", "mean_prompt_length", "queue_depth", "queue_priority",
@@ -57,8 +57,8 @@ class ServingEnvironment:
         self._env = LLMServeEnv.from_url(base_url, token=token or os.environ.get("LLMSERVE_API_TOKEN"))
         self._task_id = task_id
         self._action = ServeAction()
-        self._seen: ServeObservation | None = None
-        self._untold: list[ServeObservation] = []
+        self._observation: ServeObservation | None = None
+        self._unreported: list[ServeObservation] = []
         self._length = 0
         self._report: GradeReport | None = None
 
@@ -69,12 +69,12 @@ class ServingEnvironment:
         compared with one another need the same seed: give the data set a column ``seed``.
         """
         task = task_id or self._task_id
-        self._seen = self._env.reset(task, seed)
+        self._observation = self._env.reset(task, seed)
         self._action, self._report = ServeAction(), None
         self._length = self._env.state().episode_length
-        self._untold = [self._seen]
+        self._unreported = [self._observation]
         entry = next((entry for entry in self._env.tasks() if entry["id"] == task), {"id": task})
-        return f"{_briefing(entry, self._length)}\n\n{self._told()}"
+        return f"{_briefing(entry, self._length)}\n\n{self._summary()}"
 
     def set_batching(self, batch_cap: int, prefill_decode_split: bool) -> str:
         """Choose how requests are batched, from the next window on.
@@ -137,21 +137,21 @@ class ServingEnvironment:
             As JSON: where the episode stands, the configuration, and for each window that has run since the last call
             its figures and its reward, each a list with the oldest window first.
         """
-        if type(windows) is not int or not 1 <= windows <= MOST_WINDOWS:
-            raise InvalidInputError("windows", f"must be an integer in 1..{MOST_WINDOWS}", got=windows)
-        if self._begun().done:
+        if type(windows) is not int or not 1 <= windows <= MAX_WINDOWS:
+            raise InvalidInputError("windows", f"must be an integer in 1..{MAX_WINDOWS}", got=windows)
+        if self._last_observation().done:
             raise EpisodeStateError("the episode is over: there are no windows left to run")
         try:
-            for ran in range(windows):  # noqa: B007 - told where it breaks off
-                self._seen = self._env.step(self._action).observation
-                self._untold.append(self._seen)
-                if self._seen.done:
+            for ran in range(windows):  # noqa: B007 - the error below names it
+                self._observation = self._env.step(self._action).observation
+                self._unreported.append(self._observation)
+                if self._observation.done:
                     break
         except ClientError as error:
             raise RuntimeError(
                 f"{ran} of {windows} windows have run, and the next call shows them; then: {error}"
             ) from error
-        return self._told()
+        return self._summary()
 
     def observe(self) -> str:
         """Look at the last window again, and at the configuration of the next; no time passes.
@@ -159,14 +159,14 @@ class ServingEnvironment:
         Returns:
             The same as `advance` returns, for the last window.
         """
-        self._untold = self._untold or [self._begun()]
-        return self._told()
+        self._unreported = self._unreported or [self._last_observation()]
+        return self._summary()
 
     @property
     def report(self) -> GradeReport:
         """The server's grade of the episode so far, asked for once for each number of windows."""
-        begun = self._begun()
-        if self._report is None or self._report.steps != begun.step_index:
+        observation = self._last_observation()
+        if self._report is None or self._report.steps != observation.step_index:
             self._report = self._env.grade()
         return self._report
 
@@ -180,29 +180,29 @@ class ServingEnvironment:
         missing = -1.0 if report.references is None else report.references.random
         return (report.total_reward + missing * (self._length - report.steps)) / self._length
 
-    def _begun(self) -> ServeObservation:
-        if self._seen is None:
+    def _last_observation(self) -> ServeObservation:
+        if self._observation is None:
             raise EpisodeStateError("there is no episode yet: reset first")
-        return self._seen
+        return self._observation
 
     def _choose(self, **knobs: object) -> str:
-        if self._begun().done:
+        if self._last_observation().done:
             raise EpisodeStateError("the episode is over: there is no next window")
         self._action = parse_action(self._action.model_dump() | knobs)
         return json.dumps({"next_configuration": self._action.model_dump()})
 
-    def _told(self) -> str:
-        seen = self._begun()
-        columns = {name: [_figure(window, name) for window in self._untold] for name in MEASURED}
-        told = {
-            "window": seen.step_index,
-            "windows_left": self._length - seen.step_index,
-            "next_configuration": None if seen.done else self._action.model_dump(),
+    def _summary(self) -> str:
+        observation = self._last_observation()
+        columns = {name: [_figure(window, name) for window in self._unreported] for name in MEASURED}
+        summary = {
+            "window": observation.step_index,
+            "windows_left": self._length - observation.step_index,
+            "next_configuration": None if observation.done else self._action.model_dump(),
             "measured": {name: values for name, values in columns.items() if None not in values}
-            | {"reward": [_short(window.reward) for window in self._untold]},
+            | {"reward": [_rounded(window.reward) for window in self._unreported]},
         }
-        self._untold = []
-        return json.dumps(told)
+        self._unreported = []
+        return json.dumps(summary)
 
 
 def score(environments: Sequence[ServingEnvironment], **_: object) -> list[float | None]:
@@ -220,15 +220,15 @@ def tools(environment: object) -> list[Callable[..., Any]]:
     ]
 
 
-def _figure(seen: ServeObservation, name: str) -> Any:
+def _figure(observation: ServeObservation, name: str) -> Any:
     if name in ServeObservation.model_fields:
-        return _short(getattr(seen, name))
-    window = seen.metadata.get("window")
+        return _rounded(getattr(observation, name))
+    window = observation.metadata.get("window")
     value = window.get(name) if isinstance(window, Mapping) else None
-    return None if value is None else _short(value)
+    return None if value is None else _rounded(value)
 
 
-def _short(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     """Four significant digits: a third of the tokens."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
@@ -263,8 +263,8 @@ def rows(base_url: str, task_id: str, count: int, seed: int) -> list[dict[str, A
     if task_id not in splits:
         raise InvalidInputError("task", "must be one of " + ", ".join(splits), got=task_id)
     start, stop = splits[task_id]["start"], splits[task_id]["stop"]
-    drawn = np.random.default_rng(seed).choice(stop - start, count, replace=False) + start
-    return [{"prompt": [{"role": "user", "content": ""}], "task_id": task_id, "seed": int(one)} for one in drawn]
+    seeds = np.random.default_rng(seed).choice(stop - start, count, replace=False) + start
+    return [{"prompt": [{"role": "user", "content": ""}], "task_id": task_id, "seed": int(one)} for one in seeds]
 
 
 def make_trainer(options: argparse.Namespace) -> Any:

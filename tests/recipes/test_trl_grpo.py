@@ -161,7 +161,7 @@ def test_windows_whose_answer_was_lost_are_told_by_the_next_call_and_run_once(ne
     step = environment._env.step
 
     def third_is_lost(action: object) -> object:
-        if environment._seen.step_index == 2:
+        if environment._observation.step_index == 2:
             environment._env.step = step
             local.lose_answer()
         return step(action)

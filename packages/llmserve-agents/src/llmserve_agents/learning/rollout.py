@@ -185,7 +185,7 @@ class RolloutWorker:
         starts = np.flatnonzero((remaining == 0) & (rng.random(len(remaining)) < chance))
         remaining[starts] = rng.integers(TRIAL_WINDOWS[0], TRIAL_WINDOWS[1] + 1, len(starts))
         in_trial = rollout.in_trial[window] = remaining > 0
-        for knob in KEEP_KNOBS:
+        for knob in KEEP_KNOBS:  # KEEP holds both during a trial; in its first window, one is then overwritten
             actions[in_trial, knob] = GRID_SIZES[knob]
         knobs = rng.choice(self._trial_knobs, len(starts))
         for knob in self._trial_knobs:
@@ -212,7 +212,7 @@ class RolloutWorkers:
         groups = size // group_size
         edges = sorted({groups * shard // ROLLOUT_SHARDS * group_size for shard in range(ROLLOUT_SHARDS)} | {size})
         self._shards = [slice(start, stop) for start, stop in pairwise(edges)]
-        processes = min(threads, len(self._shards))
+        processes = min(threads, len(self._shards))  # a shard is never split
         nbytes = Rollout.nbytes(task.windows, size)
         # The processes share memory: sending rollouts through a pipe would take longer than the policy takes to act.
         memory: Any = RawArray(ctypes.c_byte, nbytes) if processes > 1 else bytearray(nbytes)

@@ -170,6 +170,7 @@ class Trainer:
     def _collect(self, trial_share: float) -> Rollout:
         """Play whole episodes of random training seeds, with this share of their windows in trials."""
         train, group_size = self.task.seeds.train, self.config.group_size
+        # A group's episodes follow one another, as the advantages and the shards of the rollout expect.
         seeds = self.rng.integers(train.start, train.stop, self.num_envs // group_size).repeat(group_size).tolist()
         rollout, seconds = self.workers.collect(self.learner.policy(), seeds, trial_share, self.rng)
         for part, spent in seconds.items():
@@ -178,6 +179,7 @@ class Trainer:
 
     def _clone(self, name: str) -> None:
         """Imitate an agent's actions on training seeds."""
+        # Imported only here, since it brings in all other agents.
         from llmserve_agents.learning.imitation import demonstrations
 
         self.learner.imitate(*demonstrations(self.task, name, self.config.clone_steps, self.rng))
@@ -198,6 +200,7 @@ class Trainer:
         best = None
         if self.best is not None:
             value, steps, tensors = self.best
+            # As torch's tensors, since `torch.load` with weights_only reads no numpy arrays.
             numbers = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
             best = {"value": value, "steps": steps, "tensors": numbers}
         return {
@@ -239,7 +242,7 @@ class Trainer:
                 trainer.best = (best["value"], best["steps"], tensors)
             trainer.history = [Update(**update) for update in state["history"]]
             trainer.timer.seconds.update(state["seconds"])
-            if trainer.history:
+            if trainer.history:  # the time goes on from where the run stopped
                 trainer._start_time -= trainer.history[-1].seconds
         except (
             AttributeError, OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError,
