@@ -1,8 +1,8 @@
-"""Puts the trained weights into the distributions: the wheel has them as ``llmserve_agents/weights``, the sdist as ``weights``.
+"""Puts the trained weights into the wheel, as ``llmserve_agents/weights``, and into the sdist, as ``weights``.
 
-What agents read is taken along: each task's policy with its card and tuned thresholds, not the other training seeds. They are
-kept at the root of the repository, ``../../weights``; beside this file where an sdist was unpacked. Where there are
-none the packages are built without them, and agents find weights in the folders that they are told of.
+It takes the files that agents read: each task's policy with its card, and the tuned thresholds, without the other
+training seeds. They are in ``../../weights`` in the repository, and beside this file in an unpacked sdist. If there are
+none, the packages are built without them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ KEPT = ("README.md", "*/policy.safetensors", "*/card.json", "*/heuristic.json")
 
 
 class WeightsHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Adds the files when a distribution is built; an editable install reads them where they are kept."""
+    """Adds the files to a distribution. An editable install reads them from the repository instead."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Name the files and where they go; `version` is "standard" or "editable"."""
+        """Set the files and their paths in the distribution; `version` is "standard" or "editable"."""
         folder = None if version == "editable" else _weights(Path(self.root))
         if folder is None:
             return

@@ -1,4 +1,4 @@
-"""A short task, and a scripted OpenAI-compatible endpoint on the loopback: a real HTTP server that answers as a test tells it.
+"""Fixtures: a short task, and a scripted OpenAI-compatible endpoint, a real HTTP server on the loopback.
 
 Tests reach everything through the fixture `endpoint`: `endpoint.good()`, `endpoint.reply(...)`, `endpoint.KEY`.
 """

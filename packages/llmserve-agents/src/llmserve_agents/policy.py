@@ -68,7 +68,8 @@ class BestStaticPolicy:
         if found is None:
             raise InvalidInputError(
                 "agent",
-                f"best-static needs references of {task_id} as it is now: python -m llmserve_agents.references {task_id}",
+                f"best-static needs references of {task_id} as it is now: "
+                f"python -m llmserve_agents.references {task_id}",
             )
         self._action = found.best_static_action
 

@@ -63,7 +63,7 @@ def ablate(
     pictures: Annotated[bool, typer.Option(help="Draw the picture into the folder of --output.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")] = False,
 ) -> int:
-    """Measure what each knob is worth: held at its best constant against the default, and moved against held.
+    """Measure the value of each knob: best constant against default, and free against best constant.
 
     Constants are chosen on training seeds, values measured on test seeds.
     """

@@ -74,9 +74,9 @@ def evaluate(
     pictures: Annotated[bool, typer.Option(help="Draw pictures into the folder of --output.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
 ) -> int:
-    """Evaluate agents side by side on test seeds, grade every episode by replay, and report with intervals.
+    """Evaluate agents on test seeds, grade every episode by replay, and report with intervals.
 
-    The report is the same from run to run, byte for byte, whatever the workers; how long it took is told apart.
+    Every run gives the same report, byte for byte, with any number of workers. The timing is kept apart from it.
     """
     with as_options(_OPTIONS):
         folder = None if output is None else output_folder(output, ["report.json", "timing.json"])

@@ -66,8 +66,8 @@ def system_prompt(task_id: str) -> str:
     figures = "\n".join(f"- {name} ({unit}): {meaning}" for name, unit, meaning in shown)
     return (
         "You operate a fleet of GPUs that serves a large language model. Time passes in windows; for each you choose "
-        "the serving configuration. You are shown the last windows, each with the configuration that was in force, what "
-        "was measured and the reward. Choose the configuration of the next window so that the sum of rewards over the "
+        "the serving configuration. You are shown the last windows, each with the configuration that was in force, "
+        "what was measured and the reward. Choose the configuration of the next window so that the sum of rewards over the "
         "episode is as large as you can make it.\n\n"
         f"{_about(task_id)}\n\n"
         f"The knobs:\n{knobs}\n"
@@ -91,8 +91,8 @@ def _about(task_id: str) -> str:
         return f"The task is {task_id}. {reward}"
     slo, weights = task.slo, task.reward
     return (
-        f"The task is {task.name}: {task.description} It is served on {task.deployment}, for {task.windows} windows "
-        f"of {task.window_s:g} s. Targets: time to first token {slo.standard.ttft_s:g} s ({slo.priority.ttft_s:g} s for "
+        f"The task is {task.name}: {task.description} It is served on {task.deployment}, for {task.windows} "
+        f"windows of {task.window_s:g} s. Targets: time to first token {slo.standard.ttft_s:g} s ({slo.priority.ttft_s:g} s for "
         f"priority requests) plus prompt length / {slo.ttft_prompt_tokens_per_s:g} s; time per output token "
         f"{slo.standard.tpot_ms:g} ms ({slo.priority.tpot_ms:g} ms). A request that waits for {task.patience_s:g} s "
         f"gives up. {reward} The weights are {weights.throughput:g}, {weights.slo:g}, {weights.memory:g} and "
