@@ -91,4 +91,4 @@ def test_what_a_worker_raises_is_raised_and_ends_the_processes(task: Task) -> No
     with pytest.raises(Exception, match="seed"):
         workers.collect(policy(), wrong, 0.0, np.random.default_rng(0))
     assert workers._pool is not None
-    assert not any(process.is_alive() for process in workers._pool._mine)
+    assert not any(process.is_alive() for process in workers._pool._processes)
