@@ -1,4 +1,4 @@
-"""Searches on many episodes at once: values are those of single environments, and a search never loses what it began with."""
+"""Searches in batches: values equal those of single environments, and a result is never worse than a start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluations: the right episodes, graded by replay, the same bytes wherever they run, and summed up as they should be."""
+"""Evaluations: the right episodes, graded by replay, the same bytes on every executor, and correct summaries."""
 
 from __future__ import annotations
 

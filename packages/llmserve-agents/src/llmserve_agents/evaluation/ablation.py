@@ -48,8 +48,8 @@ __all__ = ["SEARCH_SEEDS", "Evaluator", "FrozenKnob", "ablate", "agent_evaluator
 
 Constant: TypeAlias = int | float | str | bool
 Evaluator: TypeAlias = "Callable[[str, tuple[int, ...], str | None, Constant | None], Floats]"
-"""Returns the mean reward per window of each seed. Arguments: the task's id, the seeds, a knob, and the constant to hold
-it at (None, None: the knob is free). It is sent to other processes, so it must pickle."""
+"""Returns the mean reward per window of each seed. Arguments: the task's id, the seeds, a knob and its constant (None,
+None: the knob is free). It is sent to other processes, so it must pickle."""
 
 SEARCH_SEEDS: Final = 16
 """Default number of training seeds on which constants are chosen."""

@@ -67,8 +67,8 @@ def system_prompt(task_id: str) -> str:
     return (
         "You operate a fleet of GPUs that serves a large language model. Time passes in windows; for each you choose "
         "the serving configuration. You are shown the last windows, each with the configuration that was in force, "
-        "what was measured and the reward. Choose the configuration of the next window so that the sum of rewards over the "
-        "episode is as large as you can make it.\n\n"
+        "what was measured and the reward. Choose the configuration of the next window so that the sum of "
+        "rewards over the episode is as large as you can make it.\n\n"
         f"{_about(task_id)}\n\n"
         f"The knobs:\n{knobs}\n"
         "Changing quantization_tier stops serving for seconds, changing prefill_decode_split for half a second, and "
@@ -91,9 +91,10 @@ def _about(task_id: str) -> str:
         return f"The task is {task_id}. {reward}"
     slo, weights = task.slo, task.reward
     return (
-        f"The task is {task.name}: {task.description} It is served on {task.deployment}, for {task.windows} "
-        f"windows of {task.window_s:g} s. Targets: time to first token {slo.standard.ttft_s:g} s ({slo.priority.ttft_s:g} s for "
-        f"priority requests) plus prompt length / {slo.ttft_prompt_tokens_per_s:g} s; time per output token "
+        f"The task is {task.name}: {task.description} It is served on {task.deployment}, for "
+        f"{task.windows} windows of {task.window_s:g} s. Targets: time to first token "
+        f"{slo.standard.ttft_s:g} s ({slo.priority.ttft_s:g} s for priority requests) plus prompt length / "
+        f"{slo.ttft_prompt_tokens_per_s:g} s; time per output token "
         f"{slo.standard.tpot_ms:g} ms ({slo.priority.tpot_ms:g} ms). A request that waits for {task.patience_s:g} s "
         f"gives up. {reward} The weights are {weights.throughput:g}, {weights.slo:g}, {weights.memory:g} and "
         f"{weights.cost:g}."
