@@ -1,7 +1,7 @@
 """Checks the repository's Markdown files.
 
 Relative links point to files that exist, and their anchors to headings. `nox -s NAME` names a session. Generated tables
-are fresh.
+are fresh. Names of code that CONTRIBUTING.md quotes exist in the code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]*)(?:#([^)\s]+))?[^)]*\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+CODE_NAME = re.compile(r"`(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)`")
+"""A class, function or constant in backticks, without the names before its last dot."""
 SESSION = re.compile(r"`[^`\n]*nox -s ([a-z-]+)|^(?:\$ )?(?:.*&& )?nox -s ([a-z-]+)", re.MULTILINE)
 
 
@@ -50,12 +52,21 @@ def link_faults(page: Path, text: str) -> list[str]:
     return found
 
 
+def unknown_names(text: str) -> list[str]:
+    """Return a sentence for each name of code in a text that no source file contains."""
+    sources = [*ROOT.glob("packages/*/src/**/*.py"), *ROOT.glob("packages/*/tests/**/*.py")]
+    words = set(re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in sources)))
+    return [f"names {name}, which the code has not" for name in sorted(set(CODE_NAME.findall(text)) - words)]
+
+
 def faults(page: Path, known: set[str]) -> list[str]:
     """Return a sentence for each fault of one page."""
     text = page.read_text(encoding="utf-8")
     found = link_faults(page, text)
     if fill(text) != text:
         found.append("has an old table: python -m llmserve_sim.documentation writes it anew")
+    if page.name == "CONTRIBUTING.md":
+        found += unknown_names(FENCED.sub("", text))
     named = {a or b for a, b in SESSION.findall(text)}
     return found + [f"names the session {name}, which the noxfile has not" for name in sorted(named - known)]
 

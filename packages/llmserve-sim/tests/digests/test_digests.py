@@ -1,6 +1,7 @@
 """A short episode of every task gives the same bytes on every platform and Python version, with and without numba.
 
-A digest that no longer holds means that the dynamics changed: bump the simulator's version and regenerate with
+A digest that no longer holds means that the dynamics changed, or what is measured. If the dynamics changed, bump the
+simulator's version. Regenerate with
 
     python packages/llmserve-sim/tests/digests/test_digests.py
 """

@@ -210,18 +210,9 @@ class WindowStats:
 
     Percentiles are −1 in a window without samples. Only an engine that records fills in the histograms.
 
-    How to add a counted figure:
-
-    1. Add a field here. Its default gives the number of entries: 0, or a list of that many zeros.
-    2. Count it in the plain scheduler, in `reference/ledger.py`. Measure a level (the state at the window's end) in
-       `ReferenceEngine._measure_levels`.
-    3. Count it in the kernel: import `W_` + the field's name in capitals from `kernel/layout.py` (`forced_evictions` is
-       `W_FORCED_EVICTIONS`) and increment `a[W_...]`. Measure a level in `kernel.fleet.close_window`.
-    4. Run `tests/engine/test_exactness.py`, which compares every field of both schedulers.
-
-    The layout of an arena row, `read_stats`, the columns of a batch and the totals are derived from the fields. A new
-    field changes the layout, and with it the committed digests of states. Agents see a figure only if `metrics.py` adds
-    it to the observation.
+    The layout of an arena row, `read_stats`, the columns of a batch and the totals are derived from these fields: the
+    default of a field gives its number of entries. A new field needs two more edits, one for each scheduler; see "How to
+    add a counted figure" in CONTRIBUTING.md. Agents see a figure only if `metrics.py` adds it to the observation.
     """
 
     # since the start of the episode

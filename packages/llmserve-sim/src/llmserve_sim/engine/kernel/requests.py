@@ -1,7 +1,8 @@
 """A request on one replica: it joins and leaves the decoding batch, is preempted, finishes or is abandoned.
 
-KV blocks have no identity here, only their number is kept: `R_BLOCKS` and the block phases of the groups give the
-blocks held. `join_decode` allocates the blocks of a decoding sequence; `leave_decode` and `preempt` free blocks.
+The kernel counts KV blocks, it has no block ids: `R_BLOCKS` and the block phases of the groups give the blocks held.
+`join_decode` allocates the blocks of a decoding sequence. `leave_decode` and `preempt` free blocks, and so does
+`iterations.end_prefill` when it hands a request over.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The statistics of a window: every figure that is counted is defined here, except the levels at a window's end."""
+"""The statistics of a window that follow from requests: arrivals, tokens, ends, objectives met, times.
+
+What the scheduler itself counts (preemptions, iterations, drafted tokens) is in `replica.py` and `engine.py`.
+"""
 
 from __future__ import annotations
 
