@@ -59,8 +59,8 @@ def readme_section(report: EvaluationReport, searches: EvaluationReport | None =
     if searches is not None:
         known = {entry.label for entry in report.agents}
         rows += _score_rows(searches, leave_out=known)
-        lines += [f"{_SEARCHERS} Both play over {_which_seeds(searches, report)}."]
-    lines += [f"`{command(report, (), searches)}` makes these numbers anew, `{COMMAND} -- --quick` checks them."]
+        lines += [f"{_SEARCHERS} Both play {_which_seeds(searches, report)}."]
+    lines += [f"`{command(report, (), searches)}` recomputes these numbers, `{COMMAND} -- --quick` checks them."]
     return "\n".join([" ".join(lines), "", *table(["agent", *(f"`{task}`" for task in report.tasks)], rows)])
 
 
@@ -79,7 +79,7 @@ def _differences(report: EvaluationReport) -> Iterator[str]:
 
 def _searched(searches: EvaluationReport, report: EvaluationReport) -> Iterator[str]:
     """Yield the table of the agents that search, beside others on the same seeds."""
-    yield from (f"Agents that search, and others, over {_which_seeds(searches, report)}. {_SEARCHERS}", "")
+    yield from (f"Agents that search, and others, on {_which_seeds(searches, report)}. {_SEARCHERS}", "")
     yield from table(["agent", *(f"`{task}`" for task in searches.tasks)], _score_rows(searches))
 
 

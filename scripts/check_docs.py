@@ -64,7 +64,7 @@ def faults(page: Path, known: set[str]) -> list[str]:
     text = page.read_text(encoding="utf-8")
     found = link_faults(page, text)
     if fill(text) != text:
-        found.append("has an old table: python -m llmserve_sim.documentation writes it anew")
+        found.append("has an old table: python -m llmserve_sim.documentation rewrites it")
     if page.name == "CONTRIBUTING.md":
         found += unknown_names(FENCED.sub("", text))
     named = {a or b for a, b in SESSION.findall(text)}

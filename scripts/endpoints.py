@@ -162,7 +162,7 @@ def main() -> int:
     slow = options.first_step_within is not None and first > options.first_step_within
     if slow:
         print(
-            f"the first step took {first:.1f} s, more than {options.first_step_within:g} s: was the kernel compiled anew?"
+            f"the first step took {first:.1f} s, more than {options.first_step_within:g} s: was the kernel compiled again?"
         )
     return int(slow or any(finding.problem for finding in findings))
 

@@ -1,9 +1,10 @@
 """`python -m tests.crash` from the repository's root: `kill -9` at random steps, and nothing is lost; `nox -s crash` runs it.
 
-Sixteen sessions, half over HTTP and half over WebSocket, play episodes while the server is killed and started again, first
-over a SQLite file, then two servers over one PostgreSQL. Every observation is compared with a plain environment's; at the
-end the server is started once more by its documented command, and every episode of every session is graded: a session that
-did not go on, an observation that differs or an episode that is not `verified` is a failure.
+Sixteen sessions, half over HTTP and half over WebSocket, play episodes while the server is killed and started again,
+first over a SQLite file, then two servers over one PostgreSQL. Every observation is compared with a plain
+environment's; at the end the server is started once more by its documented command, and every episode of every
+session is graded: a session that did not go on, an observation that differs or an episode that is not `verified` is a
+failure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m tests.crash.nursery`: imports the server once, and becomes a server process whenever a port is asked for.
 
-Importing takes seconds and is not what is checked; a copy of a process that has just imported is a process that has just
-imported. Reads a port per line, writes the new process's id.
+Importing takes seconds and is not what is checked; a copy of a process that has just imported is a process that has
+just imported. Reads a port per line, writes the new process's id.
 """
 
 from __future__ import annotations

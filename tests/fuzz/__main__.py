@@ -1,8 +1,8 @@
 """`python -m tests.fuzz` from the repository's root, with `--cases` and `--seed`; `nox -s fuzz` runs it.
 
 One server on loopback is asked everything, right and wrong, over HTTP and WebSocket, while two bystanders go on with
-their episodes. A fault is a 5xx, a hang, a lost session, a wrong observation of a bystander, a limit that does not hold,
-a path, secret or stack trace in an answer, a secret or an exception in the log.
+their episodes. A fault is a 5xx, a hang, a lost session, a wrong observation of a bystander, a limit that does not
+hold, a path, secret or stack trace in an answer, a secret or an exception in the log.
 """
 
 from __future__ import annotations

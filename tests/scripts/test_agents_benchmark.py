@@ -120,12 +120,12 @@ def test_tables_are_placed_between_the_markers_and_nothing_else_changes(tmp_path
 def test_agents_that_search_have_a_table_of_their_own_and_a_place_in_the_command() -> None:
     searches = made({"ppo": 0.70, "planner": 0.68, "clairvoyant": 0.75}, episodes=20)
     section = readme_section(made(LEVELS), searches)
-    assert "over the first 20 of these seeds" in section
+    assert "the first 20 of these seeds" in section
     assert "| `planner` |" in section
     assert "`nox -s benchmark -- --searches 20`" in section
     everywhere = made({"ppo": 0.70, "planner": 0.68, "clairvoyant": 0.75}, episodes=100)
     section = readme_section(made(LEVELS, episodes=100), everywhere)
-    assert "over the same seeds" in section
+    assert "the same seeds" in section
     assert "--searches" not in section
     assert "`nox -s benchmark -- --searches 0`" in readme_section(made(LEVELS))
     assert "`planner`" in whole_section(made(LEVELS), [], searches)

@@ -2,7 +2,7 @@
 
 python packages/llmserve-sim/fit                      kernels and speculation (seconds)
 python packages/llmserve-sim/fit --overheads          CPU overheads too, by replaying the end-to-end runs (minutes)
-python packages/llmserve-sim/fit --check [...]        exit 1 if a committed constant differs from its refit by more than 2 %
+python packages/llmserve-sim/fit --check [...]        exit 1 if a committed constant is more than 2 % off its refit
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Decode, prefill and mixed attention per GPU; every error is weighed against a whole layer's time.
 
-Decode and prefill: the RTX cards from profiles of both models, A100 and H100 from kernel tables with the head counts that
-the two models have at TP 1 to 8. The mixed kernel was profiled on the RTX cards only. A100 takes the mean of the two: the
-same time per (CTA, SM) and the same amplification, since it runs the same FlashAttention 2. H100 runs FlashAttention 3, which
-keeps query heads that share a KV head in one CTA: the same times per KV head and no amplification. Unmeasured on both.
+Decode and prefill: the RTX cards from profiles of both models, A100 and H100 from kernel tables with the head counts
+that the two models have at TP 1 to 8. The mixed kernel was profiled on the RTX cards only. A100 takes the mean of the
+two: the same time per (CTA, SM) and the same amplification, since it runs the same FlashAttention 2. H100 runs
+FlashAttention 3, which keeps query heads that share a KV head in one CTA: the same times per KV head and no
+amplification. Unmeasured on both.
 """
 
 from __future__ import annotations

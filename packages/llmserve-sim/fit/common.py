@@ -64,8 +64,8 @@ def fit(
 ) -> Array:
     """Positive parameters that minimise the robust log error of `predict + beside` against `measured + beside`.
 
-    `beside` is the time that the rest of the layer takes: with it, an error counts as a share of an engine iteration, so
-    a kernel of 10 us beside 500 us of GEMMs does not outvote the regime that matters.
+    `beside` is the time that the rest of the layer takes: with it, an error counts as a share of an engine iteration,
+    so a kernel of 10 us beside 500 us of GEMMs does not outvote the regime that matters.
     """
 
     def residual(log_parameters: Array) -> Array:

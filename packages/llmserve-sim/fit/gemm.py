@@ -1,7 +1,7 @@
 """GEMM parameters: BF16 per GPU, and W8A8 and W4A16 on A100, the one GPU here with all formats measured.
 
-Log error over served shapes (matrices of at least 4096 x 1024, at most 2,048 tokens), weighted by the square root of the
-matrix's size, since large matrices take the time.
+Log error over served shapes (matrices of at least 4096 x 1024, at most 2,048 tokens), weighted by the square root of
+the matrix's size, since large matrices take the time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Small kernels (norms, rotary embedding, activation) and all-reduces.
 
-Small kernels were profiled on the RTX cards; A100 and H100 take the mean of the two, launches being alike and the bytes
-scaled by their own bandwidth. All-reduces were measured on A100 and H100. No all-reduce over PCIe is in the data: the RTX
-PRO 6000 keeps the design's figure (20 us, 16 GB/s).
+Small kernels were profiled on the RTX cards; A100 and H100 take the mean of the two, launches being alike and the
+bytes scaled by their own bandwidth. All-reduces were measured on A100 and H100. No all-reduce over PCIe is in the
+data: the RTX PRO 6000 keeps the design's figure (20 us, 16 GB/s).
 """
 
 from __future__ import annotations

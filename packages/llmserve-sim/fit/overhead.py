@@ -1,8 +1,8 @@
 """CPU time of each engine version: (per iteration, per sequence) that best reproduce its end-to-end runs.
 
-Each version's runs are replayed through the engine; the objective is the root mean square of every figure's error over the
-figure's bound. It is flat around its minimum (the two parameters trade against each other), so the check compares what the
-committed pair reaches with what the refit reaches, not the parameters.
+Each version's runs are replayed through the engine; the objective is the root mean square of every figure's error
+over the figure's bound. It is flat around its minimum (the two parameters trade against each other), so the check
+compares what the committed pair reaches with what the refit reaches, not the parameters.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class WeightsMismatchError(AgentError):
         self.made_for = str(made_for)
         self.here = str(here)
         self.path = None if path is None else str(path)
-        said = f"{field}: the weights were made for {made_for}, and here it is {here}: train them anew"
+        said = f"{field}: the weights were made for {made_for}, and here it is {here}: train them again"
         super().__init__(f"{self.path}: {said}" if self.path is not None else said)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -130,7 +130,7 @@ def make_agent(name: str) -> Policy:
     except KeyError:
         known = "must be one of " + ", ".join(AGENTS)
         if name in MODEL_BASED_AGENTS:
-            known += f" ({name} simulates ahead, and runs only beside the simulator: llmserve evaluate)"
+            known += f" ({name} simulates ahead, and runs only in the simulator's process: llmserve evaluate)"
         raise InvalidInputError("agent", known, got=name) from None
     return make()
 

@@ -7,9 +7,9 @@ A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; everything 
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -103,7 +103,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
 
 
 def fill(page: str) -> str:
-    """Return `page` with every table written anew; raises `InvalidInputError` for a table that does not exist."""
+    """Return `page` with every table rewritten; raises `InvalidInputError` for a table that does not exist."""
 
     def table(found: re.Match[str]) -> str:
         name = found[2]
@@ -114,11 +114,15 @@ def fill(page: str) -> str:
     return _BLOCK.sub(table, page)
 
 
-def main(paths: list[str]) -> None:
-    """Rewrite the pages at `paths` in place."""
-    for path in map(Path, paths):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Rewrite the pages named on the command line in place."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llmserve_sim.documentation", description="Fill the generated tables."
+    )
+    parser.add_argument("pages", nargs="+", type=Path, metavar="PAGE", help="a Markdown page, rewritten in place")
+    for path in parser.parse_args(arguments).pages:
         path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -5,7 +5,7 @@
 
     env = gymnasium.make("LLMServe/BurstyWorkload-v0", observation="extended")
 
-This module only translates: spaces, seeds and tuples. The vector environment beside it is `vector.py`.
+This module only translates: spaces, seeds and tuples. The vector environment is in `vector.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Three plain policies to have something to run: random, static and a threshold heuristic.
+"""Three simple policies for examples and tests: random, static and a threshold heuristic.
 
 A policy has `reset(task_id, seed)` and `act(observation)`; it sees observations only. Serious agents live in
 llmserve-agents; these need no training, no history and no numpy.
@@ -66,7 +66,7 @@ class StaticPolicy:
 
 @dataclass(slots=True)
 class ThresholdPolicy:
-    """Rules that an operator would write on a whiteboard; each reads one window and moves one knob.
+    """Simple rules; each reads the last window and moves one knob.
 
     The cap grows while requests queue and shrinks while decoding is slow; the KV budget backs off after evictions and
     grows while it is nearly full; the draft is deep when few requests run and off when many do. The weights stay

@@ -11,8 +11,8 @@
 - cost: fleet cost per output token delivered over this window and the two before, relative to the task's reference
   cost, at most 1; 1 when nothing was delivered.
 
-Offered tokens and arrivals never depend on actions, so no denominator can be gamed. The module reads an engine's
-counts, and knows nothing about scores.
+Offered tokens and arrivals never depend on actions, so no denominator can be gamed. The module reads the
+engine's counts; scores are in `grader.py`.
 """
 
 from __future__ import annotations

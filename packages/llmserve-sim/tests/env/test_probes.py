@@ -1,6 +1,6 @@
 """Ways to earn reward without serving well: none beats the best fixed configuration of its task.
 
-Each probe is a policy of the window index. They were thought up against this reward; whoever finds a better one adds it.
+Each probe is a policy of the window index, designed against this reward. If you find a better one, add it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """On the shipped tasks, under policies that move every knob at random, all engines still say the same.
 
-Such a policy swaps tiers and roles again and again, which cancels iterations and hand-overs in every state they can be in.
+Such a policy swaps tiers and roles again and again, which cancels iterations and hand-overs in every state they can
+be in.
 """
 
 from __future__ import annotations

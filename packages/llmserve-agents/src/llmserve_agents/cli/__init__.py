@@ -1,7 +1,7 @@
-"""The entry point of the `llmserve` command. It imports the command itself late, or says which extra that needs.
+"""The entry point of the `llmserve` command: imports the command, or says which extra is missing.
 
-Exit codes: 0 done; 1 the answer is no (an episode does not verify); 2 the call was wrong, the key is missing, the endpoint
-or the server fails, or the output cannot be written; 130 stopped (Ctrl-C).
+Exit codes: 0 done; 1 the answer is no (an episode does not verify); 2 the call was wrong, the key is missing, the
+endpoint or the server fails, or the output cannot be written; 130 stopped (Ctrl-C).
 """
 
 from __future__ import annotations

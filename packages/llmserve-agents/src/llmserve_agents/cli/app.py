@@ -30,15 +30,16 @@ def common(
 ) -> None:
     """Run the reference agents of LLMServeEnv.
 
-    Exit codes: 0 done, 1 the answer is no (an episode does not verify), 2 the call was wrong or could not be carried out,
-    130 stopped by Ctrl-C.
+    Exit codes: 0 done, 1 the answer is no (an episode does not verify), 2 the call was wrong or could not be carried
+    out, 130 stopped by Ctrl-C.
     """
 
 
 def run(arguments: Sequence[str], *, name: str, only: str | None = None) -> int:
     """Run the command with `arguments` and return its exit code; see `llmserve_agents.cli` for their meanings.
 
-    `name` is what the command is called in messages. With `only`, the app is that one command, and `arguments` do not name it.
+    `name` is what the command is called in messages. With `only`, the app is that one command, and `arguments` do not
+    name it.
     """
     return run_app(_ALONE[only] if only else app, arguments, name)
 

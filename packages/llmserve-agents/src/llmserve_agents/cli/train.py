@@ -1,4 +1,4 @@
-"""`llmserve train`: from options to a trained policy in a folder, with progress on the way."""
+"""`llmserve train`: trains a policy and writes it to a folder. Its options are the fields of `PPOConfig`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Pictures of evaluations, episodes and ablations, as PNG. Needs the extra `plot` (matplotlib).
 
-Everything that a colour says is also said in words. The module reads reports and logs, and knows nothing about how they
-were made. Learning curves are in `learning/curves.py`.
+No figure depends on colour alone. The module reads reports and logs only. Learning curves are in `learning/curves.py`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 Episodes are resampled within their stratum (a task), with the same draws for every agent. So differences are paired,
 and the effect of an episode's traffic on both agents cancels. The draws come from one fixed seed. IQM and probability
-of improvement are defined as in Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
-NeurIPS
-2021. The module needs numpy only and knows nothing about agents or tasks.
+of improvement are defined as in Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
+Precipice", NeurIPS 2021. The module needs numpy only; it does not import agents or tasks.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The `openai` agent: a language model at any OpenAI-compatible endpoint chooses each window's configuration.
 
-The agent reports the model's failures and never repairs them. If an answer is no valid action, or a request keeps
-failing, the last configuration is repeated and the failure is counted. Features that an endpoint refuses (structured
-output, temperature) are dropped and listed in `concessions`. No other agent acts for the model. `endpoint.py` sends the
-requests, `prompt.py` writes them.
+If an answer is no valid action, or a request fails after its retries, the last configuration is repeated and the
+failure is counted and reported; answers are never repaired. Features that an endpoint refuses (structured output,
+temperature) are left out and listed in `concessions`. `endpoint.py` sends the requests, `prompt.py` writes them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What tokens cost: the project's only table of OpenAI's list prices, each with the day on which it was read.
 
-The baseline suites and the server's real mode use it. A model that is not in the table has no price, and its cost is
-null: nothing is estimated. A file of the user's own goes over the table (`read_prices`).
+The baseline suites and the server's real mode use it. The cost of a model that is not
+in the table is null. A file of the user's own prices overrides the table (`read_prices`).
 """
 
 from __future__ import annotations

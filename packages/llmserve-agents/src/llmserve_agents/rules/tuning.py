@@ -5,8 +5,8 @@ Sources: Hansen & Ostermeier 2001; Hamano et al., GECCO 2022 (margin).
 The budget is a number of simulated windows, as for the training of a policy. It pays for everything: the comparison of
 starts, the generations, and the final choice. The search starts from the best of three sets of thresholds on training
 episodes: rules that hold the best fixed configuration, rules that start from it, and the default rules. All three take
-    part in the final choice, so the result is never worse than them on validation seeds. All candidates of a generation
-    play the same training episodes (common random numbers); every generation plays new ones.
+part in the final choice, so the result is never worse than them on validation seeds. All candidates of a generation
+play the same training episodes (common random numbers); every generation plays new ones.
 """
 
 from __future__ import annotations

@@ -211,8 +211,8 @@ class WindowStats:
     Percentiles are −1 in a window without samples. Only an engine that records fills in the histograms.
 
     The layout of an arena row, `read_stats`, the columns of a batch and the totals are derived from these fields: the
-    default of a field gives its number of entries. A new field needs two more edits, one for each scheduler; see "How to
-    add a counted figure" in CONTRIBUTING.md. Agents see a figure only if `metrics.py` adds it to the observation.
+    default of a field gives its number of entries. A new field needs two more edits, one for each scheduler; see "How
+    to add a counted figure" in CONTRIBUTING.md. Agents see a figure only if `metrics.py` adds it to the observation.
     """
 
     # since the start of the episode

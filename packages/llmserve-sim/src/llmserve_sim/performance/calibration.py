@@ -4,7 +4,7 @@ Which script fits what (all under packages/llmserve-sim/fit/, each prints its er
 `attention.py` decode, prefill and mixed attention, `other.py` small kernels and all-reduces. Measurements:
 ai-dynamo/aiconfigurator for A100 and H100, casys-kaist/LLMServingSim kernel profiles for the RTX cards.
 
-Effective constants, to be read with their stated peak: the RTX 4090's compute efficiency above 1 (it boosts beyond the
+Two constants are above 1 because they are relative to the stated peak: the RTX 4090's compute efficiency above 1 (it boosts beyond the
 clock of its data sheet) and A100's W4A16 bandwidth efficiency above 1 (its large start-up time hides part of the
 traffic).
 """

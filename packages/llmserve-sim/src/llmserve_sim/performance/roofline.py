@@ -3,7 +3,7 @@
     T = layers (GEMMs + attention + small kernels + 2 all-reduces) + output head + CPU (+ drafting)
 
 for a batch of decoding sequences and prefill chunks. Everything is per replica: with tensor parallelism each GPU holds
-its share of every matrix and of the KV heads, and all GPUs run in step. Knows nothing about queues, memory or time.
+its share of every matrix and of the KV heads, and all GPUs run in step. It does not depend on queues or memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From the float roofline to the integer tables that the engine reads: picoseconds, built once per deployment.
 
 Only decode attention needs approximating: it is n h(X / n) with a smooth h, cut into linear pieces on a geometric grid
-of mean context. Everything else is a lookup by token count or linear already, so that the only other error is rounding.
-`tests/test_tables.py` holds the whole within 0.1 % of the roofline's iteration time.
+of mean context. Everything else is a lookup by token count or linear, so the only other error is rounding.
+`tests/test_tables.py` checks that all of it is within 0.1 % of the roofline's iteration time.
 """
 
 from __future__ import annotations

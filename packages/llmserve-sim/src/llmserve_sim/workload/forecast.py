@@ -1,4 +1,4 @@
-"""Forecasts: futures drawn conditional on what has been seen. A planner without foresight may simulate them.
+"""Forecasts: futures drawn conditional on what has been observed, for planners that must not know the true future.
 
 `resample` keeps the past of a scenario and redraws the rest from the task's own distributions, conditional on what an
 operator has observed. It is a function of the past, the task and the seed: two scenarios that agree up to the cut get

@@ -2,7 +2,7 @@
 
 The plain modules stay plain, so that both versions can run in one process. Numba caches machine code on disk: in
 `NUMBA_CACHE_DIR`, beside the source, or in the user's cache directory if the source folder is not writable. If none of
-these is writable, every process compiles anew and a warning says so.
+these is writable, every process compiles again and a warning says so.
 
 Numba freezes constants and callees from other files into the machine code, but checks only a function's own file for
 changes. So the qualified name of every compiled function contains a digest of all the files: if one of them changes,
@@ -73,7 +73,7 @@ def _can_cache(numba: ModuleType) -> bool:
         numba.njit(cache=True)(probe)
     except RuntimeError:
         warnings.warn(
-            "no folder to keep compiled code in, so the kernel is compiled anew by every process: set NUMBA_CACHE_DIR",
+            "no folder to keep compiled code in, so every process compiles the kernel again: set NUMBA_CACHE_DIR",
             RuntimeWarning,
             stacklevel=2,
         )
