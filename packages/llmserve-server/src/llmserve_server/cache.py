@@ -181,6 +181,11 @@ class SessionCache:
             raise VersionChanged(f"the task {row.task_id} has been redefined since: reset to start another episode")
         return backend, steps[-1].action if steps else None
 
+    def require(self, session_id: str) -> None:
+        """Raise `UnknownSession` unless the session is in the store."""
+        if not _SESSION_ID.fullmatch(session_id) or self._store.current(session_id) is None:
+            raise _unknown()
+
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter."""
         with self._lock:

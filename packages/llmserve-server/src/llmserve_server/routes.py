@@ -142,6 +142,22 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         session_id = await session_of(request, given.session_id)
         return _reply(await dispatcher.run(registry.fork, session_id, address=_address(request)))
 
+    @app.delete(
+        "/session",
+        summary="Close the session",
+        tags=["Environment Control"],
+        status_code=204,
+        response_class=Response,
+        responses=errors(404, 409, 413, 422, 429, 503),
+        openapi_extra=keys(),
+    )
+    async def close(request: Request) -> Response:
+        """Free the session's place at once. Its episodes stay stored: its id can still be graded and resumed."""
+        await dispatcher.run(registry.leave, await session_of(request, query=True))
+        response = Response(status_code=204)
+        response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+        return response
+
     @app.post(
         "/grader",
         summary="Grade an episode",

@@ -292,6 +292,15 @@ class SessionRegistry:
         if slot is not None:
             self._slots.drop_when_free(slot)
 
+    def leave(self, session_id: str) -> None:
+        """Close a session at its caller's wish, and forget who began it. Raises `UnknownSession`.
+
+        Its place is free at once, or after its running call. It stays in the store and goes on when its id is used.
+        """
+        self._cache.require(session_id)
+        self.close(session_id)
+        self._store.forget_caller(session_id)
+
     def open_sessions(self) -> list[OpenSession]:
         """Return the sessions in memory, in no particular order."""
         now = self._monotonic()

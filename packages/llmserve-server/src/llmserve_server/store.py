@@ -163,6 +163,11 @@ class EpisodeStore:
         with self._database.connection() as connection:
             connection.execute(update(EPISODES).where(EPISODES.c.key == row.key).values(touched=now))
 
+    def forget_caller(self, session_id: str) -> None:
+        """Forget from which address the session's episodes were reset: calls without an id no longer mean it."""
+        with self._database.connection() as connection:
+            connection.execute(update(EPISODES).where(EPISODES.c.session_id == session_id).values(peer=None))
+
     def prune(self, before: float, keep: int) -> int:
         """Remove the episodes not used since `before` (seconds since 1970), and the oldest beyond `keep`.
 

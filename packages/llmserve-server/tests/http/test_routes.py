@@ -220,6 +220,34 @@ def test_what_cannot_be_graded_is_refused(client: TestClient, body: dict[str, An
     refused(client.post("/grader", json=body), status, code)
 
 
+@pytest.mark.parametrize("named", ["query", "header", "cookie"])
+def test_a_closed_session_frees_its_place_and_goes_on_when_it_is_named(
+    serve: Callable[..., TestClient], named: str
+) -> None:
+    """With room for one session, seventy short ones follow each other, and the last one is still there."""
+    client = serve(max_concurrent_envs=1)
+    for _ in range(70):
+        client.cookies.clear()
+        assert client.post("/reset", json={"seed": 1}).status_code == 200
+        session_id = client.cookies[COOKIE]
+        if named != "cookie":
+            client.cookies.clear()
+        headers = {HEADER: session_id} if named == "header" else {}
+        params = {"session_id": session_id} if named == "query" else {}
+        closed = client.delete("/session", headers=headers, params=params)
+        assert (closed.status_code, closed.content, client.cookies.get(COOKIE)) == (204, b"", None)
+    assert client.post("/step", json={"action": {}, "session_id": session_id}).status_code == 200
+    for _ in range(2):
+        assert client.delete("/session", headers={HEADER: session_id}).status_code == 204
+
+
+def test_closing_what_is_no_session_is_refused(client: TestClient) -> None:
+    """As everything is that names no session."""
+    for name in ("nobody", "a b", "x" * 200):
+        refused(client.delete("/session", headers={HEADER: name}), 404, "unknown_session")
+    refused(client.delete("/session"), 409, "not_reset")
+
+
 def test_a_fork_goes_on_alone(client: TestClient) -> None:
     """Same traffic, other session; the first one does not notice."""
     first = client.post("/reset", json={"seed": 1}).json()["session_id"]
