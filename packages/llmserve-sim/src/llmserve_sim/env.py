@@ -337,7 +337,7 @@ class ServingEnv:
             steps=[StepRecord.model_construct(action=a, observation=seen(o)) for a, o in episode.history],
         )
 
-    def fork(self, *, forecast: int | None = None) -> Self:
+    def fork(self, *, forecast: int | None = None, episode_id: str | None = None) -> Self:
         """Return an independent environment in the same state.
 
         Without `forecast` the fork faces the same, true future. Use that only where knowing the future is allowed: in a
@@ -346,7 +346,7 @@ class ServingEnv:
         arrivals, output lengths of unfinished requests, drifting conditions. Nothing in it depends on the true future,
         so a planner may use it.
 
-        The fork has its own episode id. A forecast's log names its scenario's digest, so it is never taken for an
+        The fork has its own episode id, which is `episode_id` if given. A forecast's log names its scenario's digest, so it is never taken for an
         episode of the task. Raises `EpisodeStateError` before `reset`, `InvalidInputError` for a forecast that is not a
         seed.
         """
@@ -359,7 +359,7 @@ class ServingEnv:
         fork.__dict__.update(self.__dict__)
         fork._episode = replace(
             episode,
-            id=uuid.uuid4().hex,
+            id=uuid.uuid4().hex if episode_id is None else _checked_id(episode_id),
             meter=episode.meter.fork(),
             history=list(episode.history),
             drafted=list(episode.drafted),

@@ -317,6 +317,11 @@ class GradeReport(_Message):
         default=None, description="What the score is measured against; null where there is no score."
     )
     simulator_version: str = Field(description="Version of llmserve-sim that graded.")
+    foresight: bool | None = Field(
+        default=None,
+        description="Whether the server showed the episode's future before it was played, in a true fork for example; "
+        "null where nobody can know, as for a log on its own.",
+    )
 
 
 _Model = TypeVar("_Model", bound=_Message)
