@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from llmserve_server.errors import StoreUnavailable
+from llmserve_server.store_files import StoreFiles
 
 __all__ = ["Database"]
 
@@ -47,6 +48,7 @@ class Database:
         self.persistent = not (self.sqlite and _in_memory(parsed))
         """Whether the data survives the end of the process."""
         self._turn = Lock()
+        self._files: StoreFiles | None = None
         self._closed = False
         self._engine = _sqlite(parsed) if self.sqlite else _pooled(parsed)
         self._single: Connection | None = None
@@ -62,6 +64,13 @@ class Database:
             self._engine.dispose()
             raise
 
+    def watch(self) -> None:
+        """From now on refuse every call while the files are not those of now. Call it after the first write."""
+        if self._driver is not None and self.persistent:
+            (_, _, path) = next(row for row in self._driver.execute("PRAGMA database_list") if row[1] == "main")
+            if path:
+                self._files = StoreFiles(path)
+
     @property
     def dialect(self) -> Dialect:
         """The SQL dialect of the database."""
@@ -76,6 +85,8 @@ class Database:
         """
         if self._closed:
             raise StoreUnavailable("the episode store is closed: the server is stopping", retry_after_s=1)
+        if self._files is not None:
+            self._files.check()
         try:
             if self._single is not None:
                 with self._turn:
@@ -99,6 +110,8 @@ class Database:
                     return connection.exec_driver_sql(sql, parameters).rowcount == 1
             except IntegrityError:
                 return False
+        if self._files is not None:
+            self._files.check()
         try:
             with self._turn:
                 return self._driver.execute(sql, parameters).rowcount == 1
