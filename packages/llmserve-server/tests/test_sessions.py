@@ -265,36 +265,6 @@ def test_at_capacity_a_new_session_is_refused_with_the_time_to_wait(make_registr
     assert registry.stats().live == 2
 
 
-def test_an_address_at_its_share_is_refused_and_the_others_are_not(make_registry: MakeRegistry, clock: Clock) -> None:
-    registry = make_registry(max_concurrent_envs=4, max_sessions_per_address=2, yield_after_s=60)
-    first = registry.reset(seed=1, address="a").session_id
-    clock.now += 10
-    registry.fork(first, address="a")
-    for beyond in (lambda: registry.reset(seed=1, address="a"), lambda: registry.fork(first, address="a")):
-        with pytest.raises(AtCapacity, match="2 sessions of this address") as refused:
-            beyond()
-        assert refused.value.retry_after_s == 60
-    registry.reset(seed=1, address="b")
-    registry.step(first, ServeAction())
-    registry.reset(seed=2, address="a", session_id=first)  # no new session
-    registry.reset(seed=1)  # an address that is not known has no share
-    with pytest.raises(AtCapacity, match="all 4 sessions"):
-        registry.reset(seed=1, address="b")
-    assert registry.stats().refused == 3
-
-
-def test_an_address_at_its_share_gives_up_its_own_idlest_session_and_nobody_elses(
-    make_registry: MakeRegistry, clock: Clock
-) -> None:
-    registry = make_registry(max_concurrent_envs=4, max_sessions_per_address=1, yield_after_s=60)
-    others = registry.reset(seed=1, address="b").session_id
-    mine = registry.reset(seed=1, address="a").session_id
-    clock.now += 61
-    newer = registry.reset(seed=1, address="a").session_id
-    assert {session.session_id for session in registry.open_sessions()} == {others, newer}
-    assert registry.state(mine).step_count == 0, "it comes back when it is used"
-
-
 def test_at_capacity_the_idlest_session_makes_room_and_comes_back(make_registry: MakeRegistry, clock: Clock) -> None:
     registry = make_registry(max_concurrent_envs=2, yield_after_s=60)
     first = registry.reset(seed=5).session_id
@@ -406,7 +376,7 @@ class _Measured(SimulatedBackend):
         """Return what was measured."""
         return self.seen
 
-    def fork(self) -> Any:
+    def fork(self, *, forecast: int | None = None) -> Any:
         """Refuse."""
         raise NotForkable("a real endpoint has no second copy")
 
@@ -471,30 +441,62 @@ def test_a_step_that_cannot_be_stored_is_not_applied(make_registry: MakeRegistry
     full.close()
 
 
-def test_a_caller_without_a_session_id_means_the_last_reset(
+def test_a_local_caller_without_a_session_id_means_the_only_session_from_there(
     registry: SessionRegistry, make_registry: MakeRegistry
 ) -> None:
     with pytest.raises(EpisodeState, match="reset first") as refused:
         registry.resolve("10.0.0.1")
     assert refused.value.code == "not_reset"
-    first = registry.reset(seed=5, peer="10.0.0.1").session_id
-    registry.step(first, {})
-    second = registry.reset(seed=6, peer="10.0.0.1").session_id
+    mine = registry.reset(seed=5, peer="10.0.0.1").session_id
+    registry.step(mine, {})
+    registry.reset(seed=6, peer="10.0.0.1", session_id=mine)
     registry.reset(seed=7, peer="10.0.0.2")
     registry.reset(seed=8)
-    assert registry.resolve("10.0.0.1") == second
-    assert make_registry().resolve("10.0.0.1") == second
+    assert registry.resolve("10.0.0.1") == mine
+    assert make_registry().resolve("10.0.0.1") == mine
 
 
-def test_where_one_address_is_several_callers_the_session_must_be_named(registry: SessionRegistry) -> None:
+@pytest.mark.parametrize("is_stepped", [False, True])
+def test_where_one_address_has_several_sessions_the_session_must_be_named(
+    registry: SessionRegistry, make_registry: MakeRegistry, is_stepped: bool
+) -> None:
     first = registry.reset(seed=5, peer="10.0.0.1").session_id
-    registry.reset(seed=6, peer="10.0.0.1")
-    registry.step(first, {})
-    with pytest.raises(AmbiguousSession, match="session_id"):
-        registry.resolve("10.0.0.1")
-    third = registry.reset(seed=7, peer="10.0.0.1").session_id
-    registry.step(third, {})
-    assert registry.resolve("10.0.0.1") == third
+    second = registry.reset(seed=6, peer="10.0.0.1").session_id
+    if is_stepped:
+        registry.step(first, {})
+    for asked in (registry, make_registry()):
+        with pytest.raises(AmbiguousSession, match="session_id"):
+            asked.resolve("10.0.0.1")
+    registry.leave(first)
+    assert registry.resolve("10.0.0.1") == second
+
+
+def test_a_session_that_nobody_used_for_the_idle_time_is_nobodys_any_more(
+    make_registry: MakeRegistry, clock: Clock
+) -> None:
+    registry = make_registry(idle_timeout_s=600)
+    registry.reset(seed=5, peer="10.0.0.1")
+    clock.now += 661
+    second = registry.reset(seed=6, peer="10.0.0.1").session_id
+    assert registry.resolve("10.0.0.1") == second
+
+
+def test_a_caller_from_the_network_never_gets_a_session_by_address(registry: SessionRegistry) -> None:
+    with pytest.raises(EpisodeState, match="send the session_id"):
+        registry.resolve("10.0.0.1", is_local=False)
+    registry.reset(seed=5, peer="10.0.0.1")
+    with pytest.raises(AmbiguousSession, match="names no session"):
+        registry.resolve("10.0.0.1", is_local=False)
+
+
+@pytest.mark.parametrize("chosen", ["nobody", "x" * 64, "a b", ""])
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_id_that_a_caller_made_up_is_never_a_sessions(registry: SessionRegistry, chosen: str, resume: bool) -> None:
+    with pytest.raises(UnknownSession):
+        registry.reset(session_id=chosen, resume=resume)
+    assert registry.open_sessions() == []
+    with pytest.raises(UnknownSession):
+        registry.leave(chosen)
 
 
 def test_the_open_sessions_and_the_counters_say_what_happened(registry: SessionRegistry, clock: Clock) -> None:

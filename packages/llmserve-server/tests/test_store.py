@@ -12,6 +12,7 @@ from threading import Barrier, Thread
 
 import pytest
 
+from llmserve_server.database import Database
 from llmserve_server.errors import StoreUnavailable
 from llmserve_server.settings import Settings, SettingsError
 from llmserve_server.store import EpisodeRow, EpisodeStore, default_folder
@@ -37,8 +38,9 @@ def test_what_one_process_stored_another_reads(open_store: OpenStore) -> None:
     assert first.append(row, 1, "{}")
     assert second.current("session") == (row, 2)
     assert [step.action for step in second.steps(row)] == [ServeAction(kv_budget_fraction=1 / 3), ServeAction()]
-    assert second.last_session(second.pseudonym("10.0.0.1")) == "session"
-    assert second.last_session(second.pseudonym("10.0.0.2")) is None
+    assert second.sessions_of(second.pseudonym("10.0.0.1"), since=100.0) == ["session"]
+    assert second.sessions_of(second.pseudonym("10.0.0.2"), since=100.0) == []
+    assert second.sessions_of(second.pseudonym("10.0.0.1"), since=100.5) == []
 
 
 def test_an_observation_that_was_kept_comes_back_to_the_byte(open_store: OpenStore) -> None:
@@ -246,3 +248,51 @@ def test_the_password_of_a_store_does_not_show() -> None:
     with pytest.raises(SettingsError) as refused:
         EpisodeStore("postgresql://me:geheim@127.0.0.1:1/none")
     assert "geheim" not in str(refused.value)
+
+
+OLDER = """
+CREATE TABLE llmserve_store (format INTEGER NOT NULL, salt VARCHAR(64) NOT NULL, PRIMARY KEY (format));
+CREATE TABLE episodes (
+    key {key}, session_id VARCHAR(64) NOT NULL, number INTEGER NOT NULL, episode_id VARCHAR(200) NOT NULL,
+    task_id VARCHAR(64) NOT NULL, seed BIGINT NOT NULL, mode VARCHAR(16) NOT NULL,
+    simulator_version VARCHAR(100) NOT NULL, task_digest VARCHAR(64) NOT NULL, peer VARCHAR(64),
+    touched FLOAT(53) NOT NULL, CONSTRAINT episodes_fence UNIQUE (session_id, number)
+);
+CREATE INDEX episodes_by_id ON episodes (episode_id);
+CREATE INDEX episodes_by_peer ON episodes (peer, key);
+CREATE INDEX episodes_by_age ON episodes (touched);
+CREATE TABLE steps (
+    episode {reference}, idx INTEGER NOT NULL, action TEXT NOT NULL, observation TEXT, PRIMARY KEY (episode, idx),
+    FOREIGN KEY (episode) REFERENCES episodes (key)
+);
+INSERT INTO llmserve_store VALUES (1, '{salt}');
+INSERT INTO episodes
+    (session_id, number, episode_id, task_id, seed, mode, simulator_version, task_digest, peer, touched)
+    VALUES ('old', 1, 'episode', 'static_workload', 7, 'sim', '1.0', 'd', NULL, 100.0);
+INSERT INTO steps VALUES (1, 0, '{{}}', NULL);
+"""
+"""What a store of the first version holds."""
+
+
+def test_a_store_of_an_older_version_is_taken_over_with_what_it_holds(store_url: str, open_store: OpenStore) -> None:
+    database = Database(store_url)
+    keys = (
+        {"key": "INTEGER PRIMARY KEY AUTOINCREMENT", "reference": "INTEGER NOT NULL"}
+        if database.sqlite
+        else {"key": "BIGSERIAL PRIMARY KEY", "reference": "BIGINT NOT NULL"}
+    )
+    with database.transaction() as connection:
+        for statement in OLDER.format(salt="ab" * 32, **keys).split(";"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+    database.close()
+    for _ in range(2):
+        store = open_store()
+        found = store.current("old")
+        assert found is not None
+        row, count = found
+        assert (row.seed, row.address, row.foresight, row.forecasts, count) == (7, None, None, None, 1)
+    assert store.append(row, 1, ACTION)
+    new = _begin(store, session_id="new", foresight=True, address="here", forecasts="[[1,2]]")
+    assert open_store().current("new") == (new, 0)
+    assert store.episodes("episode", "old") == [row], "of what nobody wrote down, nobody knows"

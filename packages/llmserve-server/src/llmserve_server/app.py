@@ -7,7 +7,6 @@ the page.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,14 +14,12 @@ from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI, Response
-from openenv.core.env_server.http_server import HTTPEnvServer
-from openenv.core.env_server.types import ConcurrencyConfig, ServerMode
+from openenv.core.env_server.types import ServerMode
 
 from llmserve_server.backends import BackendFactory, SimulatedBackend
 from llmserve_server.backends.simulated import warm_up
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
-from llmserve_server.environment import ServingEnvironment
 from llmserve_server.errors import ServiceError
 from llmserve_server.exception_handlers import add_exception_handlers
 from llmserve_server.metrics import CONTENT_TYPE, Metrics
@@ -31,11 +28,11 @@ from llmserve_server.middleware.head import HeadMiddleware
 from llmserve_server.middleware.telemetry import TelemetryMiddleware
 from llmserve_server.middleware.websocket import WebSocketMiddleware
 from llmserve_server.openapi import errors, openapi_of
+from llmserve_server.openenv_server import OpenEnvServer
 from llmserve_server.routes import register
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.settings import Settings, unknown_variables
 from llmserve_server.store import open_store
-from llmserve_server.wire import WireAction, WireObservation, WireState
 from llmserve_sim.engine.kernel import compiled
 
 __all__ = ["API_VERSION", "create_app"]
@@ -76,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.registry, app.state.settings, app.state.metrics = registry, settings, metrics
     app.state.dispatcher = dispatcher
     register(app, registry, dispatcher, baselines)
-    _openenv_server(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
+    OpenEnvServer(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
 
     @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())
     async def prometheus() -> Response:
@@ -99,21 +96,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _threads(settings: Settings) -> int:
     """Return the number of threads: simulated calls are CPU-bound, real ones wait for the endpoint."""
     return 8 if settings.mode == "sim" else min(settings.max_concurrent_envs, 256)
-
-
-def _openenv_server(settings: Settings, registry: SessionRegistry, dispatcher: Dispatcher) -> HTTPEnvServer:
-    """Return OpenEnv's server with our environment; its older releases take no name and no state class."""
-    known = inspect.signature(HTTPEnvServer).parameters
-    optional: dict[str, Any] = {"env_name": "llmserve_env", "state_cls": WireState}
-    return HTTPEnvServer(
-        partial(ServingEnvironment, registry, dispatcher),
-        WireAction,
-        WireObservation,
-        concurrency_config=ConcurrencyConfig(
-            max_concurrent_envs=settings.max_concurrent_envs, session_timeout=settings.idle_timeout_s
-        ),
-        **{name: value for name, value in optional.items() if name in known},
-    )
 
 
 @asynccontextmanager

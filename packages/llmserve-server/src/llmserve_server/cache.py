@@ -10,24 +10,39 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Lock
 
 from llmserve_server.backends import Backend, BackendFactory
 from llmserve_server.errors import Busy, ServiceError, UnknownSession, VersionChanged
 from llmserve_server.settings import Settings
 from llmserve_server.slots import Slot, Slots, Transport
-from llmserve_server.store import EpisodeRow, EpisodeStore
+from llmserve_server.store import EpisodeRow, EpisodeStore, forecasts_of
 from llmserve_sim import __version__ as simulator_version
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.schema import ServeAction
 
-__all__ = ["ATTEMPTS", "SessionCache"]
+__all__ = ["ATTEMPTS", "Fork", "SessionCache"]
 
 ATTEMPTS = 8
 """Number of times that a call is tried, because another process may be faster."""
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOUCH_INTERVAL_S = 60.0
 """The time of an episode's last use is written to the store at most this often, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """What a fork has from the session that it is a copy of."""
+
+    origin: EpisodeRow
+    """The episode whose steps are copied."""
+    last_action: ServeAction | None
+    """The last of these steps."""
+    foresight: bool | None
+    """Whether the fork, or the episode that it is a copy of, shares its future with another one."""
+    forecasts: str | None
+    """JSON of the forecasts that the fork's future was drawn by; see `EpisodeRow.forecasts`."""
 
 
 class SessionCache:
@@ -42,6 +57,7 @@ class SessionCache:
         wall_clock: Callable[[], float],
     ) -> None:
         self._mode = settings.mode
+        self._idle_timeout_s = settings.idle_timeout_s
         self._store = store
         self._make_backend = backend_factory
         self._monotonic = monotonic
@@ -50,7 +66,8 @@ class SessionCache:
             settings.max_concurrent_envs,
             settings.yield_after_s,
             monotonic,
-            share=settings.max_sessions_per_address,
+            share=settings.share_per_address,
+            strict=settings.share_is_strict,
         )
         self._counts: Counter[str] = Counter()
         self._lock = Lock()
@@ -109,6 +126,7 @@ class SessionCache:
         if slot.backend is None:
             self.count("rebuilt")
         elif slot.row is not None and (row.key, count) == (slot.row.key, slot.count):
+            slot.row = row  # another session may have been forked from it
             return
         else:
             self.count("fenced")
@@ -119,15 +137,14 @@ class SessionCache:
         self,
         slot: Slot,
         backend: Backend,
-        address: str | None,
+        peer: str | None,
         *,
-        forked: EpisodeRow | None = None,
-        last_action: ServeAction | None = None,
+        fork: Fork | None = None,
     ) -> None:
         """Store the episode that `backend` runs, make it the session's current one, and close the previous one.
 
-        For a fork, `forked` is the episode whose steps are copied and `last_action` the last of them. Raises
-        `StoreUnavailable`; the previous episode then stays current.
+        `peer` is the pseudonym of a caller who may come back without a session id. Raises `StoreUnavailable`; the
+        previous episode then stays current.
         """
         state = backend.state()
         number = 1 if slot.row is None else slot.row.number + 1
@@ -142,12 +159,15 @@ class SessionCache:
                 mode=self._mode,
                 simulator_version=state.simulator_version,
                 task_digest=state.task_digest,
-                peer=address,
+                peer=peer,
                 touched=self._wall_clock(),
+                address=slot.address,
+                foresight=False if fork is None else fork.foresight,
+                forecasts=None if fork is None else fork.forecasts,
             )
-            stored = self._store.begin(row, copied=forked, count=state.step_count)
+            stored = self._store.begin(row, copied=None if fork is None else fork.origin, count=state.step_count)
             if stored is not None:
-                _settle(slot, stored, backend, last_action)
+                _settle(slot, stored, backend, None if fork is None else fork.last_action)
                 self.count("episodes")
                 return
             self.count("fenced")
@@ -169,7 +189,10 @@ class SessionCache:
         steps = self._store.steps(row)
         backend = self._make_backend()
         try:
-            backend.restore(row.task_id, row.seed, row.episode_id, steps)
+            if row.forecasts is None:
+                backend.restore(row.task_id, row.seed, row.episode_id, steps)
+            else:
+                backend.restore(row.task_id, row.seed, row.episode_id, steps, forecasts_of(row))
             changed = backend.state().task_digest != row.task_digest
         except LLMServeError:  # the task no longer exists, or refuses an action that it accepted then
             changed = True
@@ -186,6 +209,10 @@ class SessionCache:
         if not _SESSION_ID.fullmatch(session_id) or self._store.current(session_id) is None:
             raise _unknown()
 
+    def live_since(self) -> float:
+        """Return the time of last use from which on a session is not idle, as the store dates it."""
+        return self._wall_clock() - self._idle_timeout_s - _TOUCH_INTERVAL_S
+
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter."""
         with self._lock:
@@ -201,7 +228,10 @@ class SessionCache:
         found = self._store.current(session_id) if known else None
         if found is None:
             raise _unknown()
-        slot = Slot(session_id, transport="http", used=self._monotonic(), row=found[0], touched=found[0].touched)
+        row = found[0]
+        slot = Slot(
+            session_id, transport="http", used=self._monotonic(), address=row.address, row=row, touched=row.touched
+        )
         return self.slots.admit(slot)
 
     def _touch(self, slot: Slot) -> None:

@@ -1,50 +1,122 @@
-"""`Callers`: detect when several callers share one address, by which calls without a session id are told apart."""
+"""`Callers`: tell who calls: from this machine or from the network, from which address, and with which program.
+
+A caller on this machine may leave out the session id while it has only one session. An address of the network has a
+share of the places. Forwarding headers can be made up by anyone, so they are evidence of one thing only: that the call
+did not begin on this machine.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from contextvars import ContextVar
 from dataclasses import dataclass
-from threading import Lock
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
 
-__all__ = ["Callers"]
+from starlette.types import Scope
 
-_MAX_CALLERS = 10_000
-"""Maximum number of addresses; the one with the oldest reset is dropped first."""
+from llmserve_server.settings import Settings
+
+__all__ = ["Caller", "Callers", "current_scope"]
+
+_FORWARDING: Final = (b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip")
+"""Headers of proxies, beside those that begin with `_FORWARDED`."""
+_FORWARDED: Final = b"x-forwarded"
+_LOCAL_NAMES: Final = frozenset({"", "localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
+_UNNAMED_PROXY: Final = "an unnamed proxy"
+"""The address of everybody who comes through a proxy that uvicorn believes and the settings do not name."""
+_IPV6_NETWORK_BITS: Final = 64
+"""One customer has as many IPv6 addresses as these leading bits leave."""
+
+current_scope: Final[ContextVar[Scope | None]] = ContextVar("current_scope", default=None)
+"""The ASGI scope of the call that is being handled, for OpenEnv's handlers, which do not pass it on."""
 
 
-@dataclass(slots=True)
-class _Caller:
-    last: str
-    """The session that was reset last from the address."""
-    several: bool = False
-    """Whether another session from the address has been stepped since."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Where a call comes from."""
+
+    is_local: bool
+    """Whether it began on this machine: it comes from loopback, names loopback as its host, and no proxy sent it."""
+    address: str | None
+    """Whose share of the places it takes; None for this machine, which has no share."""
+    peer: str
+    """Digest of address and user agent, by which calls without a session id are told apart."""
 
 
 class Callers:
-    """For each address, the session that was reset last, and whether an older one is still being stepped.
+    """Tells the caller of a request or a socket.
 
-    A single caller who resets twice does not use the first session again. If it is stepped again, there are two
-    callers.
+    `scope["client"]` is the peer, or what a proxy says if FORWARDED_ALLOW_IPS names that proxy. Without that setting
+    uvicorn believes proxies on loopback; what they say is not used then.
     """
 
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._callers: dict[str, _Caller] = {}
+    def __init__(self, settings: Settings) -> None:
+        self._has_named_proxies = settings.forwarded_allow_ips is not None
 
-    def reset(self, address: str, session_id: str) -> None:
-        """Record a reset."""
-        with self._lock:
-            self._callers.pop(address, None)
-            self._callers[address] = _Caller(session_id)
-            if len(self._callers) > _MAX_CALLERS:
-                del self._callers[next(iter(self._callers))]
+    def of(self, scope: Scope | None) -> Caller:
+        """Return the caller behind an ASGI scope; without a scope, the caller is in this process."""
+        if scope is None:
+            return Caller(is_local=True, address=None, peer="")
+        host = str((scope.get("client") or ("", 0))[0])
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        forwarded = any(name.startswith(_FORWARDED) or name in _FORWARDING for name, _ in headers)
+        forwarded = forwarded or bool(scope.get("app_root_path", scope.get("root_path")))  # a mounted app has its own
+        agent = _first(headers, b"user-agent")
+        if not forwarded and _is_here(host, _first(headers, b"host")):
+            return Caller(is_local=True, address=None, peer=_digest("this machine", agent))
+        if forwarded and not self._has_named_proxies and host in _said(headers):
+            host = _UNNAMED_PROXY
+        address = _network(host)
+        return Caller(is_local=False, address=address, peer=_digest(address, agent))
 
-    def stepped(self, address: str | None, session_id: str) -> None:
-        """Record a step of a session that was reset from `address`."""
-        caller = None if address is None else self._callers.get(address)
-        if caller is not None and caller.last != session_id:
-            caller.several = True
 
-    def several(self, address: str, last: str) -> bool:
-        """Return whether another session than `last`, the newest of `address`, has been stepped since its reset."""
-        caller = self._callers.get(address)
-        return caller is not None and caller.several and caller.last == last
+def _is_here(host: str, named: str) -> bool:
+    """Return whether a peer is on this machine, and means this machine: a proxy on it passes on another host's name."""
+    address = _parsed(host)
+    if address is None:
+        return host != ""  # no network gives such a name: the caller is in this process, a test client for example
+    return address.is_loopback and _is_loopback_name(named)
+
+
+def _is_loopback_name(host: str) -> bool:
+    """Return whether a Host header names loopback, with or without a port."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    address = _parsed(name)
+    return name.lower() in _LOCAL_NAMES if address is None else address.is_loopback or address.is_unspecified
+
+
+def _said(headers: list[tuple[bytes, bytes]]) -> set[str]:
+    """Return the addresses in X-Forwarded-For, without ports."""
+    parts = ",".join(value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for").split(",")
+    found = set()
+    for part in map(str.strip, parts):
+        bare = part[1:].partition("]")[0] if part.startswith("[") else part
+        found |= {part, bare, bare.rpartition(":")[0] if bare.count(":") == 1 else bare}
+    return found - {""}
+
+
+def _network(host: str) -> str:
+    """Return the address whose share a host takes: an IPv6 address stands for its network."""
+    address = _parsed(host)
+    if not isinstance(address, IPv6Address):
+        return host if address is None else str(address)
+    return str(ip_network((int(address), _IPV6_NETWORK_BITS), strict=False))
+
+
+def _parsed(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the IP address that a host is; None for a name. An IPv4 address in IPv6's form is one of IPv4."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped
+
+
+def _first(headers: list[tuple[bytes, bytes]], wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in headers if name == wanted), "")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -6,24 +6,25 @@ open, and resumed after it has closed.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import structlog
 from openenv.core.env_server.interfaces import Environment
-from openenv.core.env_server.types import EnvironmentMetadata
+from openenv.core.env_server.types import EnvironmentMetadata, State
 from pydantic import ValidationError
 
 from llmserve_server import task_api
 from llmserve_server.__about__ import __version__
+from llmserve_server.callers import current_scope
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.errors import Busy, EpisodeState, ServiceError
 from llmserve_server.fast_path import current_fast_path
 from llmserve_server.sessions import Reply, SessionRegistry
 from llmserve_server.wire import (
+    EmptyState,
     ResetRequest,
     WireAction,
     WireObservation,
-    WireState,
     refusal,
     step_index_of,
     to_wire,
@@ -37,7 +38,7 @@ __all__ = ["ServingEnvironment", "metadata", "reset_arguments"]
 _log = structlog.get_logger(__name__)
 
 
-class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
+class ServingEnvironment(Environment[WireAction, WireObservation, State]):
     """One caller's session behind OpenEnv's interface.
 
     `reset` takes what `POST /reset` takes: `task_id`, `seed`, `episode_id`, `session_id` with `resume`, or the Task
@@ -48,13 +49,17 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
     SUPPORTS_CONCURRENT_SESSIONS: bool = True
     # No environment needs its own thread, but OpenEnv starts one per socket unless all share an executor.
     REQUIRES_SINGLE_THREAD_EXECUTOR: bool = True
-    transport: ClassVar = "websocket"
 
     def __init__(self, registry: SessionRegistry, dispatcher: Dispatcher) -> None:
         super().__init__()
         self._registry = registry
         self._dispatcher = dispatcher
         self._session_id: str | None = None
+
+    @property
+    def session_id(self) -> str | None:
+        """The session; None before the first reset."""
+        return self._session_id
 
     def reset(self, /, seed: int | None = None, episode_id: str | None = None, **options: Any) -> WireObservation:
         """Start an episode and return its first observation."""
@@ -101,8 +106,10 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
             _refuse(error)
 
     @property
-    def state(self) -> WireState:
-        """The state of the episode, with the id of its session."""
+    def state(self) -> State:
+        """The state of the episode, with the id of its session; an empty state before the first reset."""
+        if self._session_id is None:
+            return EmptyState()
         try:
             session_id = self._free_session()
             return to_wire_state(self._registry.state(session_id), session_id)
@@ -167,8 +174,9 @@ class ServingEnvironment(Environment[WireAction, WireObservation, WireState]):
         request = reset_arguments({name: value for name, value in given.items() if value is not None})
         if request["session_id"] is None:
             request["session_id"] = self._session_id
-        fast_path = current_fast_path.get()
-        return request | {"transport": self.transport, "address": None if fast_path is None else fast_path.address}
+        scope = current_scope.get()
+        transport = "mcp" if scope is not None and scope["path"] == "/mcp" else "websocket"
+        return request | {"transport": transport, "address": self._registry.callers.of(scope).address}
 
     def _taken(self, reply: Reply) -> WireObservation:
         if self._session_id not in {None, reply.session_id}:

@@ -42,7 +42,7 @@ class FastPath:
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address
-        """The caller's network address; None if unknown."""
+        """The address whose share of the places the socket's session takes; None for this machine."""
         self.environment: Stepper | None = None
         self._reported = monotonic()
 

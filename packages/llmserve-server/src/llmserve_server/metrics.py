@@ -154,6 +154,7 @@ class _Sessions:
             sessions.add_metric(labels, count)
         yield sessions
         stats = self._registry.stats()
+        yield GaugeMetricFamily("llmserve:session_places", "Most sessions in memory at once.", value=stats.places)
         for name, value, meaning in (
             ("episodes", stats.episodes, "Episodes started."),
             ("steps", stats.steps, "Steps accepted."),

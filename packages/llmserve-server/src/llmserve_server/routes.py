@@ -6,7 +6,6 @@ reply. Errors become responses in `exception_handlers.py`. What a route can answ
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -20,11 +19,12 @@ from llmserve_agents.evaluation.baseline_report import BaselineReport
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.environment import reset_arguments
-from llmserve_server.errors import UnknownSession
+from llmserve_server.errors import EpisodeState, UnknownSession
 from llmserve_server.openapi import body, errors, keys
 from llmserve_server.sessions import Reply, SessionRegistry
 from llmserve_server.task_api import tasks_reply
 from llmserve_server.wire import (
+    EmptyState,
     ForkRequest,
     GradeRequest,
     ResetRequest,
@@ -37,7 +37,7 @@ from llmserve_server.wire import (
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.schema import EpisodeLog, GradeReport, parse_action, translate
 
-__all__ = ["COOKIE", "HEADER", "peer_of", "register"]
+__all__ = ["COOKIE", "HEADER", "register"]
 
 COOKIE: Final = "llmserve_session"
 HEADER: Final = "X-Session-Id"
@@ -64,13 +64,13 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         named, remembered = request.headers.get(HEADER), request.cookies.get(COOKIE)
         if arguments["session_id"] is None and named is not None:
             arguments["session_id"] = _key(named)
-        peer, address = peer_of(request), _address(request)
-        fresh = partial(registry.reset, **arguments, peer=peer, address=address, transport="http")
+        if arguments["session_id"] is None and arguments["resume"] and remembered is not None:
+            arguments["session_id"] = _key(remembered)
+        caller = registry.callers.of(request.scope)
+        fresh = partial(registry.reset, **arguments, peer=caller.peer, address=caller.address, transport="http")
         if arguments["session_id"] is None and remembered is not None and _KEY.fullmatch(remembered):
-            try:
-                reply = await dispatcher.run(fresh, session_id=remembered)
-            except UnknownSession:  # the cookie may name a session that the store has pruned
-                reply = await dispatcher.run(fresh)
+            # Whoever planted the cookie knows its session: the next episode gets a session of its own.
+            reply = await dispatcher.run(registry.replace, remembered, fresh)
         else:
             reply = await dispatcher.run(fresh)
         response = _reply(reply)
@@ -100,20 +100,26 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         return _reply(await dispatcher.step(session_id, action, step_index))
 
     async def session_of(request: Request, named: object = None, *, query: bool = False) -> str:
-        """Return the session of a request: named, in the header, in the cookie, or the caller's last reset."""
+        """Return the session of a request: named, in the header, in the cookie, or a local caller's only one."""
         key = _named(request, named, query=query)
-        return await dispatcher.run(registry.resolve, peer_of(request)) if key is None else key
+        if key is not None:
+            return key
+        caller = registry.callers.of(request.scope)
+        return await dispatcher.run(registry.resolve, caller.peer, is_local=caller.is_local)
 
     @app.get(
         "/state",
         summary="Where the episode stands",
-        responses={200: {"model": WireState}, **errors(404, 409, 422, 429, 503)},
+        responses={200: {"model": WireState | EmptyState}, **errors(404, 409, 422, 429, 503)},
         openapi_extra=keys(),
         tags=["State Management"],
     )
     async def state(request: Request) -> Response:
-        """Return the state of the session's current episode; `step_count` is exact."""
-        session_id = await session_of(request, query=True)
+        """Return the state of the session's current episode; `step_count` is exact. Before a reset it is empty."""
+        try:
+            session_id = await session_of(request, query=True)
+        except EpisodeState:
+            return _json(EmptyState().model_dump_json().encode())
         found = to_wire_state(await dispatcher.run(registry.state, session_id), session_id)
         return _json(found.model_dump_json().encode())
 
@@ -137,10 +143,14 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         openapi_extra=body(ForkRequest, required=False) | keys(query=False),
     )
     async def fork(request: Request) -> Response:
-        """Return a new session in the same state and with the same traffic; the first session stays unchanged."""
+        """Return a new session in the same state; the first session stays unchanged.
+
+        On a training seed the future is the same, too; on other seeds it is a forecast, unless the operator allows more.
+        """
         given = _checked(ForkRequest, _content(await request.body()))
         session_id = await session_of(request, given.session_id)
-        return _reply(await dispatcher.run(registry.fork, session_id, address=_address(request)))
+        address = registry.callers.of(request.scope).address
+        return _reply(await dispatcher.run(registry.fork, session_id, draw=given.draw, address=address))
 
     @app.delete(
         "/session",
@@ -213,17 +223,6 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
             )
         report = await baselines.run(use_openai=use_openai, task_id=task_id, seed=seed, model=model)
         return _json(report.model_dump_json().encode())
-
-
-def peer_of(request: Request) -> str:
-    """Return what identifies a caller without a session: a digest of address, forwarding and user agent."""
-    host = request.client.host if request.client else ""
-    parts = (host, request.headers.get("x-forwarded-for", ""), request.headers.get("user-agent", ""))
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _address(request: Request) -> str | None:
-    return request.client.host if request.client else None
 
 
 def _content(raw: bytes) -> dict[str, Any]:

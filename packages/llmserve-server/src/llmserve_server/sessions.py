@@ -7,93 +7,43 @@ synchronous and thread-safe. It does not depend on HTTP, WebSockets or OpenEnv, 
 
 from __future__ import annotations
 
-import re
+import json
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmserve_server.backends import Backend, BackendFactory
-from llmserve_server.cache import ATTEMPTS, SessionCache
+from llmserve_server.cache import ATTEMPTS, Fork, SessionCache
 from llmserve_server.callers import Callers
 from llmserve_server.errors import (
-    AmbiguousEpisode,
     AmbiguousSession,
     Busy,
     EpisodeState,
-    InvalidField,
     StepConflict,
-    TooLarge,
-    UnknownEpisode,
     to_service_error,
 )
+from llmserve_server.grading import Grader
+from llmserve_server.refusals import check_text, invalid, refusals
+from llmserve_server.session_types import OpenSession, RegistryStats, Reply
 from llmserve_server.settings import Settings
 from llmserve_server.slots import Slot, Transport
-from llmserve_server.store import EpisodeRow, EpisodeStore
+from llmserve_server.store import EpisodeStore, forecast_seed, forecasts_of
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.schema import (
     EpisodeLog,
     GradeReport,
     ServeAction,
-    ServeObservation,
     ServeState,
     parse_action,
-    parse_log,
 )
+from llmserve_sim.tasks.registry import catalogue_task
 
 __all__ = ["DEFAULT_TASK", "OpenSession", "RegistryStats", "Reply", "SessionRegistry", "Transport"]
 
 DEFAULT_TASK = "static_workload"
 """The task of a reset that names none."""
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An observation and its session."""
-
-    session_id: str
-    observation: ServeObservation
-    repeated: bool = False
-    """Whether the step had been applied before, and this repeats its answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSession:
-    """A session in memory, for metrics. Its id grants access to it: never show the id."""
-
-    session_id: str
-    transport: Transport
-    task_id: str
-    steps: int
-    idle_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryStats:
-    """What the registry has done since it was created."""
-
-    live: int
-    """Sessions in memory at present."""
-    episodes: int
-    """Episodes started, forks included."""
-    steps: int
-    """Steps applied."""
-    repeated: int
-    """Repeated steps that got their first answer again."""
-    rebuilt: int
-    """Sessions rebuilt from the store."""
-    fenced: int
-    """Times that another process had stored a step first."""
-    dropped: int
-    """Idle sessions removed from memory."""
-    refused: int
-    """Sessions refused because no slot was free."""
-    pruned: int
-    """Episodes removed from the store."""
 
 
 class SessionRegistry:
@@ -128,7 +78,9 @@ class SessionRegistry:
         self._new_id = new_id
         self._cache = SessionCache(settings, store, backend_factory, monotonic, wall_clock)
         self._slots = self._cache.slots
-        self._callers = Callers()
+        self._grader = Grader(settings, store, self._cache, backend_factory)
+        self.callers = Callers(settings)
+        """Tells who calls."""
 
     def reset(
         self,
@@ -146,33 +98,40 @@ class SessionRegistry:
 
         Without a task, `DEFAULT_TASK` is started; without a seed, one of the task's training seeds is drawn (`state`
         tells which). `peer` identifies a caller who may come back without a session id, see `resolve`. A new session
-        counts towards the share of slots of `address`.
+        counts towards the share of slots of `address`. Its id is always made here: a named session must exist.
 
         Raises `UnknownSession`, `UnknownTask`, `InvalidField`, `AtCapacity`.
         """
-        _check_text(task_id=task_id, episode_id=episode_id, session_id=session_id)
+        check_text(task_id=task_id, episode_id=episode_id, session_id=session_id)
         if resume:
             return self._resume(session_id, task_id=task_id, seed=seed, episode_id=episode_id)
         cache = self._cache
         with (
-            cache.lend_new(self._new_id(), transport, address)
+            cache.lend_new(self._new_id(), transport, self._pseudonym(address))
             if session_id is None
             else cache.lend(session_id, load=False) as slot
         ):
             backend = self._make_backend()
             try:
-                with _refusals():
+                with refusals():
                     observation = backend.reset(
                         DEFAULT_TASK if task_id is None else task_id,
                         seed,
                         uuid.uuid4().hex if episode_id is None else episode_id,
                     )
-                self._begin(slot, backend, peer)
+                cache.begin(slot, backend, self._pseudonym(peer))
             except BaseException:
                 backend.close()
                 raise
             slot.transport = transport
             return Reply(slot.id, observation)
+
+    def replace(self, session_id: str, begin: Callable[[], Reply]) -> Reply:
+        """Return what `begin`, a reset without a session, returns; the session named leaves its place for it."""
+        self.close(session_id)
+        reply = begin()
+        self._store.forget_caller(session_id)
+        return reply
 
     def step(
         self, session_id: str, action: ServeAction | Mapping[str, object], *, step_index: int | None = None
@@ -186,10 +145,10 @@ class SessionRegistry:
         Raises `InvalidField`, and `EpisodeState` after the end.
         """
         if type(action) is not ServeAction:
-            with _refusals():
+            with refusals():
                 action = parse_action(action)
         if step_index is not None and (type(step_index) is not int or step_index < 0):
-            raise _invalid("step_index", "must be an integer of at least 0", got=step_index)
+            raise invalid("step_index", "must be an integer of at least 0", got=step_index)
         for _ in range(ATTEMPTS):
             with self._cache.lend(session_id) as slot:
                 reply = self._apply(slot, action, step_index)
@@ -223,19 +182,44 @@ class SessionRegistry:
             return _backend(slot).log()
 
     def fork(
-        self, session_id: str, *, peer: str | None = None, address: str | None = None, transport: Transport = "http"
+        self,
+        session_id: str,
+        *,
+        draw: int = 0,
+        peer: str | None = None,
+        address: str | None = None,
+        transport: Transport = "http",
     ) -> Reply:
-        """Return a new session with a copy of this one's episode; raises `NotForkable`, `AtCapacity`."""
-        with self._cache.lend(session_id, fresh=True) as slot, _refusals():
-            fork = _backend(slot).fork()
-            row, last_action = slot.row, slot.last_action
+        """Return a new session with a copy of this one's episode.
+
+        The copy shares this one's future if the episode's seed is a training seed, or if the settings allow it for all;
+        both episodes then have `foresight`. Otherwise its future is drawn anew, given what has been observed: the same
+        `draw` at the same window draws the same future.
+
+        Raises `NotForkable`, `AtCapacity`.
+        """
+        with self._cache.lend(session_id, fresh=True) as slot, refusals():
+            assert slot.row is not None
+            row, count = slot.row, slot.count
+            is_open = self._settings.true_forks or row.seed in catalogue_task(row.task_id).seeds.train
+            seed = None if is_open or slot.done else forecast_seed(row, count, draw)
+            fork = _backend(slot).fork(forecast=seed)
+            foresight = True if is_open and not slot.done else row.foresight  # at the end there is no future to see
+            forecasts = row.forecasts if seed is None else json.dumps([*forecasts_of(row), (count, seed)])
+            origin = Fork(row, slot.last_action, foresight, forecasts)
         try:
-            with self._cache.lend_new(self._new_id(), transport, address) as slot:
-                self._begin(slot, fork, peer, forked=row, last_action=last_action)
+            with self._cache.lend_new(self._new_id(), transport, self._pseudonym(address)) as slot:
+                self._cache.begin(slot, fork, self._pseudonym(peer), fork=origin)
                 return Reply(slot.id, fork.observation())
         except BaseException:
             fork.close()
             raise
+
+    def foresee(self, session_id: str) -> None:
+        """Record that the future of the session's episode has been shown: its grade then says so."""
+        with self._cache.lend(session_id, fresh=True) as slot:
+            assert slot.row is not None
+            self._store.foresee(slot.row)
 
     def grade(
         self,
@@ -248,40 +232,24 @@ class SessionRegistry:
         If the named session has an episode with that id, it is the one. Raises `UnknownEpisode`, `AmbiguousEpisode` if
         several other sessions have that id, `TooLarge`, `InvalidField`.
         """
-        _check_text(episode_id=episode_id, session_id=session_id)
-        if log is not None:
-            log = self._parse(log)
-            backend = self._make_backend()
-        elif episode_id is not None:
-            backend = self._cache.rebuild(self._find(episode_id, session_id))[0]
-            log = backend.log()
-        elif session_id is not None:
-            log = self.log(session_id)
-            backend = self._make_backend()
-        else:
-            raise EpisodeState("there is no episode to grade: name a session or an episode, or send a log")
-        try:
-            with _refusals():
-                return backend.grade(log)
-        finally:
-            backend.close()
+        check_text(episode_id=episode_id, session_id=session_id)
+        with refusals():
+            return self._grader.grade(session_id, episode_id, log)
 
-    def resolve(self, peer: str) -> str:
-        """Return the session of a caller who is known only by address: the one reset last from there.
+    def resolve(self, peer: str, *, is_local: bool = True) -> str:
+        """Return the session of a caller on this machine who names none and has only one.
 
-        Raises `EpisodeState` if there is none, and `AmbiguousSession` if another session from that address has been
-        stepped since, which means that several callers share the address.
+        A session is the caller's from its reset until it is closed, or idle for `Settings.idle_timeout_s`. Raises
+        `EpisodeState` if there is none, and `AmbiguousSession` if there are several, or if the caller is not on this
+        machine: behind an address of the network there may be strangers.
         """
-        address = self._store.pseudonym(peer)
-        last = self._store.last_session(address)
-        if last is None:
-            raise EpisodeState("there is no episode: reset first, or name the session")
-        if self._callers.several(address, last):
-            raise AmbiguousSession(
-                "several sessions are in use from this address: send the session_id that reset returned",
-                field="session_id",
-            )
-        return last
+        found = self._store.sessions_of(self._store.pseudonym(peer), self._cache.live_since())
+        if not found:
+            raise EpisodeState("there is no episode: reset first, and send the session_id that reset returns")
+        if len(found) > 1 or not is_local:
+            why = "several sessions are in use from this address" if is_local else "the call names no session"
+            raise AmbiguousSession(f"{why}: send the session_id that reset returned", field="session_id")
+        return found[0]
 
     def close(self, session_id: str) -> None:
         """Remove a session from memory, now or after its running call, without waiting. Closing twice is allowed.
@@ -314,7 +282,10 @@ class SessionRegistry:
         """Return the counts so far."""
         names = ("episodes", "steps", "repeated", "rebuilt", "fenced", "pruned")
         counts = {name: self._cache.counted(name) for name in names}
-        return RegistryStats(live=len(self._slots), dropped=self._slots.dropped, refused=self._slots.refused, **counts)
+        slots = self._slots
+        return RegistryStats(
+            live=len(slots), places=slots.capacity, dropped=slots.dropped, refused=slots.refused, **counts
+        )
 
     def reap(self) -> None:
         """Remove idle sessions from memory and old episodes from the store. Call it about every minute."""
@@ -331,10 +302,10 @@ class SessionRegistry:
 
     def _resume(self, session_id: str | None, **given: object) -> Reply:
         if session_id is None:
-            raise _invalid("session_id", "is required with resume")
+            raise invalid("session_id", "is required with resume")
         for name, value in given.items():
             if value is not None:
-                raise _invalid(name, "must be left out with resume, which goes on with the episode as it is", got=value)
+                raise invalid(name, "must be left out with resume, which goes on with the episode as it is", got=value)
         return self.observation(session_id)
 
     def _apply(self, slot: Slot, action: ServeAction, step_index: int | None) -> Reply | None:
@@ -373,56 +344,10 @@ class SessionRegistry:
         slot.last_action = action
         slot.done = observation.done
         self._cache.count("steps")
-        self._callers.stepped(slot.row.peer, slot.id)
         return Reply(slot.id, observation)
 
-    def _begin(self, slot: Slot, backend: Backend, peer: str | None, **forked: Any) -> None:
-        address = None if peer is None else self._store.pseudonym(peer)
-        self._cache.begin(slot, backend, address, **forked)
-        if address is not None:
-            self._callers.reset(address, slot.id)
-
-    def _find(self, episode_id: str, session_id: str | None) -> EpisodeRow:
-        """Return the episode with that id: the session's own if it has one, else that of the only session with one."""
-        rows: list[EpisodeRow] = []
-        if session_id is not None:
-            rows = self._store.episodes(episode_id, session_id)
-        rows = rows or self._store.episodes(episode_id)
-        if not rows:
-            raise UnknownEpisode("there is no such episode (or it is too old to be kept)", field="episode_id")
-        if len({row.session_id for row in rows}) > 1:
-            raise AmbiguousEpisode("several sessions have an episode of that id: name the session", field="session_id")
-        return rows[0]
-
-    def _parse(self, log: EpisodeLog | Mapping[str, Any] | str | bytes) -> EpisodeLog:
-        with _refusals():
-            parsed = parse_log(log)
-        most = self._settings.max_log_steps
-        if len(parsed.steps) > most:
-            bound = f"must be at most {most}"
-            raise TooLarge(f"steps: {bound}, the log has {len(parsed.steps)}", field="steps", bound=bound)
-        return parsed
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Convert the simulator's errors to the server's."""
-    try:
-        yield
-    except LLMServeError as error:
-        raise to_service_error(error) from error
-
-
-def _check_text(**given: object) -> None:
-    """Refuse texts that a database cannot store; whether the content is right is checked elsewhere."""
-    for name, value in given.items():
-        if value is not None and (not isinstance(value, str) or _UNSTORABLE.search(value)):
-            raise _invalid(name, "must be a text without NUL characters or unpaired surrogates", got=value)
-
-
-def _invalid(field: str, bound: str, *, got: object = None) -> InvalidField:
-    shown = "" if got is None else f", got {repr(got)[:80]}"
-    return InvalidField(f"{field}: {bound}{shown}", field=field, bound=bound)
+    def _pseudonym(self, caller: str | None) -> str | None:
+        return None if caller is None else self._store.pseudonym(caller)
 
 
 def _backend(slot: Slot) -> Backend:

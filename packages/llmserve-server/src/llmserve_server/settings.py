@@ -84,9 +84,31 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=100_000,
-        description="Sessions in memory at once that one network address began over HTTP or WebSocket; unset: no share. "
-        "Behind a proxy all callers have its address, unless FORWARDED_ALLOW_IPS names it.",
+        description="Sessions in memory at once that one network address began, over whatever transport; unset: a "
+        "quarter of the places. This machine has no share. On a Space (SPACE_ID), where all callers have the proxy's "
+        "address, unset means that at capacity the sessions beyond the share yield after seconds.",
         json_schema_extra={"unit": "sessions"},
+    )
+    forwarded_allow_ips: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Proxies whose X-Forwarded-For is believed, as addresses or networks with commas between them; "
+        "uvicorn reads the same variable. Unset: none is believed.",
+        validation_alias=AliasChoices("FORWARDED_ALLOW_IPS"),
+    )
+    space_id: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Set by Hugging Face on a Space.",
+        validation_alias=AliasChoices("SPACE_ID"),
+    )
+    reset_within_s: float = _seconds(
+        15, 0.1, 86400, "A socket that has no session and is silent for this long is closed."
+    )
+    true_forks: bool = Field(
+        default=False,
+        description="Whether POST /fork shows the true future of any episode. If false, only episodes on training "
+        "seeds are copied; of the others a fork is a forecast.",
     )
     idle_timeout_s: float = _seconds(
         3600, 60, 30 * 86400, "A session unused for this long leaves memory; it comes back when it is used."
@@ -264,6 +286,17 @@ class Settings(BaseSettings):
                 f"got {self.retention_s:g}"
             )
         return self
+
+    @property
+    def share_per_address(self) -> int:
+        """Sessions in memory that one network address may have."""
+        given = self.max_sessions_per_address
+        return max(1, self.max_concurrent_envs // 4) if given is None else given
+
+    @property
+    def share_is_strict(self) -> bool:
+        """Whether an address at its share is refused, not only first to yield: an address is then one caller."""
+        return not (self.space_id and self.max_sessions_per_address is None and self.forwarded_allow_ips is None)
 
 
 @dataclass(frozen=True, slots=True)

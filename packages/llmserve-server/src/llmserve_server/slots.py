@@ -8,11 +8,12 @@ thread that holds the table's lock never waits for a slot's.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Literal
+from typing import Final, Literal
 
 from llmserve_server.backends import Backend
 from llmserve_server.errors import AtCapacity
@@ -21,7 +22,9 @@ from llmserve_sim.schema import ServeAction
 
 __all__ = ["Slot", "Slots", "Transport"]
 
-Transport = Literal["http", "websocket", "page"]
+Transport = Literal["http", "websocket", "mcp", "page"]
+_EARLY_S: Final = 5.0
+"""At capacity, a session beyond its address's share yields after this many idle seconds, if the share is not strict."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +36,7 @@ class Slot:
     used: float
     """Time of the last use on the registry's monotonic clock, in seconds."""
     address: str | None = None
-    """Network address of the caller who began the session; None if unknown."""
+    """Pseudonym of the address whose share the session takes; None if it has no share."""
     lock: Lock = field(default_factory=Lock)
     gone: bool = False
     """Whether the session has lost this slot."""
@@ -56,16 +59,25 @@ class Slots:
 
     Args:
         capacity: maximum number of slots.
-        share: maximum number of slots of one address; None for no such limit.
+        share: the fair number of slots of one address.
+        strict: whether an address never has more slots than its share. If not, it may, and at capacity its sessions
+            yield after a few seconds.
         yield_after_s: at capacity, a session that has been idle for this long may lose its slot, the idlest first.
         monotonic: the clock of `Slot.used`, in seconds.
     """
 
     def __init__(
-        self, capacity: int, yield_after_s: float, monotonic: Callable[[], float], *, share: int | None = None
+        self,
+        capacity: int,
+        yield_after_s: float,
+        monotonic: Callable[[], float],
+        *,
+        share: int,
+        strict: bool = True,
     ) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._share = share
+        self._strict = strict
         self._yield_after_s = yield_after_s
         self._monotonic = monotonic
         self._lock = Lock()
@@ -97,11 +109,18 @@ class Slots:
             present = self._slots.get(slot.id)
             if present is not None:
                 return present
-            own = self._of(slot.address)
-            if self._share is not None and len(own) >= self._share:
-                idle = self._take_idlest(own, f"{len(own)} sessions of this address are in use, which is its share")
-            elif len(self._slots) >= self._capacity:
-                idle = self._take_idlest(self._slots.values(), f"all {self._capacity} sessions are in use")
+            own = self._of(slot.address) if self._strict else []
+            if len(own) >= self._share:
+                taken = (
+                    f"{len(own)} sessions of this address are in use, which is its share: close one, or try again "
+                    "later. The operator can raise LLMSERVE_MAX_SESSIONS_PER_ADDRESS, and names the proxies that tell "
+                    "callers apart in FORWARDED_ALLOW_IPS"
+                )
+                idle = self._take_idlest(own, taken)
+            elif len(self._slots) >= self.capacity:
+                idle = self._take_idlest(
+                    list(self._slots.values()), f"all {self.capacity} sessions are in use: try again later"
+                )
             if idle is not None:
                 del self._slots[idle.id]
             self._slots[slot.id] = slot
@@ -158,20 +177,27 @@ class Slots:
             self.drop_if_marked(slot)
 
     def _of(self, address: str | None) -> list[Slot]:
-        if self._share is None or address is None:
-            return []
-        return [slot for slot in self._slots.values() if slot.address == address]
+        return [] if address is None else [slot for slot in self._slots.values() if slot.address == address]
 
-    def _take_idlest(self, slots: Iterable[Slot], taken: str) -> Slot:
+    def _patience(self, slots: Iterable[Slot]) -> Callable[[Slot], float]:
+        """Return for how long each session may be idle before it yields, in seconds."""
+        counts = Counter(slot.address for slot in slots)
+        counts[None] = 0  # this machine has no share
+        early_s = self._yield_after_s if self._strict else min(self._yield_after_s, _EARLY_S)
+        return lambda slot: early_s if counts[slot.address] > self._share else self._yield_after_s
+
+    def _take_idlest(self, slots: list[Slot], taken: str) -> Slot:
+        """Return the session that has been idle beyond its patience for longest, with its lock held."""
         now = self._monotonic()
         wait_s = self._yield_after_s
-        for slot in sorted(slots, key=lambda slot: slot.used):
-            wait_s = slot.used + self._yield_after_s - now
+        patience = self._patience(slots)
+        for slot in sorted(slots, key=lambda slot: slot.used + patience(slot)):
+            wait_s = slot.used + patience(slot) - now
             if wait_s > 0:
                 break
             if slot.lock.acquire(blocking=False):
-                if slot.used + self._yield_after_s <= now:
+                if slot.used + patience(slot) <= now:
                     return slot
                 slot.lock.release()
         self.refused += 1
-        raise AtCapacity(f"{taken}: try again later", retry_after_s=max(1, math.ceil(wait_s)))
+        raise AtCapacity(taken, retry_after_s=max(1, math.ceil(wait_s)))

@@ -15,13 +15,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic_core import from_json
 from sqlalchemy import (
     URL,
     ColumnElement,
+    Connection,
+    Update,
     bindparam,
     delete,
     func,
     insert,
+    inspect,
     literal,
     select,
     text,
@@ -29,6 +33,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.schema import CreateColumn
 
 from llmserve_server.backends.backend import StoredStep
 from llmserve_server.database import Database
@@ -37,7 +42,7 @@ from llmserve_server.settings import Settings, SettingsError
 from llmserve_server.tables import EPISODES, FORMAT, METADATA, STEPS, STORE, EpisodeRow
 from llmserve_sim.schema import ServeAction, ServeObservation
 
-__all__ = ["EpisodeRow", "EpisodeStore", "default_folder", "open_store"]
+__all__ = ["EpisodeRow", "EpisodeStore", "default_folder", "forecast_seed", "forecasts_of", "open_store"]
 
 _LOGGER = logging.getLogger(__name__)
 _PRUNE_BATCH = 20
@@ -73,6 +78,7 @@ class EpisodeStore:
         except BaseException:
             self.close()
             raise
+        self._database.watch()
         self._append_sql, self._append_values, self._append_order = self._compile_append()
 
     @classmethod
@@ -83,8 +89,8 @@ class EpisodeStore:
     def begin(self, row: EpisodeRow, *, copied: EpisodeRow | None = None, count: int = 0) -> EpisodeRow | None:
         """Store a new episode (`row.key` is ignored) and return it with its key.
 
-        The first `count` steps of the episode `copied`, if given, are copied. Returns None if the session already has
-        an episode of that number, which another process began.
+        The first `count` steps of the episode `copied`, if given, are copied, and it gets the new one's `foresight`.
+        Returns None if the session already has an episode of that number, which another process began.
         """
         values = {column.name: getattr(row, column.name) for column in fields(row) if column.name != "key"}
         try:
@@ -98,6 +104,8 @@ class EpisodeStore:
                     copies = select(func.count()).select_from(STEPS).where(STEPS.c.episode == key)
                     if connection.scalar(copies) != count:
                         raise StoreUnavailable("the episode is being removed for its age: reset to start another")
+                if copied is not None and row.foresight:
+                    connection.execute(_foreseen(copied))
         except IntegrityError:
             return None
         return replace(row, key=key)
@@ -148,15 +156,21 @@ class EpisodeStore:
         with self._database.connection() as connection:
             return [EpisodeRow(*row) for row in connection.execute(query.order_by(EPISODES.c.key.desc()).limit(100))]
 
-    def last_session(self, pseudonym: str) -> str | None:
-        """Return the session that the caller with that pseudonym reset last."""
-        query = select(EPISODES.c.session_id).where(EPISODES.c.peer == pseudonym)
+    def sessions_of(self, pseudonym: str, since: float) -> list[str]:
+        """Return the sessions that the caller with that pseudonym has used since then: one, or two if there are more."""
+        query = select(EPISODES.c.session_id).distinct()
+        query = query.where(EPISODES.c.peer == pseudonym, EPISODES.c.touched >= since).limit(2)
         with self._database.connection() as connection:
-            return connection.scalar(query.order_by(EPISODES.c.key.desc()).limit(1))
+            return list(connection.scalars(query))
 
     def pseudonym(self, peer: str) -> str:
         """Return what is stored in place of a caller's address, so that a copy of the table identifies nobody."""
         return hashlib.blake2b(peer.encode(errors="replace"), key=self._salt, digest_size=16).hexdigest()
+
+    def foresee(self, row: EpisodeRow) -> None:
+        """Store that the episode's future was shown before it was played."""
+        with self._database.connection() as connection:
+            connection.execute(_foreseen(row))
 
     def touch(self, row: EpisodeRow, now: float) -> None:
         """Store that an episode was used at `now` (seconds since 1970)."""
@@ -218,6 +232,7 @@ class EpisodeStore:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
             METADATA.create_all(connection)
+            _add_missing(connection)
             found = connection.execute(select(STORE)).one_or_none()
             if found is None:
                 salt = secrets.token_hex(32)
@@ -239,6 +254,34 @@ class EpisodeStore:
         compiled = insert(STEPS).from_select(list(STEPS.c), row).compile(dialect=self._database.dialect)
         order = getattr(compiled, "positiontup", None)
         return str(compiled), dict(compiled.params), None if order is None else tuple(order)
+
+
+def forecasts_of(row: EpisodeRow) -> list[tuple[int, int]]:
+    """Return the forecasts of an episode in order: after how many steps, and from which seed."""
+    found: list[tuple[int, int]] = [] if row.forecasts is None else from_json(row.forecasts)
+    return [(steps, seed) for steps, seed in found]
+
+
+def forecast_seed(row: EpisodeRow, steps: int, draw: int) -> int:
+    """Return the seed of one of the possible futures of an episode after `steps`; never the episode's own seed."""
+    text = f"forecast {row.task_id} {row.seed} {steps} {draw}"
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return seed ^ 1 if seed == row.seed else seed
+
+
+def _foreseen(row: EpisodeRow) -> Update:
+    return update(EPISODES).where(EPISODES.c.key == row.key).values(foresight=True)
+
+
+def _add_missing(connection: Connection) -> None:
+    """Add the columns and indexes of `EPISODES` that an older version did not make."""
+    present = {column["name"] for column in inspect(connection).get_columns(EPISODES.name)}
+    for column in EPISODES.c:
+        if column.name not in present:
+            added = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(text(f"ALTER TABLE {EPISODES.name} ADD COLUMN {added}"))
+    for index in EPISODES.indexes:
+        index.create(connection, checkfirst=True)
 
 
 def default_folder() -> Path | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -26,7 +27,8 @@ from sqlalchemy import (
 __all__ = ["EPISODES", "FORMAT", "METADATA", "STEPS", "STORE", "EpisodeRow"]
 
 FORMAT = 1
-"""Version of these tables; the server does not start with a store of another version."""
+"""Version of these tables; the server does not start with a store of another version. A column that may be null is added
+to an older store, which stays readable to older servers, so it needs no other version."""
 
 METADATA = MetaData()
 _KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only if the type is INTEGER
@@ -51,9 +53,12 @@ EPISODES = Table(
     Column("task_digest", String(64), nullable=False),
     Column("peer", String(64)),
     Column("touched", Float(53), nullable=False),
+    Column("address", String(64)),
+    Column("foresight", Boolean),
+    Column("forecasts", Text),
     UniqueConstraint("session_id", "number", name="episodes_fence"),
     Index("episodes_by_id", "episode_id"),
-    Index("episodes_by_peer", "peer", "key"),
+    Index("episodes_by_caller", "peer", "touched"),
     Index("episodes_by_age", "touched"),
     sqlite_autoincrement=True,  # keys are never reused, so a process that is behind cannot write to another episode
 )
@@ -84,6 +89,12 @@ class EpisodeRow:
     simulator_version: str
     task_digest: str
     peer: str | None
-    """Pseudonym of the caller's address, if the caller may come back without a session id."""
+    """Pseudonym of the caller's address and program, if the caller may come back without a session id."""
     touched: float
     """Time of the last use, in seconds since 1970, exact to a minute."""
+    address: str | None = None
+    """Pseudonym of the address whose share of the places the session takes; None if it has no share."""
+    foresight: bool | None = False
+    """Whether a copy of the episode was taken that shares its future; None where nobody wrote it down."""
+    forecasts: str | None = None
+    """JSON array of ``[steps, seed]``: after so many steps the future was drawn anew from the seed. None: it never was."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from openenv.core.env_server.types import Action, Observation, State
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,6 +25,7 @@ from llmserve_sim.schema import (
 )
 
 __all__ = [
+    "EmptyState",
     "ErrorBody",
     "ForkRequest",
     "GradeRequest",
@@ -114,6 +115,15 @@ class WireState(ServeState, State):
     session_id: str = Field(description="The session: with it the episode goes on over any transport.")
 
 
+class EmptyState(State):
+    """The state before any reset, as OpenEnv's own servers answer it."""
+
+    model_config = _MESSAGE
+
+    episode_id: None = None
+    step_count: Literal[0] = 0
+
+
 def to_wire(observation: ServeObservation) -> WireObservation:
     """Return `observation` as a type of OpenEnv, without validating it again."""
     return made(WireObservation, observation.__dict__.copy())
@@ -138,7 +148,10 @@ class _Body(BaseModel):
     model_config = _MESSAGE
 
 
-_SESSION = "The session that is meant; else the header X-Session-Id, the cookie, the caller's last reset."
+_SESSION = (
+    "The session that is meant; else the header X-Session-Id, the cookie, or the only session of a caller on the "
+    "server's machine."
+)
 _TASK_INDEX = "With `index`: choose the task and the seed as the Task API lists them."
 
 
@@ -180,6 +193,13 @@ class ForkRequest(_Body):
     """The body of `POST /fork`."""
 
     session_id: str | None = Field(default=None, max_length=200, description=_SESSION)
+    draw: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="Which of the possible futures is drawn, where the fork is a forecast: each number has its own, the "
+        "same whenever it is asked for.",
+    )
 
 
 class GradeRequest(_Body):

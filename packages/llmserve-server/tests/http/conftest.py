@@ -22,11 +22,16 @@ def _settings(**settings: Any) -> Settings:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start a server with some settings, and stop it afterwards."""
+    """Start a server with some settings, and stop it afterwards. `address` is the caller's; without, it is this machine."""
     running: list[TestClient] = []
 
-    def start(**settings: Any) -> TestClient:
-        client = TestClient(create_app(_settings(**settings)), raise_server_exceptions=False)
+    def start(*, address: str = "127.0.0.1", **settings: Any) -> TestClient:
+        client = TestClient(
+            create_app(_settings(**settings)),
+            base_url="http://localhost:7860",
+            raise_server_exceptions=False,
+            client=(address, 50_000),
+        )
         client.__enter__()
         running.append(client)
         return client

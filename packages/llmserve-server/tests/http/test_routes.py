@@ -16,6 +16,12 @@ from llmserve_sim.schema import EpisodeLog, GradeReport, ServeObservation, json_
 ACTION = {"batch_cap": 64, "kv_budget_fraction": 0.5}
 
 
+def application(client: TestClient) -> FastAPI:
+    """Return the application behind a client."""
+    assert isinstance(client.app, FastAPI)
+    return client.app
+
+
 def refused(response: Any, status: int, code: str) -> dict[str, Any]:
     """Return the error of a response that must be a refusal."""
     body = response.json()
@@ -76,13 +82,16 @@ def test_a_caller_with_two_sessions_in_use_must_name_one(client: TestClient) -> 
     refused(client.post("/step", json={"action": {}}), 409, "ambiguous_session")
 
 
-def test_the_cookie_keeps_a_browser_in_one_session(client: TestClient) -> None:
-    """Another reset starts another episode there; a cookie that outlived its session is replaced."""
-    first = client.post("/reset").json()["session_id"]
-    assert client.post("/reset").json()["session_id"] == first
-    client.cookies.clear()
-    client.cookies.set(COOKIE, "forgotten")
-    assert client.post("/reset").json()["session_id"] not in {first, "forgotten"}
+def test_the_cookie_keeps_a_browser_in_one_session_until_the_next_reset(client: TestClient) -> None:
+    """A reset starts a session of its own, and the one before leaves its place; its episode is still graded."""
+    first = client.post("/reset", json={"episode_id": "one"}).json()["session_id"]
+    assert client.post("/step", json={"action": {}}).json()["session_id"] == first
+    live = application(client).state.registry.stats().live
+    second = client.post("/reset").json()["session_id"]
+    assert second != first
+    assert application(client).state.registry.stats().live == live
+    assert client.post("/step", json={"action": {}}).json()["session_id"] == second
+    assert client.post("/grader", json={"episode_id": "one"}).json()["steps"] == 1
 
 
 def test_a_repeated_step_is_applied_once(client: TestClient) -> None:
@@ -175,8 +184,7 @@ def test_resume_returns_the_last_observation(client: TestClient) -> None:
 
 def test_a_step_before_a_reset_and_after_the_end_is_a_conflict(client: TestClient) -> None:
     """The code says which."""
-    for path in ("/state", "/log"):
-        refused(client.get(path), 409, "not_reset")
+    refused(client.get("/log"), 409, "not_reset")
     refused(client.post("/step", json={"action": {}}), 409, "not_reset")
     client.post("/reset", json={"seed": 1})
     while not client.post("/step", json={"action": {}}).json()["done"]:
@@ -260,6 +268,37 @@ def test_a_fork_goes_on_alone(client: TestClient) -> None:
         for session in (fork["session_id"], first)
     ]
     assert answers[0] == answers[1]
+
+
+def test_before_a_reset_the_state_is_empty(client: TestClient) -> None:
+    """As OpenEnv's own servers answer; a session that is named must be there."""
+    answer = client.get("/state")
+    assert (answer.status_code, answer.json()) == (200, {"episode_id": None, "step_count": 0})
+    refused(client.get("/state", params={"session_id": "nobody"}), 404, "unknown_session")
+    refused(client.get("/state", headers={HEADER: "nobody"}), 404, "unknown_session")
+    client.post("/reset", json={"episode_id": "mine"})
+    assert client.get("/state").json()["episode_id"] == "mine"
+
+
+def test_a_fork_of_a_test_episode_is_a_forecast_that_can_be_drawn_again(client: TestClient) -> None:
+    """Each draw is another future; the windows so far and the first session stay."""
+    session_id = client.post("/reset", json={"task_id": "bursty_workload", "seed": 2_000_000}).json()["session_id"]
+    client.post("/step", json={"action": ACTION})
+    log = client.get("/log").json()
+    futures = []
+    for draw in (0, 0, 1):
+        fork = client.post("/fork", json={"draw": draw}).json()["session_id"]
+        assert client.get("/log", params={"session_id": fork}).json()["steps"] == log["steps"]
+        steps = [client.post("/step", json={"action": ACTION, "session_id": fork}).json() for _ in range(3)]
+        futures.append([step["observation"] for step in steps])
+    assert client.get("/log").json() == log
+    truth = [client.post("/step", json={"action": ACTION}).json()["observation"] for _ in range(3)]
+    assert futures[0] == futures[1]
+    assert futures[0] != futures[2]
+    assert truth not in futures
+    assert client.post("/grader", headers={HEADER: session_id}).json()["foresight"] is False
+    for draw in (-1, True, 1.5, 2**63):
+        assert refused(client.post("/fork", json={"draw": draw}), 422, "invalid_field")["field"] == "draw"
 
 
 def test_tasks_lists_the_catalogue_and_the_action(client: TestClient) -> None:

@@ -36,8 +36,18 @@ class Backend(Protocol):
         """Start an episode of a task in the catalogue; without a seed one of its training seeds is drawn."""
         ...
 
-    def restore(self, task_id: str, seed: int, episode_id: str, steps: Sequence[StoredStep]) -> None:
-        """Restore the state of an episode after `steps`."""
+    def restore(
+        self,
+        task_id: str,
+        seed: int,
+        episode_id: str,
+        steps: Sequence[StoredStep],
+        forecasts: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """Restore the state of an episode after `steps`.
+
+        `forecasts` are the pairs (number of steps, seed) at which `fork` drew its future anew, in order.
+        """
         ...
 
     def step(self, action: ServeAction) -> ServeObservation:
@@ -56,8 +66,11 @@ class Backend(Protocol):
         """Return the log of the episode so far, for the grader."""
         ...
 
-    def fork(self) -> Backend:
-        """Return an independent episode with its own id that continues from here; raises `NotForkable`."""
+    def fork(self, *, forecast: int | None = None) -> Backend:
+        """Return an independent episode with its own id that continues from here; raises `NotForkable`.
+
+        It has the same future, or with `forecast`, a seed, one that is drawn anew given what has been observed.
+        """
         ...
 
     def grade(self, log: EpisodeLog) -> GradeReport:

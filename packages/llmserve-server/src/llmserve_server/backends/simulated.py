@@ -39,12 +39,24 @@ class SimulatedBackend:
         self._env = env
         return observation
 
-    def restore(self, task_id: str, seed: int, episode_id: str, steps: Sequence[StoredStep]) -> None:
+    def restore(
+        self,
+        task_id: str,
+        seed: int,
+        episode_id: str,
+        steps: Sequence[StoredStep],
+        forecasts: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Replay the actions without building the intermediate observations."""
         env = ServingEnv(catalogue_task(task_id), engine=self._engine)
         env.start(seed, episode_id=episode_id)
-        for step in steps:
-            env.advance(step.action)
+        done = 0
+        for count, forecast in [*forecasts, (len(steps), None)]:
+            for step in steps[done:count]:
+                env.advance(step.action)
+            done = count
+            if forecast is not None:
+                env = env.fork(forecast=forecast, episode_id=episode_id)
         self._env = env
 
     def step(self, action: ServeAction) -> ServeObservation:
@@ -65,9 +77,9 @@ class SimulatedBackend:
         """Return the log of the episode so far, for the grader."""
         return self._running().episode_log()
 
-    def fork(self) -> Self:
-        """Return an independent episode with the same future."""
-        return type(self)(self._engine, self._running().fork())
+    def fork(self, *, forecast: int | None = None) -> Self:
+        """Return an independent episode with the same future, or with one drawn from the seed `forecast`."""
+        return type(self)(self._engine, self._running().fork(forecast=forecast))
 
     def grade(self, log: EpisodeLog) -> GradeReport:
         """Replay `log`; return whether it is genuine, and its score."""

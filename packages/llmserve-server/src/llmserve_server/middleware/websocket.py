@@ -7,14 +7,17 @@ frames contain only a message; the typed error behind it is added here.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any, Final
 
 import structlog
 from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmserve_server.callers import Callers, current_scope
 from llmserve_server.errors import AtCapacity, InvalidField, ServiceError, TooLarge
 from llmserve_server.fast_path import FastPath, current_fast_path
+from llmserve_server.middleware.silence import SilenceWatch
 from llmserve_server.settings import Settings
 from llmserve_server.wire import last_refusal
 
@@ -26,6 +29,8 @@ _MOST_BRACKETS: Final = 64
 _LONG_FRAME: Final = 4000
 """Frames with more characters are parsed and checked: Python refuses to read an integer of over 4300 digits."""
 _RETRY_S: Final = 5
+_SILENT: Final = 1013
+"""Close code of a socket that was silent for too long: try again later."""
 _log = structlog.get_logger(__name__)
 
 
@@ -39,21 +44,31 @@ class WebSocketMiddleware:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._bound = settings.max_message_bytes
+        self._callers = Callers(settings)
+        self._reset_within_s = settings.reset_within_s
+        self._idle_timeout_s = settings.idle_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one socket; pass on anything else."""
+        current_scope.set(scope)
         if scope["type"] != "websocket" or scope["path"] not in _SOCKETS:
             await self._app(scope, receive, send)
             return
         refused: list[ServiceError] = []
         last_refusal.set(refused)  # the socket has its own task, so the context variable is its own too
-        fast_path = FastPath(scope["client"][0] if scope.get("client") else None)
+        fast_path = FastPath(self._callers.of(scope).address)
         current_fast_path.set(fast_path)
+        watch = SilenceWatch(
+            lambda: self._reset_within_s if fast_path.environment is None else self._idle_timeout_s,
+            partial(_hang_up, send),
+        )
         answer = _rpc_frame if scope["path"] == "/mcp" else _error_frame
 
         async def guarded_receive() -> Message:
             while True:
+                watch.listen()
                 message = await receive()
+                watch.heard()
                 if message["type"] != "websocket.receive":
                     return message
                 refused.clear()
@@ -87,6 +102,12 @@ class WebSocketMiddleware:
             # OpenEnv closes the environment in a thread, and not at all if the socket's task is cancelled before a
             # thread is free. The slot would then stay in use until it is idle.
             fast_path.close()
+            watch.close()
+
+
+async def _hang_up(send: Send) -> None:
+    """Close a socket; OpenEnv's handler then ends as if its client had left."""
+    await send({"type": "websocket.close", "code": _SILENT, "reason": "silent for too long: connect again"})
 
 
 def frame_problem(text: str | None, bound: int) -> tuple[str, ServiceError] | None:
@@ -157,4 +178,6 @@ def _completed(text: str, refused: list[ServiceError]) -> str:
     error = refused.pop() if refused else _from_openenv(code, data)
     if error.status in {InvalidField.status, TooLarge.status} and code == "EXECUTION_ERROR":
         code = "VALIDATION_ERROR"
+    if error.code == AtCapacity.code:
+        code = "CAPACITY_REACHED"
     return _error_frame(code, error)

@@ -26,7 +26,7 @@ from llmserve_sim.tasks import Task, list_tasks
 from llmserve_sim.tasks.registry import catalogue_task
 
 if TYPE_CHECKING:
-    from llmserve_server.sessions import SessionRegistry
+    from llmserve_server.sessions import Reply, SessionRegistry
     from llmserve_sim.policies import Policy
 
 __all__ = ["HOLD", "REPEAT", "Graded", "PageController", "message_of"]
@@ -67,14 +67,21 @@ class PageController:
         registry: the sessions.
         agents: makes the agents that can drive, by name.
         replayable: whether an episode can be run again up to a window (not where steps are real requests).
+        address: returns the address whose share of the places the current visitor takes.
     """
 
     def __init__(
-        self, registry: SessionRegistry, agents: Mapping[str, Callable[[], Policy]], *, replayable: bool = True
+        self,
+        registry: SessionRegistry,
+        agents: Mapping[str, Callable[[], Policy]],
+        *,
+        replayable: bool = True,
+        address: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._registry = registry
         self._agents = agents
         self._replayable = replayable
+        self._address = address
         self._finished_logs: OrderedDict[str, EpisodeLog] = OrderedDict()
         self._autopilots: dict[str, Autopilot] = {}
         """The running autopilots, by session."""
@@ -88,8 +95,8 @@ class PageController:
         """Start an episode and close the visitor's other sessions. An empty `seed` draws a training seed."""
         number = _seed(seed)
         catalogue_task(task_id)
-        reply = self._registry.reset(task_id, number, transport="page")
-        self._close(*state.sessions)
+        self._close(*state.sessions)  # their places count no more; a refused start leaves them in the store
+        reply = self._begin(task_id, number)
         return SessionState(main=reply.session_id)
 
     def step(self, state: SessionState, action: ServeAction, windows: int) -> None:
@@ -136,10 +143,16 @@ class PageController:
         return autopilot is not None
 
     def compare(self, state: SessionState, agent: str) -> SessionState:
-        """Run `agent` for a whole episode on the same traffic (same task and seed) as the visitor's."""
-        episode = self._registry.state(self._main_session(state))
+        """Run `agent` for a whole episode on the same traffic (same task and seed) as the visitor's.
+
+        It shows what is still to come, so an episode that goes on from here has `foresight`.
+        """
+        session = self._main_session(state)
+        episode = self._registry.state(session)
         policy = self._policy(agent, episode.task_id, episode.seed)
-        reply = self._registry.reset(episode.task_id, episode.seed, transport="page")
+        if not episode.done:
+            self._registry.foresee(session)
+        reply = self._begin(episode.task_id, episode.seed)
         Autopilot(self._registry, reply.session_id, policy, reply.observation).advance(episode.episode_length)
         self._close(state.rival)
         return replace(state, rival=reply.session_id, rival_name=agent)
@@ -147,7 +160,8 @@ class PageController:
     def branch(self, state: SessionState, window: int, action: ServeAction, then: str) -> SessionState:
         """Repeat the visitor's episode up to `window`, run one window under `action`, continue as far as the original.
 
-        `then` chooses the later actions: `HOLD`, `REPEAT` or an agent's name.
+        `then` chooses the later actions: `HOLD`, `REPEAT` or an agent's name. The branch has `foresight`: the visitor has
+        seen the windows that it runs.
         """
         if not self._replayable:
             raise NotForkable(
@@ -163,8 +177,8 @@ class PageController:
                 bound=bound,
             )
         policy = None if then in (HOLD, REPEAT) else self._policy(then, log.task_id, log.seed)
-        reply = self._registry.reset(log.task_id, log.seed, transport="page")
-        session = reply.session_id
+        session = self._begin(log.task_id, log.seed).session_id
+        self._registry.foresee(session)
         later = (
             [step.action for step in log.steps[window + 1 :]] if then == REPEAT else [action] * (reached - window - 1)
         )
@@ -233,6 +247,9 @@ class PageController:
         if state.branch and not self._is_known(state.branch):
             state = replace(state, branch=None, branch_name="", branch_window=0)
         return state
+
+    def _begin(self, task_id: str, seed: int | None) -> Reply:
+        return self._registry.reset(task_id, seed, transport="page", address=self._address())
 
     def _finished_log(self, session: str) -> EpisodeLog:
         """Return the log of a session that is stepped no more, and free its slot in the registry."""

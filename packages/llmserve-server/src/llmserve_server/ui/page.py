@@ -6,6 +6,7 @@ all visitors. Everything is served from this machine.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import gradio as gr
@@ -19,6 +20,7 @@ from llmserve_server.ui.controller import PageController
 from llmserve_server.ui.handlers import Handlers
 from llmserve_server.ui.layout import Layout
 from llmserve_server.ui.playground import playground
+from llmserve_server.ui.visitor import visitor_address
 
 if TYPE_CHECKING:
     from llmserve_server.sessions import SessionRegistry
@@ -33,7 +35,8 @@ _TAB: Final = "Serve"
 
 def blocks(registry: SessionRegistry, settings: Settings) -> gr.Blocks:
     """Return the page: our tab, and OpenEnv's."""
-    controller = PageController(registry, AGENTS, replayable=settings.mode == "sim")
+    address = partial(visitor_address, registry.callers)
+    controller = PageController(registry, AGENTS, replayable=settings.mode == "sim", address=address)
     page = gr.TabbedInterface([_serve_tab(controller), playground(registry)], tab_names=[_TAB, "Playground"])
     page.title = _TITLE
     return page

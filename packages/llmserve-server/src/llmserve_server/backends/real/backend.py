@@ -157,7 +157,14 @@ class RealBackend:
         self._episode = _Episode(task_id, seed, episode_id, self._config)
         return self.observation()
 
-    def restore(self, task_id: str, seed: int, episode_id: str, steps: Sequence[StoredStep]) -> None:
+    def restore(
+        self,
+        task_id: str,
+        seed: int,
+        episode_id: str,
+        steps: Sequence[StoredStep],
+        forecasts: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Restore an episode from its stored observations, without sending anything.
 
         Raises `VersionChanged` if an observation was not made by this backend.
@@ -236,7 +243,7 @@ class RealBackend:
             steps=list(episode.steps),
         )
 
-    def fork(self) -> NoReturn:
+    def fork(self, *, forecast: int | None = None) -> NoReturn:
         """Raise `NotForkable`, because an endpoint's state cannot be copied."""
         raise NotForkable(
             "an episode on a real endpoint cannot be forked: set LLMSERVE_MODE=sim to try what would happen"
