@@ -18,6 +18,7 @@ from fastapi import FastAPI, Response
 from openenv.core.env_server.http_server import HTTPEnvServer
 from openenv.core.env_server.types import ConcurrencyConfig, ServerMode
 
+from llmserve_server.access import Access
 from llmserve_server.backends import BackendFactory, SimulatedBackend
 from llmserve_server.backends.simulated import warm_up
 from llmserve_server.baseline import BaselineRunner
@@ -26,11 +27,14 @@ from llmserve_server.environment import ServingEnvironment
 from llmserve_server.errors import ServiceError
 from llmserve_server.exception_handlers import add_exception_handlers
 from llmserve_server.metrics import CONTENT_TYPE, Metrics
-from llmserve_server.middleware.auth_and_limits import AuthAndLimitsMiddleware
+from llmserve_server.middleware.auth import AuthMiddleware
 from llmserve_server.middleware.head import HeadMiddleware
+from llmserve_server.middleware.limits import LimitsMiddleware
+from llmserve_server.middleware.origin import OriginMiddleware
 from llmserve_server.middleware.telemetry import TelemetryMiddleware
 from llmserve_server.middleware.websocket import WebSocketMiddleware
 from llmserve_server.openapi import errors, openapi_of
+from llmserve_server.protocol import ServerMiddleware
 from llmserve_server.routes import register
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.settings import Settings, unknown_variables
@@ -65,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     metrics = Metrics(registry)
     dispatcher = Dispatcher(registry, metrics, threads=_threads(settings))
     baselines = BaselineRunner(settings)
+    access = Access(settings)
     closing.insert(0, baselines.close)
     app = FastAPI(
         title="LLMServeEnv",
@@ -87,12 +92,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
     app.add_middleware(HeadMiddleware)
     app.add_middleware(WebSocketMiddleware, settings=settings)
-    app.add_middleware(AuthAndLimitsMiddleware, settings=settings)
+    app.add_middleware(LimitsMiddleware, settings=settings)
+    app.add_middleware(AuthMiddleware, settings=settings, access=access)
+    app.add_middleware(OriginMiddleware, settings=settings)
+    app.add_middleware(ServerMiddleware, settings=settings)
     app.add_middleware(TelemetryMiddleware, metrics=metrics)
     if settings.web:
         from llmserve_server import ui
 
-        ui.mount(app, registry, settings)
+        ui.mount(app, registry, settings, access)
     return app
 
 
