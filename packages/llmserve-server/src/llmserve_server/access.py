@@ -50,6 +50,10 @@ class Access:
                 return True
         return False
 
+    def may_spend(self, scope: Scope) -> bool:
+        """Return whether a call that was let in may spend the owner's key: it showed the token, or is local."""
+        return self.required or is_local(scope)
+
     def is_token(self, given: bytes) -> bool:
         """Return whether `given` is the token, in a time that does not depend on where it differs."""
         return hmac.compare_digest(given, self._token)

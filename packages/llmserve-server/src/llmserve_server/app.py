@@ -23,6 +23,7 @@ from llmserve_server.backends import BackendFactory, SimulatedBackend
 from llmserve_server.backends.simulated import warm_up
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
+from llmserve_server.docs_page import add_docs
 from llmserve_server.environment import ServingEnvironment
 from llmserve_server.errors import ServiceError
 from llmserve_server.exception_handlers import add_exception_handlers
@@ -77,10 +78,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="An OpenEnv environment for learning LLM inference serving policies.",
         lifespan=partial(_lifespan, settings=settings, registry=registry, dispatcher=dispatcher, closing=closing),
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.registry, app.state.settings, app.state.metrics = registry, settings, metrics
     app.state.dispatcher = dispatcher
-    register(app, registry, dispatcher, baselines)
+    register(app, registry, dispatcher, baselines, access)
     _openenv_server(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
 
     @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())
@@ -88,6 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         """Return the metrics in Prometheus's text format."""
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 
+    add_docs(app)
     add_exception_handlers(app)
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
     app.add_middleware(HeadMiddleware)

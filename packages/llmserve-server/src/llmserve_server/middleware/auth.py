@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmserve_server.access import Access, is_local
+from llmserve_server.access import Access
 from llmserve_server.errors import TokenRequired, Unauthorized
 from llmserve_server.middleware.paths import is_page, route_path
 from llmserve_server.middleware.refusal import refuse
@@ -44,7 +44,7 @@ class AuthMiddleware:
                         error = Unauthorized("send the server's token: Authorization: Bearer <token>")
                         await refuse(error, scope, send)
                     return
-                if self._spends and not self._access.required and _may_spend(scope, path) and not is_local(scope):
+                if self._spends and _spends(scope, path) and not self._access.may_spend(scope):
                     await refuse(
                         TokenRequired(
                             "real mode spends its owner's key, so without a token it serves its own machine only: set "
@@ -57,7 +57,7 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
 
-def _may_spend(scope: Scope, path: str) -> bool:
+def _spends(scope: Scope, path: str) -> bool:
     return scope["type"] == "websocket" or scope["method"] not in _SAFE or is_page(path)
 
 

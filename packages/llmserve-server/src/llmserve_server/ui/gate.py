@@ -58,14 +58,14 @@ class PageGate:
             if not is_failed:
                 await send(message)
 
-        problem = ""
         try:
             await self._app(scope, receive, checked_send)
-        except Exception as error:
-            if is_started and not is_failed:
-                raise
-            is_failed, problem = True, type(error).__name__
+        except Exception as error:  # noqa: BLE001 - whatever Gradio raises, the answer ends
+            _log.warning("page_request_failed", path=route_path(scope), problem=type(error).__name__)
+            if is_started and not is_failed:  # a stream, most likely one for a session that there is not
+                await send({"type": "http.response.body", "body": b""})
+                return
+            is_failed = True
         if is_failed:
-            _log.warning("page_request_failed", method=scope["method"], path=route_path(scope), problem=problem)
             bound = "what the page sends"
             await refuse(InvalidField(f"body: must be {bound}", field="body", bound=bound), scope, send)
