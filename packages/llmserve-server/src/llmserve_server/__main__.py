@@ -16,6 +16,7 @@ from llmserve_server.__about__ import __version__
 from llmserve_server.app import create_app
 from llmserve_server.errors import ServiceError
 from llmserve_server.log_config import configure_logging
+from llmserve_server.protocol import server_options
 from llmserve_server.settings import Settings, SettingsError
 
 __all__ = ["main"]
@@ -55,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        ws_per_message_deflate=False,  # a message has 1.5 KB: compressing it costs more time than it saves
         ws_ping_interval=30.0,
         ws_ping_timeout=60.0,
+        **server_options(settings),
     )
 
 

@@ -16,19 +16,24 @@ import structlog
 from fastapi import FastAPI, Response
 from openenv.core.env_server.types import ServerMode
 
+from llmserve_server.access import Access
 from llmserve_server.backends import BackendFactory, SimulatedBackend
 from llmserve_server.backends.simulated import warm_up
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
+from llmserve_server.docs_page import add_docs
 from llmserve_server.errors import ServiceError
 from llmserve_server.exception_handlers import add_exception_handlers
 from llmserve_server.metrics import CONTENT_TYPE, Metrics
-from llmserve_server.middleware.auth_and_limits import AuthAndLimitsMiddleware
+from llmserve_server.middleware.auth import AuthMiddleware
 from llmserve_server.middleware.head import HeadMiddleware
+from llmserve_server.middleware.limits import LimitsMiddleware
+from llmserve_server.middleware.origin import OriginMiddleware
 from llmserve_server.middleware.telemetry import TelemetryMiddleware
 from llmserve_server.middleware.websocket import WebSocketMiddleware
 from llmserve_server.openapi import errors, openapi_of
 from llmserve_server.openenv_server import OpenEnvServer
+from llmserve_server.protocol import ServerMiddleware
 from llmserve_server.routes import register
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.settings import Settings, unknown_variables
@@ -62,6 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     metrics = Metrics(registry)
     dispatcher = Dispatcher(registry, metrics, threads=_threads(settings))
     baselines = BaselineRunner(settings)
+    access = Access(settings)
     closing.insert(0, baselines.close)
     app = FastAPI(
         title="LLMServeEnv",
@@ -69,10 +75,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="An OpenEnv environment for learning LLM inference serving policies.",
         lifespan=partial(_lifespan, settings=settings, registry=registry, dispatcher=dispatcher, closing=closing),
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.registry, app.state.settings, app.state.metrics = registry, settings, metrics
     app.state.dispatcher = dispatcher
-    register(app, registry, dispatcher, baselines)
+    register(app, registry, dispatcher, baselines, access)
     OpenEnvServer(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
 
     @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())
@@ -80,16 +88,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         """Return the metrics in Prometheus's text format."""
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 
+    add_docs(app)
     add_exception_handlers(app)
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
     app.add_middleware(HeadMiddleware)
     app.add_middleware(WebSocketMiddleware, settings=settings)
-    app.add_middleware(AuthAndLimitsMiddleware, settings=settings)
+    app.add_middleware(LimitsMiddleware, settings=settings)
+    app.add_middleware(AuthMiddleware, settings=settings, access=access)
+    app.add_middleware(OriginMiddleware, settings=settings)
+    app.add_middleware(ServerMiddleware, settings=settings)
     app.add_middleware(TelemetryMiddleware, metrics=metrics)
     if settings.web:
         from llmserve_server import ui
 
-        ui.mount(app, registry, settings)
+        ui.mount(app, registry, settings, access)
     return app
 
 

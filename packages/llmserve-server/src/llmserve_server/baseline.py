@@ -21,7 +21,6 @@ from llmserve_agents.environment import InProcess
 from llmserve_agents.errors import EndpointError, MissingKeyError, RequestCapError
 from llmserve_agents.evaluation.baseline import LLMOptions, Progress, default_seeds, run_suite, validator_tasks
 from llmserve_agents.evaluation.baseline_report import BaselineReport
-from llmserve_agents.llm.agent import DEFAULT_MODEL
 from llmserve_agents.llm.endpoint import Patience
 from llmserve_server.errors import Busy, EndpointFailed, InvalidField, MissingApiKey, to_service_error
 from llmserve_server.settings import Settings
@@ -78,8 +77,15 @@ class BaselineRunner:
         """
         self._check(use_openai, task_id, seed, model)
         if use_openai:
-            return await self._ask_model(task_id, seed, model or DEFAULT_MODEL)
+            return await self._ask_model(task_id, seed, model or self._settings.baseline_models[0])
         return await self._deterministic(task_id, seed)
+
+    def check_key(self) -> str:
+        """Return the key that the openai suite spends; raise `MissingApiKey` if there is none."""
+        key = self._settings.openai_api_key
+        if key is None or not key.get_secret_value().strip():
+            raise MissingApiKey("the OpenAI baseline needs an API key: set OPENAI_API_KEY where the server runs")
+        return key.get_secret_value()
 
     def close(self) -> None:
         """Make a running suite stop at its next window."""
@@ -97,8 +103,8 @@ class BaselineRunner:
         if model is not None and not use_openai:
             bound = "goes with use_openai=true"
             raise InvalidField(f"model: {bound}", field="model", bound=bound)
-        if model is not None and not 1 <= len(model) <= 200:
-            bound = "must be a model's name of 1..200 characters"
+        if model is not None and model not in self._settings.baseline_models:
+            bound = f"must be one of {', '.join(self._settings.baseline_models)} (LLMSERVE_BASELINE_MODELS)"
             raise InvalidField(f"model: {bound}", field="model", bound=bound)
 
     async def _deterministic(self, task_id: str | None, seed: int | None) -> BaselineReport:
@@ -142,14 +148,12 @@ class BaselineRunner:
 
     async def _ask_model(self, task_id: str | None, seed: int | None, model: str) -> BaselineReport:
         settings = self._settings
-        key = settings.openai_api_key
-        if key is None or not key.get_secret_value().strip():
-            raise MissingApiKey("the OpenAI baseline needs an API key: set OPENAI_API_KEY where the server runs")
+        key = self.check_key()
         self._check_cap(task_id, seed)
         self._take_turn()
         abandoned = threading.Event()
         options = LLMOptions(
-            api_key=key.get_secret_value(),
+            api_key=key,
             base_url=settings.openai_base_url,
             patience=Patience(max_requests=settings.baseline_max_requests),
         )

@@ -23,7 +23,7 @@ from llmserve_sim.tasks.tables import markdown
 __all__ = ["TABLES", "fill", "main"]
 
 _BLOCK: Final = re.compile(r"(<!-- api ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_BODIES: Final = ("ResetRequest", "StepRequest", "ForkRequest", "GradeRequest", "SessionReply")
+_BODIES: Final = ("ResetRequest", "StepRequest", "ForkRequest", "GradeRequest", "BaselineRequest", "SessionReply")
 
 
 def _document() -> dict[str, Any]:

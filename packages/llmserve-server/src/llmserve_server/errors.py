@@ -5,10 +5,14 @@
     ServiceError
     ├── MissingApiKey      400 missing_api_key      give the server the key that this call spends
     ├── Unauthorized       401 unauthorized         send the bearer token
+    ├── ForeignHost        403 foreign_host         add the name to LLMSERVE_ALLOWED_HOSTS
+    ├── ForeignOrigin      403 foreign_origin       call from the server's own page, or add the origin's name there
+    ├── TokenRequired      403 token_required       give the server a token, and send it
     ├── UnknownSession     404 unknown_session      reset without a session id, or fix it
     ├── UnknownEpisode     404 unknown_episode      fix the episode id
     ├── UnknownTask        404 unknown_task         pick a task that exists
     ├── AgentUnavailable   404 agent_unavailable    pick another agent, or another task
+    ├── TooSlow            408 too_slow             send the request faster
     ├── EpisodeState       409 not_reset, episode_done, interrupted    reset first
     ├── StepConflict       409 step_conflict        somebody else stepped: read the state
     ├── AmbiguousSession   409 ambiguous_session    name the session
@@ -19,6 +23,8 @@
     ├── InvalidField       422 invalid_field        fix the field
     ├── AtCapacity         429 at_capacity          come back after `retry_after_s`
     ├── Busy               429 busy                 come back after `retry_after_s`
+    ├── Overloaded         429 overloaded           come back after `retry_after_s`
+    ├── HeadersTooLarge    431 headers_too_large    send shorter headers
     ├── EndpointFailed     502 endpoint_failed      look at the model's endpoint, or take another
     ├── ShuttingDown       503 shutting_down        take the step again once the server is back
     └── StoreUnavailable   503 store_unavailable    come back after `retry_after_s`
@@ -41,14 +47,20 @@ __all__ = [
     "Busy",
     "EndpointFailed",
     "EpisodeState",
+    "ForeignHost",
+    "ForeignOrigin",
+    "HeadersTooLarge",
     "InvalidField",
     "MissingApiKey",
     "NotForkable",
+    "Overloaded",
     "ServiceError",
     "ShuttingDown",
     "StepConflict",
     "StoreUnavailable",
+    "TokenRequired",
     "TooLarge",
+    "TooSlow",
     "Unauthorized",
     "UnknownEpisode",
     "UnknownSession",
@@ -105,6 +117,27 @@ class Unauthorized(ServiceError):
     status = 401
 
 
+class ForeignHost(ServiceError):
+    """The request's ``Host`` is a name that the server does not go by, as after DNS rebinding."""
+
+    code = "foreign_host"
+    status = 403
+
+
+class ForeignOrigin(ServiceError):
+    """A page of another origin sent the request through its visitor's browser."""
+
+    code = "foreign_origin"
+    status = 403
+
+
+class TokenRequired(ServiceError):
+    """The call spends the owner's key, and comes from another machine to a server that has no token."""
+
+    code = "token_required"
+    status = 403
+
+
 class UnknownSession(ServiceError):
     """There is no such session."""
 
@@ -131,6 +164,13 @@ class AgentUnavailable(ServiceError):
 
     code = "agent_unavailable"
     status = 404
+
+
+class TooSlow(ServiceError):
+    """The request's headers or body did not arrive in time."""
+
+    code = "too_slow"
+    status = 408
 
 
 class EpisodeState(ServiceError):
@@ -206,6 +246,20 @@ class Busy(ServiceError):
 
     code = "busy"
     status = 429
+
+
+class Overloaded(ServiceError):
+    """The bodies that are being received take all the memory that is set aside for them."""
+
+    code = "overloaded"
+    status = 429
+
+
+class HeadersTooLarge(ServiceError):
+    """The request's headers are larger than the server's limit."""
+
+    code = "headers_too_large"
+    status = 431
 
 
 class EndpointFailed(ServiceError):

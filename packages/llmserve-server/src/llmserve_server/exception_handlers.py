@@ -4,7 +4,9 @@ A 422 has one of two causes: the server or the simulator raised an error for a w
 `InvalidInputError`, which `errors.to_service_error` converts), or FastAPI refused a parameter (`invalid` below). The
 status and the code of an error are attributes of its class in `errors.py`.
 
-Only 401 and the 413 of a body come from elsewhere: `middleware/auth_and_limits.py`, before any route runs.
+What is refused before any route runs comes from elsewhere: 401 and 403 of `middleware/auth.py` and
+`middleware/origin.py`, the 408, 413 and 429 of a body of `middleware/limits.py`, the 408 and 431 of headers of
+`protocol.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from llmserve_server.errors import InvalidField, ServiceError, to_service_error
 from llmserve_sim.errors import LLMServeError
@@ -50,7 +53,9 @@ def add_exception_handlers(app: FastAPI) -> None:
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
     async def defect(_: Request, error: Exception) -> Response:
-        """Answer 500 for an unexpected error, and log it."""
+        """Answer 500 for an unexpected error, and log it; a client that has gone is none."""
+        if isinstance(error, ClientDisconnect):
+            return Response(status_code=499)
         _log.error("request_failed", exc_info=error)
         return answer(ServiceError("the server failed on this call; its log says why", code="internal_error"))
 

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, Final
 
 import structlog
+from starlette.requests import ClientDisconnect
+from starlette.websockets import WebSocketDisconnect
+from uvicorn.protocols.utils import ClientDisconnected
+from websockets.exceptions import ConnectionClosed
 
 from llmserve_server.settings import Settings
 
 __all__ = ["configure_logging"]
 
+_OF_SOCKETS: Final = ('%s - "WebSocket ', "connection open", "connection closed", "connection rejected")
+"""How uvicorn's and websockets' lines about a socket begin. They name its address and its whole URL, with the query."""
+_GONE: Final = (ConnectionError, ClientDisconnect, WebSocketDisconnect, ClientDisconnected, ConnectionClosed)
+"""What is raised where a client has gone. That is no defect, and needs no trace."""
+
+
+class _NoCallers(logging.Filter):
+    """Drops the lines of other libraries that tell who called, or that a caller has gone; ours tell the rest."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("llmserve_server"):
+            return True
+        if isinstance(record.msg, str) and record.msg.startswith(_OF_SOCKETS):
+            return False
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        return not isinstance(error, _GONE)
+
 
 def configure_logging(settings: Settings) -> None:
-    """Write the process's log lines to standard error in one format, and replace uvicorn's access lines by ours."""
+    """Write the process's log lines to standard error in one format, and replace uvicorn's lines about callers by ours."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -39,6 +60,7 @@ def configure_logging(settings: Settings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(_NoCallers())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.INFO) if level == logging.DEBUG else level)

@@ -13,13 +13,14 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from llmserve_server.wire import ErrorBody, ForkRequest, GradeRequest, ResetRequest, StepRequest
+from llmserve_server.wire import BaselineRequest, ErrorBody, ForkRequest, GradeRequest, ResetRequest, StepRequest
 
 __all__ = ["body", "errors", "keys", "openapi_of"]
 
 _MEANING: Final = {
     400: "The server lacks a key that the call needs, or the request is malformed.",
     401: "The server requires a bearer token.",
+    403: "The request comes under a foreign name or from a foreign page, or it spends a key that is not the caller's.",
     404: "No such session, episode or task.",
     409: "The episode's state does not allow the call, or no session is meant unambiguously.",
     413: "The body, or the log, is too large.",
@@ -31,7 +32,14 @@ _MEANING: Final = {
     503: "The episode store is unavailable: see `Retry-After`.",
 }
 _REF: Final = "#/components/schemas/{model}"
-_BODIES: Final[tuple[type[BaseModel], ...]] = (ErrorBody, ForkRequest, GradeRequest, ResetRequest, StepRequest)
+_BODIES: Final[tuple[type[BaseModel], ...]] = (
+    BaselineRequest,
+    ErrorBody,
+    ForkRequest,
+    GradeRequest,
+    ResetRequest,
+    StepRequest,
+)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -7,16 +7,16 @@ reply. Errors become responses in `exception_handlers.py`. What a route can answ
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final
 
-from fastapi import FastAPI, Query, Request, Response
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from fastapi import FastAPI, Request, Response
 
-from llmserve_agents.evaluation.baseline_report import BaselineReport
+from llmserve_server.access import Access
 from llmserve_server.baseline import BaselineRunner
+from llmserve_server.baseline_routes import add_baseline_routes
+from llmserve_server.bodies import checked as _checked
+from llmserve_server.bodies import content_of as _content
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.environment import reset_arguments
 from llmserve_server.errors import EpisodeState, UnknownSession
@@ -35,7 +35,7 @@ from llmserve_server.wire import (
     to_wire_state,
 )
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.schema import EpisodeLog, GradeReport, parse_action, translate
+from llmserve_sim.schema import EpisodeLog, GradeReport, parse_action
 
 __all__ = ["COOKIE", "HEADER", "register"]
 
@@ -43,11 +43,11 @@ COOKIE: Final = "llmserve_session"
 HEADER: Final = "X-Session-Id"
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _STEP_FIELDS: Final = frozenset(StepRequest.model_fields)
-_BASELINE_FIELDS: Final = frozenset({"use_openai", "task_id", "seed", "model"})
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
-def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, baselines: BaselineRunner) -> None:
+def register(
+    app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, baselines: BaselineRunner, access: Access
+) -> None:
     """Add our routes to `app` itself: a router below it would be matched twice for each request."""
 
     @app.post(
@@ -199,50 +199,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         """Return the catalogue of tasks with their targets and splits, and the schema of the action."""
         return _json(catalogue)
 
-    @app.get(
-        "/baseline",
-        summary="What the reference agents score",
-        responses={200: {"model": BaselineReport}, **errors(400, 404, 422, 429, 502)},
-        tags=["Grading"],
-    )
-    async def baseline(
-        request: Request,
-        *,
-        use_openai: Annotated[bool, Query(description="Ask a language model; it spends the server's key.")] = False,
-        task_id: Annotated[
-            str | None, Query(max_length=200, description="One task; else the validators' three.")
-        ] = None,
-        seed: Annotated[int | None, Query(ge=0, lt=2**63, description="One seed; else the first test seeds.")] = None,
-        model: Annotated[str | None, Query(max_length=200, description="The language model that is asked.")] = None,
-    ) -> Response:
-        """Run a baseline suite in this process and return its report."""
-        unknown = request.query_params.keys() - _BASELINE_FIELDS
-        if unknown:
-            raise InvalidInputError(
-                min(unknown), "unknown parameter; the parameters are " + ", ".join(sorted(_BASELINE_FIELDS))
-            )
-        report = await baselines.run(use_openai=use_openai, task_id=task_id, seed=seed, model=model)
-        return _json(report.model_dump_json().encode())
-
-
-def _content(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object in a body; an empty body gives an empty object."""
-    if not raw.strip():
-        return {}
-    try:
-        content = from_json(raw, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidInputError("body", f"must be one JSON document ({error})") from None
-    if not isinstance(content, dict):
-        raise InvalidInputError("body", "must be a JSON object")
-    return content
-
-
-def _checked(model: type[_Model], content: Mapping[str, Any]) -> _Model:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise translate(error, model) from None
+    add_baseline_routes(app, baselines, access)
 
 
 def _grade_request(raw: bytes) -> dict[str, Any]:

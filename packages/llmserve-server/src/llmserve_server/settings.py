@@ -6,33 +6,25 @@ Each field has its meaning, unit and bounds; `describe` lists them for the docum
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from llmserve_server.edge_settings import EdgeSettings
+from llmserve_server.settings_table import PREFIX as _PREFIX
+from llmserve_server.settings_table import Setting, problem_line, rows
+from llmserve_server.settings_table import seconds as _seconds
 from llmserve_sim.env import EngineKind
 
 __all__ = ["Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
 
-_PREFIX = "LLMSERVE_"
-_MIB = 2**20
-_Bytes = Annotated[int, Field(ge=1024, le=1024 * _MIB, json_schema_extra={"unit": "bytes"})]
-
 
 class SettingsError(ValueError):
     """One or more settings are wrong. The message has a line for each, with the variable's name and its bound."""
-
-
-def _seconds(default: float, low: float, high: float, description: str, **options: Any) -> Any:
-    return Field(
-        default=default, ge=low, le=high, description=description, json_schema_extra={"unit": "seconds"}, **options
-    )
 
 
 def _also(plain: str) -> AliasChoices:
@@ -40,8 +32,8 @@ def _also(plain: str) -> AliasChoices:
     return AliasChoices(_PREFIX + plain, plain)
 
 
-class Settings(BaseSettings):
-    """The server's settings. Arguments override variables. Raises `SettingsError`, which names every wrong variable."""
+class _CoreSettings(BaseSettings):
+    """The settings of what is served; those of how the network reaches it are in `edge_settings.py`."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", populate_by_name=True
@@ -125,21 +117,6 @@ class Settings(BaseSettings):
         le=1_000_000_000,
         description="Most episodes in the store; beyond it the oldest go, those that their session left behind first.",
         json_schema_extra={"unit": "episodes"},
-    )
-    max_body_bytes: _Bytes = Field(default=_MIB, description="Largest HTTP body, the grader's aside.")
-    max_log_bytes: _Bytes = Field(default=64 * _MIB, description="Largest body of POST /grader.")
-    max_message_bytes: _Bytes = Field(default=_MIB, description="Largest WebSocket message.")
-    max_log_steps: int = Field(
-        default=10_000,
-        ge=1,
-        le=100_000,
-        description="Longest log that is graded.",
-        json_schema_extra={"unit": "steps"},
-    )
-    api_token: SecretStr | None = Field(
-        default=None,
-        min_length=8,
-        description="When set, required as a bearer token on everything but /health and /web.",
     )
     baseline_min_interval_s: float = _seconds(
         60, 0, 86400, "Shortest time between two runs of the OpenAI baseline, which spends the owner's key."
@@ -240,23 +217,10 @@ class Settings(BaseSettings):
         json_schema_extra={"unit": "US dollars per hour"},
     )
 
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingsError("\n".join(_line(problem) for problem in error.errors(include_url=False))) from None
-
     @field_validator("log_level", "log_format", "mode", mode="before")
     @classmethod
     def _any_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
-
-    @field_validator("api_token")
-    @classmethod
-    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-            raise ValueError("must be visible ASCII characters, which a header can carry")
-        return value
 
     @field_validator("store_url")
     @classmethod
@@ -299,23 +263,21 @@ class Settings(BaseSettings):
         return not (self.space_id and self.max_sessions_per_address is None and self.forwarded_allow_ips is None)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of the documented table of settings."""
+class Settings(EdgeSettings, _CoreSettings):
+    """The server's settings. Arguments override variables. Raises `SettingsError`, which names every wrong variable."""
 
-    name: str
-    variables: tuple[str, ...]
-    """Environment variables, in order of precedence."""
-    default: object
-    unit: str
-    bounds: str
-    """What is accepted, in words."""
-    meaning: str
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(
+                "\n".join(problem_line(type(self), problem) for problem in error.errors(include_url=False))
+            ) from None
 
 
 def describe() -> tuple[Setting, ...]:
     """Return the table of settings, in the order of their definition."""
-    return tuple(_setting(name) for name in Settings.model_fields)
+    return rows(Settings)
 
 
 _OTHERS: Final = frozenset({"LLMSERVE_ARTIFACTS", "LLMSERVE_DATA", "LLMSERVE_WEIGHTS"})
@@ -327,62 +289,3 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ..
     known = {variable for row in describe() for variable in row.variables} | _OTHERS
     given = os.environ if environ is None else environ
     return tuple(sorted(name for name in given if name.upper().startswith(_PREFIX) and name.upper() not in known))
-
-
-def _variables(name: str) -> tuple[str, ...]:
-    alias = Settings.model_fields[name].validation_alias
-    if isinstance(alias, AliasChoices):
-        return tuple(str(choice) for choice in alias.choices)
-    return (_PREFIX + name.upper(),)
-
-
-def _setting(name: str) -> Setting:
-    info = Settings.model_fields[name]
-    spec = Settings.model_json_schema(by_alias=False)["properties"][name]
-    return Setting(
-        name=name,
-        variables=_variables(name),
-        default=info.default,
-        unit=spec.get("unit", ""),
-        bounds=_bounds(spec),
-        meaning=info.description or "",
-    )
-
-
-def _bounds(spec: Mapping[str, Any]) -> str:
-    spec = next((part for part in spec.get("anyOf", ()) if part.get("type") != "null"), spec)
-    if "enum" in spec:
-        return "one of " + ", ".join(spec["enum"])
-    if spec["type"] == "boolean":
-        return "true or false"
-    if spec["type"] == "object":
-        return "a JSON object"
-    if spec["type"] in {"integer", "number"}:
-        kind = "an integer" if spec["type"] == "integer" else "a number"
-        return f"{kind} in {_plain(spec['minimum'])}..{_plain(spec['maximum'])}"
-    if "pattern" in spec:
-        return "an http:// or https:// URL"
-    return f"a text of at least {spec['minLength']} characters" if spec.get("minLength", 1) > 1 else "a text"
-
-
-def _plain(number: float) -> str:
-    return str(int(number)) if number == int(number) else str(number)
-
-
-def _line(problem: Any) -> str:
-    """Return one of pydantic's errors as a line that names the variable, without the value of a secret."""
-    if not problem["loc"]:
-        return str(problem["msg"]).removeprefix("Value error, ")
-    where = str(problem["loc"][0])
-    for name in Settings.model_fields:
-        if where == name or where.upper() in _variables(name):
-            break
-    else:
-        return f"{where}: there is no such setting; the settings are {', '.join(Settings.model_fields)}"
-    row = _setting(name)
-    variable = " (or ".join(row.variables) + ")" * (len(row.variables) - 1)
-    if problem["type"] == "value_error":
-        return f"{variable}: {str(problem['msg']).removeprefix('Value error, ')}"
-    secret = SecretStr.__name__ in str(Settings.model_fields[name].annotation)
-    unit = f" ({row.unit})" if row.unit else ""
-    return f"{variable}: must be {row.bounds}{unit}" + ("" if secret else f", got {problem['input']!r}")

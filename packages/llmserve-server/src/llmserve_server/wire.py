@@ -25,6 +25,7 @@ from llmserve_sim.schema import (
 )
 
 __all__ = [
+    "BaselineRequest",
     "EmptyState",
     "ErrorBody",
     "ForkRequest",
@@ -208,6 +209,17 @@ class GradeRequest(_Body):
     episode_id: str | None = Field(default=None, min_length=1, max_length=200, description="An episode of this server.")
     episode_log: EpisodeLog | None = Field(default=None, description="A log from anywhere: it is replayed.")
     session_id: str | None = Field(default=None, max_length=200, description=_SESSION)
+
+
+class BaselineRequest(_Body):
+    """The body of `POST /baseline`; every field is optional."""
+
+    use_openai: bool = Field(default=False, description="Ask a language model; it spends the server's key.")
+    task_id: str | None = Field(default=None, max_length=200, description="One task; else the validators' three.")
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="One seed; else the first test seeds.")
+    model: str | None = Field(
+        default=None, max_length=200, description="With `use_openai`: one of LLMSERVE_BASELINE_MODELS; else the first."
+    )
 
 
 class SessionReply(_Body):

@@ -1,7 +1,9 @@
 """The ASGI layers around the application, outermost first.
 
 - `telemetry.TelemetryMiddleware`: request ids, metrics, log lines.
-- `auth_and_limits.AuthAndLimitsMiddleware`: the bearer token and the size of bodies.
+- `origin.OriginMiddleware`: refuses foreign hosts and what foreign pages send.
+- `auth.AuthMiddleware`: the token or the cookie, and in real mode who may spend the key.
+- `limits.LimitsMiddleware`: the size, time and memory of bodies.
 - `websocket.WebSocketMiddleware`: malformed frames, typed error frames, the fast path for steps.
 - `head.HeadMiddleware`: answers HEAD like GET, without the body.
 """

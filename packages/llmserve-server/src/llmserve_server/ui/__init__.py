@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from llmserve_server.access import Access
     from llmserve_server.sessions import SessionRegistry
     from llmserve_server.settings import Settings
 
 __all__ = ["mount"]
 
 
-def mount(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
+def mount(app: FastAPI, registry: SessionRegistry, settings: Settings, access: Access | None = None) -> None:
     """Serve the page on `app` unless the settings turn it off: ``/web``, and the redirects ``/`` and ``/demo`` to it.
+
+    Where `access` requires a token, the form that asks for it is at ``/web/login``.
 
     Call it after the app has its other routes and its lifespan: Gradio adds its own to that lifespan.
     """
@@ -31,7 +34,7 @@ def mount(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
     from llmserve_server.ui.page import serve
 
     async def build() -> None:
-        serve(app, registry, settings)
+        serve(app, registry, settings, access)
 
     try:
         asyncio.get_running_loop()
@@ -41,4 +44,4 @@ def mount(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
         loop.run_until_complete(build())
         loop.close()
     else:
-        serve(app, registry, settings)
+        serve(app, registry, settings, access)

@@ -13,16 +13,20 @@ import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from openenv.core.env_server.gradio_theme import OPENENV_GRADIO_CSS
+from starlette.routing import Mount
 
 from llmserve_agents.policy import AGENTS
 from llmserve_server.ui import theme
 from llmserve_server.ui.controller import PageController
+from llmserve_server.ui.gate import PageGate
 from llmserve_server.ui.handlers import Handlers
 from llmserve_server.ui.layout import Layout
+from llmserve_server.ui.login import add_login
 from llmserve_server.ui.playground import playground
 from llmserve_server.ui.visitor import visitor_address
 
 if TYPE_CHECKING:
+    from llmserve_server.access import Access
     from llmserve_server.sessions import SessionRegistry
     from llmserve_server.settings import Settings
 
@@ -49,11 +53,13 @@ def _serve_tab(controller: PageController) -> gr.Blocks:
     return tab
 
 
-def serve(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
-    """Mount the page on `app` and redirect ``/``, ``/demo`` and ``/web`` to it."""
+def serve(app: FastAPI, registry: SessionRegistry, settings: Settings, access: Access | None = None) -> None:
+    """Mount the page on `app` and redirect ``/``, ``/demo`` and ``/web`` to it; with a token add its form."""
     for route in ("/", "/demo", PATH):
         app.add_api_route(route, _to_page, methods=["GET"], include_in_schema=False)
     app.add_api_route("/favicon.ico", _icon, methods=["GET"], include_in_schema=False)
+    if access is not None and access.required:
+        add_login(app, access)
     gr.mount_gradio_app(
         app,
         blocks(registry, settings),
@@ -70,6 +76,9 @@ def serve(app: FastAPI, registry: SessionRegistry, settings: Settings) -> None:
         pwa=False,
         enable_monitoring=False,
     )
+    mount = app.router.routes[-1]
+    assert isinstance(mount, Mount)
+    mount.app = PageGate(mount.app)
 
 
 async def _to_page(request: Request) -> RedirectResponse:

@@ -1,0 +1,46 @@
+"""``GET /docs``: Swagger UI on the OpenAPI document. Its script and style come from this machine, not from a CDN."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from importlib.util import find_spec
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+
+__all__ = ["add_docs"]
+
+_PACKAGE: Final = "fastapi_offline"
+_ASSETS: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+"""Files of that package, and their types."""
+
+
+def add_docs(app: FastAPI) -> None:
+    """Add the page and its two files to `app`, if the package that has them is installed."""
+    if find_spec(_PACKAGE) is None:
+        return
+    folder = files(_PACKAGE) / "static"
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        """Return the page; its addresses are below a proxy's prefix if there is one."""
+        root = request.scope.get("root_path", "")
+        script, style = _ASSETS
+        return get_swagger_ui_html(
+            openapi_url=f"{root}/openapi.json",
+            title=app.title,
+            swagger_js_url=f"{root}/docs/{script}",
+            swagger_css_url=f"{root}/docs/{style}",
+            swagger_favicon_url=f"{root}/favicon.ico",
+        )
+
+    def asset(name: str, media_type: str) -> None:
+        @app.get(f"/docs/{name}", include_in_schema=False)
+        def read() -> Response:
+            with as_file(folder / name) as path:
+                content = path.read_bytes()
+            return Response(content, media_type=media_type, headers={"Cache-Control": "public, max-age=86400"})
+
+    for name, media_type in _ASSETS.items():
+        asset(name, media_type)

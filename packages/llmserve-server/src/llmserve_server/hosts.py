@@ -1,0 +1,87 @@
+"""`Hosts`: the names that the server goes by, and the origins whose pages may call it.
+
+The check of the name stops DNS rebinding: a page of ``evil.example`` that lets its own name point to this machine has a
+browser send that name as ``Host``. Such an attack needs a name in the public DNS that the attacker owns. So IP
+addresses, names without a dot and names that the public DNS cannot hold are always accepted: `docker run -p`, a
+machine's name in its own network, Compose and Kubernetes need no setting.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Final
+
+__all__ = ["Hosts", "is_loopback"]
+
+_PRIVATE: Final = (".local", ".localhost", ".internal", ".home.arpa", ".test")
+"""Suffixes that no public DNS server answers for: RFC 6761, RFC 6762, RFC 8375, and ICANN's reservation of .internal."""
+_SPACES: Final = ".hf.space"
+_ORIGIN: Final = re.compile(r"https?://([^/@?#]+)")
+
+
+class Hosts:
+    """The names of one server.
+
+    Args:
+        allowed: further names; ``*.example.org`` stands for every name below, ``*`` for every name there is.
+        space_host: names that Hugging Face gives a Space, separated by commas; None: those of ``SPACE_HOST``.
+    """
+
+    def __init__(self, allowed: Iterable[str] = (), *, space_host: str | None = None) -> None:
+        given = os.environ.get("SPACE_HOST", "") if space_host is None else space_host
+        named = {*allowed, *(name.strip().lower() for name in given.split(",") if name.strip())}
+        self._any = "*" in named
+        self._below = tuple(name[1:] for name in named if name.startswith("*."))
+        self._exact = frozenset(name for name in named if not name.startswith("*"))
+        self._machine = socket.gethostname().lower()
+        self.goes_by = lru_cache(maxsize=1024)(self._goes_by)
+        """Return whether a ``Host`` header names this server; a page's requests all carry the same."""
+
+    def trusts(self, origin: str, hosts: Iterable[str]) -> bool:
+        """Return whether an ``Origin`` is this server's own page, reached under one of `hosts`, or a named one's."""
+        found = _ORIGIN.fullmatch(origin)
+        if found is None:  # "null", or a scheme that no page of ours has
+            return False
+        authority = found[1].lower()
+        return authority in {host.lower() for host in hosts} or self._named(_name(authority))
+
+    def _goes_by(self, host: str) -> bool:
+        name = _name(host)
+        if self._any or "." not in name or _is_address(name) or name == self._machine or self._named(name):
+            return True
+        return name.endswith((*_PRIVATE, _SPACES))
+
+    def _named(self, name: str) -> bool:
+        return name in self._exact or name.endswith(self._below)
+
+
+def is_loopback(address: str) -> bool | None:
+    """Return whether `address` is this machine's own; None if it is no IP address."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return None
+    mapped = getattr(found, "ipv4_mapped", None)
+    return bool((mapped or found).is_loopback)
+
+
+def _name(host: str) -> str:
+    """Return the name in ``name:port`` or ``[address]:port``, in lower case and without a final dot."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,25 @@
+"""The path of a request as the routes see it: without the prefix of a proxy, which uvicorn's ``root_path`` adds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.types import Scope
+
+__all__ = ["PAGE", "is_page", "route_path"]
+
+PAGE: Final = "/web"
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path that routes are matched with."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path", "")
+    if prefix and path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}:
+        return path[len(prefix) :]
+    return path
+
+
+def is_page(path: str) -> bool:
+    """Return whether `path` is the page or something below it."""
+    return path == PAGE or path.startswith(f"{PAGE}/")
