@@ -21,7 +21,7 @@ from llmserve_sim.schema import ServeAction
 
 __all__ = ["Slot", "Slots", "Transport"]
 
-Transport = Literal["http", "websocket", "page"]
+Transport = Literal["http", "websocket", "page", "mcp"]
 
 
 @dataclass(slots=True, eq=False)

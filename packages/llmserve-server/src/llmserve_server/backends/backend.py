@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from llmserve_agents.tools.forecasting import Forecast
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
 __all__ = ["Backend", "BackendFactory", "StoredStep"]
@@ -58,6 +59,10 @@ class Backend(Protocol):
 
     def fork(self) -> Backend:
         """Return an independent episode with its own id that continues from here; raises `NotForkable`."""
+        ...
+
+    def forecast(self, plan: Sequence[ServeAction]) -> Forecast:
+        """Return what a plan brings on drawn futures of the episode; raises `NotForkable`."""
         ...
 
     def grade(self, log: EpisodeLog) -> GradeReport:
