@@ -53,6 +53,7 @@ def main() -> int:
         with serving(tree) as url:
             run(["openenv", "validate", "--url", url], tree)
             clients(url)
+            tools(url)
         if has_levels():
             graders(tree)
     print("accepted")
@@ -141,6 +142,35 @@ def clients(url: str) -> None:
             result = client.step(dict(ACTION))
             steps += 1
         print("GenericEnvClient, sync:", steps, "steps")
+
+
+def tools(url: str) -> None:
+    """Play windows through tools, with OpenEnv's tool client and with the official MCP client of either major version."""
+    from openenv.core.mcp_client import MCPToolClient
+
+    async def openenvs() -> int:
+        async with MCPToolClient(base_url=url) as env:
+            await env.call_tool("reset", task_id="bursty_workload", seed=42)
+            return int((await env.call_tool("advance", windows=3))["windows_run"])
+
+    async def official() -> tuple[str, Any]:
+        import mcp
+
+        if not hasattr(mcp, "Client"):
+            from mcp.client.streamable_http import streamable_http_client
+
+            async with streamable_http_client(f"{url}/mcp") as streams, mcp.ClientSession(*streams[:2]) as session:
+                await session.initialize()
+                await session.call_tool("reset", {"seed": 42})
+                ran = await session.call_tool("advance", {"windows": 3})
+                return "version 1", (ran.structuredContent or {})["windows_run"]
+        async with mcp.Client(f"{url}/mcp") as client:
+            await client.call_tool("reset", {"seed": 42})
+            ran = await client.call_tool("advance", {"windows": 3})
+            return "version 2", ran.structured_content["windows_run"]
+
+    print("MCPToolClient:", asyncio.run(openenvs()), "windows")
+    print("MCP's client, {}: {} windows".format(*asyncio.run(official())))
 
 
 def graders(tree: Path) -> None:

@@ -38,6 +38,8 @@ from llmserve_server.routes import register
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.settings import Settings, unknown_variables
 from llmserve_server.store import open_store
+from llmserve_server.tools.routes import register as register_tools
+from llmserve_server.tools.streamable import McpSessions
 from llmserve_sim.engine.kernel import compiled
 
 __all__ = ["API_VERSION", "create_app"]
@@ -80,8 +82,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.registry, app.state.settings, app.state.metrics = registry, settings, metrics
     app.state.dispatcher = dispatcher
+    app.state.mcp = mcp = McpSessions(registry, dispatcher, idle_s=settings.idle_timeout_s)
     register(app, registry, dispatcher, baselines, access)
     OpenEnvServer(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
+    register_tools(app, mcp, registry.callers, max_bytes=settings.max_body_bytes)
 
     @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())
     async def prometheus() -> Response:
@@ -123,7 +127,7 @@ async def _lifespan(
         _log.warning("unknown_setting", variable=variable)
     for start in app.router.on_startup:  # OpenEnv's start-up handlers, which our own lifespan replaces
         await start()
-    tasks = [asyncio.create_task(_keep_tidy(registry, dispatcher))]
+    tasks = [asyncio.create_task(_keep_tidy(registry, dispatcher, app.state.mcp))]
     if settings.mode == "sim":
         tasks.append(asyncio.create_task(_warm_up(settings, dispatcher)))
     _log.info("started", mode=settings.mode, max_concurrent_envs=settings.max_concurrent_envs)
@@ -151,9 +155,10 @@ async def _warm_up(settings: Settings, dispatcher: Dispatcher) -> None:
     dispatcher.inline_steps = is_local and settings.engine in {"auto", "numba"} and compiled.available()
 
 
-async def _keep_tidy(registry: SessionRegistry, dispatcher: Dispatcher) -> None:
+async def _keep_tidy(registry: SessionRegistry, dispatcher: Dispatcher, mcp: McpSessions) -> None:
     while True:
         await asyncio.sleep(_REAP_EVERY_S)
+        mcp.forget_idle()
         try:
             await dispatcher.run(registry.reap)
         except ServiceError as error:

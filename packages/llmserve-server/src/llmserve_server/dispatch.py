@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from llmserve_server.metrics import Metrics
 from llmserve_server.sessions import Reply, SessionRegistry
-from llmserve_sim.schema import ServeAction
+from llmserve_sim.schema import ServeAction, ServeObservation
 
 __all__ = ["Dispatcher"]
 
@@ -56,8 +56,12 @@ class Dispatcher:
             reply = registry.step(session_id, action, step_index=step_index)
         else:
             reply = await self.run(registry.step, session_id, action, step_index=step_index)
-        self._metrics.step(session_id, reply.observation, perf_counter() - start)
+        self.count(session_id, reply.observation, perf_counter() - start)
         return reply
+
+    def count(self, session_id: str, observation: ServeObservation, seconds: float) -> None:
+        """Count a step that a call in a thread has made. Call it in the event loop."""
+        self._metrics.step(session_id, observation, seconds)
 
     def close(self) -> None:
         """Accept no more calls; running ones finish by themselves."""

@@ -6,13 +6,17 @@ open, and resumed after it has closed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import structlog
 from openenv.core.env_server.interfaces import Environment
-from openenv.core.env_server.types import EnvironmentMetadata, State
+from openenv.core.env_server.mcp_types import CallToolAction, ListToolsAction
+from openenv.core.env_server.types import EnvironmentMetadata, Observation, State
 from pydantic import ValidationError
 
+from llmserve_agents.tools import Answer
 from llmserve_server import task_api
 from llmserve_server.__about__ import __version__
 from llmserve_server.callers import current_scope
@@ -20,6 +24,9 @@ from llmserve_server.dispatch import Dispatcher
 from llmserve_server.errors import Busy, EpisodeState, ServiceError
 from llmserve_server.fast_path import current_fast_path
 from llmserve_server.sessions import Reply, SessionRegistry
+from llmserve_server.tools.episode import RegistryEpisode
+from llmserve_server.tools.openenv import ToolClient, tool_observation, tools_observation
+from llmserve_server.tools.session import ToolSession
 from llmserve_server.wire import (
     EmptyState,
     ResetRequest,
@@ -55,6 +62,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
         self._registry = registry
         self._dispatcher = dispatcher
         self._session_id: str | None = None
+        self._tools: ToolSession | None = None
 
     @property
     def session_id(self) -> str | None:
@@ -89,21 +97,55 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
             return None
         return (await self._dispatcher.step(self._session_id, action, step_index)).observation
 
-    def step(self, action: WireAction, timeout_s: float | None = None, **options: Any) -> WireObservation:
-        """Run one window under `action`."""
+    def step(self, action: WireAction, timeout_s: float | None = None, **options: Any) -> Observation:
+        """Run one window under `action`, or list or call tools."""
+        if isinstance(action, ListToolsAction):
+            return tools_observation(self.list_tools())
+        if isinstance(action, CallToolAction):
+            with self._tools_here() as tools:
+                return tool_observation(action, tools.call_now(action.tool_name, action.arguments))
         try:
             reply = self._registry.step(self._session(), action.to_action(), step_index=step_index_of(action))
             return to_wire(reply.observation)
         except Exception as error:  # noqa: BLE001
             _refuse(error)
 
-    async def step_async(self, action: WireAction, timeout_s: float | None = None, **options: Any) -> WireObservation:
+    async def step_async(self, action: WireAction, timeout_s: float | None = None, **options: Any) -> Observation:
         """Do what `step` does without making other sessions wait."""
+        if isinstance(action, ListToolsAction):
+            return tools_observation(self.list_tools())
+        if isinstance(action, CallToolAction):
+            return tool_observation(action, await self.call_tool(action.tool_name, action.arguments))
         try:
             reply = await self._dispatcher.step(self._session(), action.to_action(), step_index_of(action))
             return to_wire(reply.observation)
         except Exception as error:  # noqa: BLE001
             _refuse(error)
+
+    @property
+    def mcp_client(self) -> ToolClient:
+        """What OpenEnv's JSON-RPC at `/mcp` and over `/ws` asks for tools."""
+        return ToolClient(self.list_tools, self.call_tool)
+
+    def list_tools(self) -> list[dict[str, Any]]:
+        """Return the tools in the words of MCP; no episode is needed."""
+        with self._tools_here() as tools:
+            return tools.tools()
+
+    async def call_tool(self, name: object, arguments: object) -> Answer:
+        """Call a tool on this session's episode; a refusal is an answer too."""
+        with self._tools_here() as tools:
+            return await tools.call(name, arguments)
+
+    @contextmanager
+    def _tools_here(self) -> Iterator[ToolSession]:
+        """Lend the tools, which share the session with `reset` and `step`."""
+        if self._tools is None:
+            self._tools = ToolSession(RegistryEpisode(self._registry, **self._caller()), self._dispatcher)
+        if self._session_id is not None:
+            self._tools.episode.session_id = self._session_id
+        yield self._tools
+        self._session_id = self._tools.episode.session_id
 
     @property
     def state(self) -> State:
@@ -174,9 +216,13 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
         request = reset_arguments({name: value for name, value in given.items() if value is not None})
         if request["session_id"] is None:
             request["session_id"] = self._session_id
+        return request | self._caller()
+
+    def _caller(self) -> dict[str, Any]:
+        """Return what a new session is told of its caller: the transport, and the network address."""
         scope = current_scope.get()
         transport = "mcp" if scope is not None and scope["path"] == "/mcp" else "websocket"
-        return request | {"transport": transport, "address": self._registry.callers.of(scope).address}
+        return {"transport": transport, "address": self._registry.callers.of(scope).address}
 
     def _taken(self, reply: Reply) -> WireObservation:
         if self._session_id not in {None, reply.session_id}:

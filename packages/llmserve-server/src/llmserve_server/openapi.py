@@ -88,7 +88,6 @@ _UNDECLARED: Final = {
     ("/list_environments", "get"): (),
     ("/metadata", "get"): (),
     ("/schema", "get"): (),
-    ("/mcp", "post"): (413,),
 }
 
 

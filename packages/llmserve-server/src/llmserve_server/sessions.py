@@ -11,9 +11,10 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from llmserve_agents.tools.forecasting import Forecast
 from llmserve_server.backends import Backend, BackendFactory
 from llmserve_server.cache import ATTEMPTS, Fork, SessionCache
 from llmserve_server.callers import Callers
@@ -93,12 +94,14 @@ class SessionRegistry:
         peer: str | None = None,
         address: str | None = None,
         transport: Transport = "http",
+        new_session_id: str | None = None,
     ) -> Reply:
         """Start an episode in a new session or in the one named; with `resume`, continue the named session's episode.
 
         Without a task, `DEFAULT_TASK` is started; without a seed, one of the task's training seeds is drawn (`state`
         tells which). `peer` identifies a caller who may come back without a session id, see `resolve`. A new session
-        counts towards the share of slots of `address`. Its id is always made here: a named session must exist.
+        counts towards the share of slots of `address`. Its id is made here, or is `new_session_id`, which the server has
+        made: a session that the caller names must exist.
 
         Raises `UnknownSession`, `UnknownTask`, `InvalidField`, `AtCapacity`.
         """
@@ -107,7 +110,7 @@ class SessionRegistry:
             return self._resume(session_id, task_id=task_id, seed=seed, episode_id=episode_id)
         cache = self._cache
         with (
-            cache.lend_new(self._new_id(), transport, self._pseudonym(address))
+            cache.lend_new(new_session_id or self._new_id(), transport, self._pseudonym(address))
             if session_id is None
             else cache.lend(session_id, load=False) as slot
         ):
@@ -220,6 +223,16 @@ class SessionRegistry:
         with self._cache.lend(session_id, fresh=True) as slot:
             assert slot.row is not None
             self._store.foresee(slot.row)
+
+    @property
+    def can_forecast(self) -> bool:
+        """Whether `forecast` works: a real endpoint has no future to draw."""
+        return self._settings.mode == "sim"
+
+    def forecast(self, session_id: str, plan: Sequence[ServeAction]) -> Forecast:
+        """Simulate a plan on drawn futures of the session's episode, which stays as it is; raises `NotForkable`."""
+        with self._cache.lend(session_id, fresh=True) as slot, refusals():
+            return _backend(slot).forecast(plan)
 
     def grade(
         self,

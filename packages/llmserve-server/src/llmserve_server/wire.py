@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, cast
 
+from openenv.core.env_server.mcp_types import CallToolAction, ListToolsAction
 from openenv.core.env_server.types import Action, Observation, State
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmserve_server.errors import ServiceError, to_service_error
 from llmserve_sim.errors import InvalidInputError
@@ -22,6 +23,7 @@ from llmserve_sim.schema import (
     ServeState,
     made,
     parse_action,
+    translate,
 )
 
 __all__ = [
@@ -59,6 +61,17 @@ def refusal(error: Exception) -> ServiceError:
     return refused
 
 
+_TOOL_ACTIONS: Final[dict[str, type[Action]]] = {"call_tool": CallToolAction, "list_tools": ListToolsAction}
+
+
+def _as_tool_action(model: type[Action], given: Mapping[str, Any]) -> Action:
+    """Return OpenEnv's action that lists or calls tools; the error names the field and its bound."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise refusal(translate(error, model)) from None
+
+
 class WireAction(ServeAction, Action):
     """A `ServeAction` as a type of OpenEnv."""
 
@@ -74,10 +87,13 @@ class WireAction(ServeAction, Action):
     def model_validate(cls, obj: Any, **options: Any) -> Self:
         """Return `obj` as an action; the error names the field and its bound.
 
-        It raises our own error, because OpenEnv's server answers pydantic's with only "Invalid message".
+        A `list_tools` or `call_tool` gives that action of OpenEnv. It raises our own error, because OpenEnv's server answers pydantic's with only "Invalid message".
         """
         if not isinstance(obj, Mapping):
             return super().model_validate(obj, **options)
+        tool_action = _TOOL_ACTIONS.get(kind) if isinstance(kind := obj.get("type"), str) else None
+        if tool_action is not None:
+            return cast("Self", _as_tool_action(tool_action, obj))
         metadata = obj.get("metadata", {})
         if not isinstance(metadata, Mapping):
             raise refusal(InvalidInputError("metadata", "must be an object", got=metadata))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from llmserve_agents.tools.forecasting import Forecast
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
 __all__ = ["Backend", "BackendFactory", "StoredStep"]
@@ -71,6 +72,10 @@ class Backend(Protocol):
 
         It has the same future, or with `forecast`, a seed, one that is drawn anew given what has been observed.
         """
+        ...
+
+    def forecast(self, plan: Sequence[ServeAction]) -> Forecast:
+        """Return what a plan brings on drawn futures of the episode; raises `NotForkable`."""
         ...
 
     def grade(self, log: EpisodeLog) -> GradeReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
+from llmserve_agents.tools.forecasting import Forecast, forecast
 from llmserve_server.backends.backend import StoredStep
 from llmserve_sim.env import EngineKind, ServingEnv
 from llmserve_sim.errors import EpisodeStateError
@@ -80,6 +81,10 @@ class SimulatedBackend:
     def fork(self, *, forecast: int | None = None) -> Self:
         """Return an independent episode with the same future, or with one drawn from the seed `forecast`."""
         return type(self)(self._engine, self._running().fork(forecast=forecast))
+
+    def forecast(self, plan: Sequence[ServeAction]) -> Forecast:
+        """Return what a plan brings on futures drawn from the task's distributions, given what has been seen."""
+        return forecast(self._running(), plan)
 
     def grade(self, log: EpisodeLog) -> GradeReport:
         """Replay `log`; return whether it is genuine, and its score."""

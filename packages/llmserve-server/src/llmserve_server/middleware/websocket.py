@@ -78,7 +78,7 @@ class WebSocketMiddleware:
                     await send({"type": "websocket.send", "text": answer(*problem)})
                     continue
                 try:
-                    step = await fast_path.answer(str(text))
+                    step = None if scope["path"] == "/mcp" else await fast_path.answer(str(text))
                 except Exception as error:  # noqa: BLE001 - answered as OpenEnv's handler would answer it
                     _log.error("request_failed", exc_info=error)
                     step = _error_frame("EXECUTION_ERROR", _defect())

@@ -249,6 +249,10 @@ class RealBackend:
             "an episode on a real endpoint cannot be forked: set LLMSERVE_MODE=sim to try what would happen"
         )
 
+    def forecast(self, plan: Sequence[ServeAction]) -> NoReturn:
+        """Raise `NotForkable`, because nobody knows what an endpoint will be asked."""
+        raise NotForkable("an episode on a real endpoint cannot be forecast: set LLMSERVE_MODE=sim")
+
     def grade(self, log: EpisodeLog) -> GradeReport:
         """Score a measured log against the simulator's references of the task.
 
