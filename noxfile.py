@@ -342,6 +342,7 @@ def recipes(session: nox.Session) -> None:
     """The recipes for other libraries run unchanged, on tiny budgets; TRL's trainer uses a model made by the test."""
     session.install("torch==2.13.0")
     session.install("stable-baselines3>=2.6", "tensorboard>=2.14", "transformers>=5.13,<6", "trl>=1.16,<2")
+    session.install("minari[create,hdf5]>=0.5.3")
     _compose(session)
     session.install(*GROUPS["test"])
     session.run("pytest", *(session.posargs or ["tests/recipes"]), env=_environment())

@@ -2,8 +2,8 @@
 
     python recipes/sb3_ppo.py --task bursty_workload --steps 200000
 
-Needs `pip install stable-baselines3` and llmserve-sim[fast,gym]. It trains on the task's training seeds, and scores on
-its test seeds, which training never sees.
+Needs `pip install stable-baselines3` and llmserve-sim[fast,sb3]. It trains on the task's training seeds, and scores on
+its test seeds, which training never sees. All episodes are stepped in one call by the native vector environment.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import gymnasium
 import torch
 from scoring import count, report
 
 try:
     from stable_baselines3 import PPO
-    from stable_baselines3.common.vec_env import DummyVecEnv
+    from stable_baselines3.common.vec_env import VecMonitor
 except ModuleNotFoundError as error:
     raise SystemExit("this recipe needs Stable-Baselines3: pip install stable-baselines3") from error
 
-import llmserve_sim.gym
+from llmserve_sim.sb3 import ServingVecEnv
 from llmserve_sim.tasks import list_tasks
 
 
 def main() -> None:
     """Parse, train, evaluate."""
-    ids = {task: name for name, task in llmserve_sim.gym.IDS.items()}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="bursty_workload", choices=[task.id for task in list_tasks()])
     parser.add_argument("--steps", type=count, default=200_000, help="windows to train on (200000)")
@@ -38,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
 
     windows = 120  # a rollout is an episode: nothing is cut in the middle
-    envs = DummyVecEnv([lambda: gymnasium.make(ids[options.task], observation="extended") for _ in range(options.envs)])
+    envs = VecMonitor(ServingVecEnv(options.envs, options.task, observation="extended"))
     model = PPO(
         "MlpPolicy",
         envs,

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from llmserve_agents.policy import AGENTS, MODEL_BASED_AGENTS, BestStaticPolicy, ModelBasedPolicy, make_agent
+from llmserve_agents.policy import (
+    AGENTS,
+    MODEL_BASED_AGENTS,
+    BestStaticPolicy,
+    ModelBasedPolicy,
+    make_agent,
+    run_episode,
+)
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.references import load_references
@@ -93,3 +100,11 @@ def test_best_static_refuses_a_task_that_is_no_name_of_the_catalogue() -> None:
 def test_best_static_acts_only_after_a_reset() -> None:
     with pytest.raises(InvalidInputError, match="must be reset"):
         BestStaticPolicy().act(ServingEnv(TASK).reset(seed=1))
+
+
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_every_agent_plays_a_deployment_with_a_single_replica(name: str) -> None:
+    task = load_task("adversarial_multitenant").model_copy(update={"windows": 30})
+    env = ServingEnv(task, deployment="rtx4090-llama3.1-8b")
+    run_episode(env, make_agent(name), task.seeds.validation.start)
+    assert env.state().done

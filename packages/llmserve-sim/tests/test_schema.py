@@ -299,3 +299,11 @@ def test_an_action_between_the_grid_points_has_no_indices() -> None:
 def test_the_grid_names_the_position_of_every_field() -> None:
     for name in ACTION_GRID:
         assert getattr(grid, name.upper()) == grid.GRID_INDEX[name] == list(ACTION_GRID).index(name)
+
+
+def test_the_grid_of_a_single_replica_offers_no_split_and_keeps_the_indices() -> None:
+    assert grid.action_grid(can_split=True) == ACTION_GRID
+    assert grid.grid_sizes(can_split=True) == GRID_SIZES
+    assert grid.grid_sizes(can_split=False) == (*GRID_SIZES[:4], 1, GRID_SIZES[5])
+    alone = grid.action_grid(can_split=False)
+    assert all(ACTION_GRID[name][: len(choices)] == choices for name, choices in alone.items())

@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from llmserve_agents.rules.heuristic import HeuristicPolicy
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.policies import Policy, RandomPolicy, StaticPolicy, ThresholdPolicy
+from llmserve_sim.policies import Policy, RandomPolicy, StaticPolicy, ThresholdPolicy, constrain
 from llmserve_sim.references import load_references
 from llmserve_sim.schema import ServeAction, ServeObservation
 from llmserve_sim.tasks.registry import catalogue_task
@@ -139,6 +139,7 @@ def run_episode(env: ServingEnv, agent: Policy, seed: int) -> None:
     """Run one episode of the environment's task to its end; `env.episode_log()` then holds it."""
     observation = env.reset(seed)
     agent.reset(env.task.id, seed)
+    constrain(agent, can_split=env.can_split)
     if isinstance(agent, ModelBasedPolicy):
         agent.attach(env)
     while not observation.done:

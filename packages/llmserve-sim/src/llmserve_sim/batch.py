@@ -7,7 +7,7 @@ can try many continuations at once. `gather` makes a batch of running environmen
 
 from __future__ import annotations
 
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import fields
 from functools import lru_cache
 from types import SimpleNamespace
@@ -70,7 +70,8 @@ _MEMORY_FIELDS: Final = ("wanted_blocks", "block_bytes", "weight_bytes", "draft_
 class ServingBatch:
     """`size` episodes of one task, all at the same window.
 
-    The figures of an `Outcome` are arrays with one entry per episode.
+    The figures of an `Outcome` are arrays with one entry per episode. A copy (`copy.copy`, `copy.deepcopy`, pickle)
+    continues identically and shares nothing with the original; `select` copies faster.
     """
 
     def __init__(
@@ -228,8 +229,12 @@ class ServingBatch:
         return Outcome(measurement, terms, done=self._window >= conditions.windows)
 
     def close(self) -> None:
-        """Stop the threads, if there are any."""
+        """Drop the episodes and stop the threads. The batch can be started again; closing twice is allowed."""
+        self._conditions = None
         self.engine.close()
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)
 
     def _running(self) -> _BatchConditions:
         if self._conditions is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -134,8 +135,8 @@ class ServingEnv:
 
     A refused call (`InvalidInputError`, `EpisodeStateError`) leaves the environment exactly as it was. A step that is
     interrupted (Ctrl-C) breaks the episode: every call except `reset` and `start` then raises `EpisodeStateError`. Use
-    one environment per thread: it has no lock, and it refuses a call during another thread's step. Pickling keeps the
-    running episode.
+    one environment per thread: it has no lock, and it refuses a call during another thread's step. A copy (`copy.copy`,
+    `copy.deepcopy`, pickle) keeps the running episode, continues identically and shares nothing with the original.
     """
 
     def __init__(
@@ -370,6 +371,9 @@ class ServingEnv:
     def close(self) -> None:
         """Drop the episode. The environment can be reset again; closing twice is allowed."""
         self._episode = None
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)
 
     def _running(self) -> _Episode:
         if self._episode is None:

@@ -1,7 +1,8 @@
 """The discrete action grid: 10 caps, 13 KV fractions, 9 depths, 3 tiers, split, priority: 14,040 actions.
 
 Agents with discrete heads and Gymnasium's `MultiDiscrete` space choose indices; this module turns them into
-`ServeAction` and back. It depends on the schema's bounds only.
+`ServeAction` and back. It depends on the schema's bounds only. A deployment with a single replica cannot split prefill
+and decode: `action_grid` and `grid_sizes` give what such a deployment leaves, with the same indices.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from operator import index
 from typing import TYPE_CHECKING, Final
 
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.schema import ACTION_FIELDS, QUANTIZATION_TIERS, ServeAction
+from llmserve_sim.schema import ACTION_FIELDS, QUANTIZATION_TIERS, ServeAction, plain_scalar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,9 @@ __all__ = [
     "PRIORITY_ROUTING",
     "QUANTIZATION_TIER",
     "SPECULATION_DEPTH",
+    "action_grid",
     "from_indices",
+    "grid_sizes",
     "to_indices",
 ]
 
@@ -55,13 +58,30 @@ PREFILL_DECODE_SPLIT: Final = GRID_INDEX["prefill_decode_split"]
 PRIORITY_ROUTING: Final = GRID_INDEX["priority_routing"]
 
 
+def action_grid(*, can_split: bool) -> dict[str, tuple[int | float | str | bool, ...]]:
+    """Return the choices of each field on a deployment; `can_split`: whether it allows `prefill_decode_split`."""
+    return dict(ACTION_GRID) if can_split else {**ACTION_GRID, "prefill_decode_split": (False,)}
+
+
+def grid_sizes(*, can_split: bool) -> tuple[int, ...]:
+    """Return the number of choices per field on a deployment, as `action_grid` has them."""
+    return tuple(len(choices) for choices in action_grid(can_split=can_split).values())
+
+
 def from_indices(indices: Sequence[int]) -> ServeAction:
     """Return the action at `indices` (one per field); raises `InvalidInputError` for a wrong count or index."""
     try:
         key = tuple(index(i) for i in indices)
+    except TypeError:  # numpy's bools stand for 0 and 1, as Python's do
+        key = _plain(indices)
+    return _at(key)
+
+
+def _plain(indices: object) -> tuple[int, ...]:
+    try:
+        return tuple(index(plain_scalar(i)) for i in indices)  # type: ignore[attr-defined,arg-type] # hence the TypeError
     except TypeError:
         raise InvalidInputError("action", f"must be {len(GRID_SIZES)} integers", got=indices) from None
-    return _at(key)
 
 
 @lru_cache(maxsize=16384)

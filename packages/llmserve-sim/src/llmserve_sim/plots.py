@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llmserve_sim.errors import InvalidInputError, MissingExtraError
 from llmserve_sim.schema import ACTION_FIELDS, QUANTIZATION_TIERS, EpisodeLog, ServeAction, ServeObservation
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
-__all__ = ["draw_comparison", "draw_timeline", "require_picture"]
+__all__ = ["draw_comparison", "draw_timeline", "render_timeline", "require_picture"]
 
 # Okabe and Ito's palette, distinguishable with any colour vision.
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -26,6 +28,7 @@ _CYCLE: Final = (_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY)
 _INK, _GRID = "#333333", "#dddddd"
 _WIDTH_IN: Final = 11.0
 _DPI: Final = 130
+_FRAME_DPI: Final = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +80,24 @@ def draw_timeline(log: EpisodeLog, path: Path, *, window_s: float, title: str = 
 
     `window_s` is the simulated length of a window, seconds. Raises `InvalidInputError` for a log without steps.
     """
-    panels = (_LOAD, _OUTPUT, _QUEUE, _LATENCY, _MEMORY, _KV, _REWARD)
     times = _times(log, window_s)
-    figure, axes = _figure([1.0] * len(panels) + [1.6], title or f"{log.task_id}, seed {log.seed}")
-    for axis, panel in zip(axes, panels, strict=False):
-        for line in panel.lines:
-            values = [line.value(step.observation) for step in log.steps]
-            axis.plot(times, values, color=line.colour, label=line.label, linewidth=1.3)
-        _dress(axis, panel, legend=len(panel.lines) > 1)
-    _knobs(axes[-1], [step.action for step in log.steps], times, window_s)
-    figure.align_ylabels(axes[:-1])
+    panels = (_LOAD, _OUTPUT, _QUEUE, _LATENCY, _MEMORY, _KV, _REWARD)
+    figure, axes = _timeline(log, panels, window_s, title or f"{log.task_id}, seed {log.seed}")
     _save(figure, axes[-1], times[-1], path)
+
+
+def render_timeline(log: EpisodeLog, *, window_s: float, windows: int) -> NDArray[np.uint8]:
+    """Return the episode so far as a picture uint8[height, width, 3], of one size throughout an episode of `windows`."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    panels = (_LOAD, _QUEUE, _LATENCY, _KV, _REWARD)
+    figure, axes = _timeline(log, panels, window_s, f"{log.task_id}, seed {log.seed}, window {len(log.steps)}")
+    _label_time(axes[-1], windows * window_s / 60.0)
+    figure.set_dpi(_FRAME_DPI)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
 def draw_comparison(logs: Mapping[str, EpisodeLog], path: Path, *, window_s: float, title: str) -> None:
@@ -133,7 +143,26 @@ def require_picture(path: Path) -> None:
 def _times(log: EpisodeLog, window_s: float) -> list[float]:
     if not log.steps:
         raise InvalidInputError("log.steps", "must hold at least one step to be drawn")
+    return _ends(log, window_s)
+
+
+def _ends(log: EpisodeLog, window_s: float) -> list[float]:
+    """The windows' ends in minutes."""
     return [(index + 1) * window_s / 60.0 for index in range(len(log.steps))]
+
+
+def _timeline(log: EpisodeLog, panels: Sequence[_Panel], window_s: float, title: str) -> tuple[Figure, list[Axes]]:
+    """Return the figure of one episode: the panels, and the six knobs below them."""
+    times = _ends(log, window_s)
+    figure, axes = _figure([1.0] * len(panels) + [1.6], title)
+    for axis, panel in zip(axes, panels, strict=False):
+        for line in panel.lines:
+            values = [line.value(step.observation) for step in log.steps]
+            axis.plot(times, values, color=line.colour, label=line.label, linewidth=1.3)
+        _dress(axis, panel, legend=len(panel.lines) > 1)
+    _knobs(axes[-1], [step.action for step in log.steps], times, window_s)
+    figure.align_ylabels(axes[:-1])
+    return figure, axes
 
 
 def _figure(heights: Sequence[float], title: str) -> tuple[Figure, list[Axes]]:
@@ -175,7 +204,7 @@ def _knobs(axis: Axes, actions: Sequence[ServeAction], times: Sequence[float], w
     for row, name in enumerate(names):
         values = [getattr(action, name) for action in actions]
         starts = [i for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
-        for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
+        for start, end in zip(starts, [*starts[1:], len(values)], strict=bool(values)):
             width = times[end - 1] - times[start] + window_s / 60.0
             left = times[start] - window_s / 60.0
             shade = 0.12 + 0.78 * _position(name, values[start])
@@ -205,9 +234,13 @@ def _short(value: float | str | bool) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _save(figure: Figure, lowest: Axes, minutes: float, path: Path) -> None:
+def _label_time(lowest: Axes, minutes: float) -> None:
     lowest.set_xlabel("simulated time (minutes)", fontsize=9, color=_INK)
     lowest.set_xlim(0.0, minutes)
+
+
+def _save(figure: Figure, lowest: Axes, minutes: float, path: Path) -> None:
+    _label_time(lowest, minutes)
     try:
         figure.savefig(path, dpi=_DPI)
     except (OSError, ValueError) as error:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.grid import GRID_SIZES, from_indices
+from llmserve_sim.grid import GRID_SIZES, from_indices, grid_sizes
 from llmserve_sim.schema import ServeAction
 
 if TYPE_CHECKING:
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from llmserve_sim.schema import ServeObservation
 
-__all__ = ["POLICIES", "Policy", "RandomPolicy", "StaticPolicy", "ThresholdPolicy", "make_policy"]
+__all__ = [
+    "POLICIES",
+    "DeploymentPolicy",
+    "Policy",
+    "RandomPolicy",
+    "StaticPolicy",
+    "ThresholdPolicy",
+    "constrain",
+    "make_policy",
+]
 
 
 class Policy(Protocol):
@@ -34,20 +43,41 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class DeploymentPolicy(Policy, Protocol):
+    """A policy that chooses only what the deployment allows, once it has been told."""
+
+    def constrain(self, *, can_split: bool) -> None:
+        """Choose `prefill_decode_split` in this episode only if `can_split`; called after `reset`."""
+        ...
+
+
+def constrain(policy: Policy, *, can_split: bool) -> None:
+    """Tell a policy that has just been reset what the deployment allows, if the policy can follow it."""
+    if isinstance(policy, DeploymentPolicy):
+        policy.constrain(can_split=can_split)
+
+
 @dataclass(slots=True)
 class RandomPolicy:
     """Uniform over the discrete grid, from a stream that the episode's seed determines."""
 
     _rng: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311 - a policy, not a secret
+    _sizes: tuple[int, ...] = GRID_SIZES
 
     def reset(self, task_id: str, seed: int) -> None:
-        """Start the stream of `seed`."""
+        """Start the stream of `seed`, over the whole grid."""
+        self._sizes = GRID_SIZES
         self._rng = random.Random(f"random policy {task_id} {seed}")  # noqa: S311 - as above
+
+    def constrain(self, *, can_split: bool) -> None:
+        """Draw from the actions that the deployment allows."""
+        self._sizes = grid_sizes(can_split=can_split)
 
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return any of the grid's actions."""
         # Only random() is promised to give the same values in every Python version.
-        return from_indices([int(self._rng.random() * n) for n in GRID_SIZES])
+        return from_indices([int(self._rng.random() * n) for n in self._sizes])
 
 
 @dataclass(slots=True)

@@ -41,6 +41,7 @@ __all__ = [
     "parse_action",
     "parse_log",
     "plain_integer",
+    "plain_scalar",
     "schema_hash",
     "translate",
 ]
@@ -346,7 +347,7 @@ def parse_action(value: object) -> ServeAction:
     """Return `value` (a `ServeAction`, or a mapping of its fields) as a `ServeAction`; omitted fields take defaults.
 
     Raises `InvalidInputError` naming the first wrong field and its bound. Nothing is converted or clamped, except
-    that another library's integers (numpy's) are accepted.
+    that another library's integers and bools (numpy's) are accepted.
     """
     if type(value) is ServeAction:
         return value
@@ -354,7 +355,18 @@ def parse_action(value: object) -> ServeAction:
         value = {name: getattr(value, name) for name in ACTION_FIELDS}
     if not isinstance(value, Mapping):
         raise InvalidInputError("action", "must be a ServeAction or a mapping of its fields", got=value)
-    return _validate(ServeAction, {name: plain_integer(item) for name, item in value.items()}, "")
+    return _validate(ServeAction, {name: plain_scalar(item) for name, item in value.items()}, "")
+
+
+def plain_scalar(value: object) -> object:
+    """Return another library's integer or bool (numpy's) as Python's; anything else as it is."""
+    return bool(value) if _is_foreign_bool(value) else plain_integer(value)
+
+
+def _is_foreign_bool(value: object) -> bool:
+    """Whether it is one bool of another library: a numpy scalar, or an array without dimensions."""
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    return kind == "b" and getattr(value, "shape", None) == ()
 
 
 def plain_integer(value: object) -> object:

@@ -9,7 +9,7 @@ import pytest
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.metrics import Measurement
 from llmserve_sim.observation import to_observation
-from llmserve_sim.policies import POLICIES, RandomPolicy, StaticPolicy, ThresholdPolicy, make_policy
+from llmserve_sim.policies import POLICIES, RandomPolicy, StaticPolicy, ThresholdPolicy, constrain, make_policy
 from llmserve_sim.schema import ServeAction, ServeObservation
 
 
@@ -64,3 +64,23 @@ def test_the_threshold_policy_backs_off_after_evictions_and_takes_spare_memory_w
 def test_the_threshold_policy_drafts_deeper_the_fewer_requests_run() -> None:
     policy = ThresholdPolicy()
     assert [policy.act(_seen(active_requests=n)).speculation_depth for n in (4, 30, 100)] == [4, 2, 0]
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_every_policy_plays_on_a_single_replica_once_it_is_told(name: str) -> None:
+    env, policy = ServingEnv(deployment="rtx4090-llama3.1-8b"), make_policy(name)
+    observation = env.reset(seed=4)
+    policy.reset(env.task.id, 4)
+    constrain(policy, can_split=env.can_split)
+    for _ in range(40):
+        observation = env.step(policy.act(observation))
+
+
+def test_the_random_policy_draws_the_same_stream_on_both_deployments_but_for_the_split() -> None:
+    whole, single = RandomPolicy(), RandomPolicy()
+    for policy in (whole, single):
+        policy.reset("static_workload", 1)
+    constrain(single, can_split=False)
+    pairs = [(whole.act(_seen()), single.act(_seen())) for _ in range(20)]
+    assert any(action.prefill_decode_split for action, _ in pairs)
+    assert all(action.model_copy(update={"prefill_decode_split": False}) == other for action, other in pairs)

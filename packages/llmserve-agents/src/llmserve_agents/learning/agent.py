@@ -6,6 +6,7 @@ A reset loads the weights of its task, and raises an error if there are none; no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -78,6 +79,12 @@ class PPOPolicy:
             raise WeightsMismatchError("task_id", loaded.card["task_id"], task_id, loaded.path)
         self._loaded = loaded
         self._history.reset()
+
+    def constrain(self, *, can_split: bool) -> None:
+        """Mask the split in this episode if the deployment cannot split."""
+        if self._loaded is not None and not can_split:
+            policy = replace(self._loaded.policy, can_split=False)
+            self._loaded = replace(self._loaded, policy=policy)
 
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return the next window's configuration.

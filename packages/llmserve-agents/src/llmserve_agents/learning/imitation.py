@@ -14,6 +14,7 @@ from llmserve_agents.learning.features import FEATURES, FeatureHistory
 from llmserve_agents.policy import make_agent
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.observation import vector
+from llmserve_sim.policies import constrain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +39,7 @@ def demonstrations(
         seed = int(rng.integers(task.seeds.train.start, task.seeds.train.stop))
         observation = env.reset(seed)
         policy.reset(task.id, seed)
+        constrain(policy, can_split=env.can_split)
         history.reset()
         while not observation.done:
             inputs.append(history.push(np.array([vector(observation, "extended")])))

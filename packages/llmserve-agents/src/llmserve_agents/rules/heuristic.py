@@ -12,6 +12,7 @@ tasks, hardware or the future; it estimates the GPUs' memory from the windows th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -61,6 +62,9 @@ _UNREPORTED: Final = {
     "kv_pool_gb": np.nan,
 }
 """Values used for figures that a backend does not report."""
+
+_NEVER_SPLIT: Final = 1.01
+"""A `split_low` that no share of prompts reaches."""
 
 Numbers = Any
 """A number, or an array with one entry per episode."""
@@ -242,6 +246,11 @@ class HeuristicPolicy:
     def reset(self, task_id: str, seed: int) -> None:
         """Forget the previous episode."""
         self._rules = Rules(self.thresholds)
+
+    def constrain(self, *, can_split: bool) -> None:
+        """Switch the rule for the split off in this episode if the deployment cannot split."""
+        if not can_split:
+            self._rules = Rules(replace(self.thresholds, split_low=_NEVER_SPLIT))
 
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return the next window's configuration."""

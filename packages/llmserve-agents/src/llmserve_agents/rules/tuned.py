@@ -69,6 +69,11 @@ class TunedHeuristicPolicy:
         self._policy, self._path, self._card = HeuristicPolicy(thresholds), path, card
         self._policy.reset(task_id, seed)
 
+    def constrain(self, *, can_split: bool) -> None:
+        """Switch the rule for the split off in this episode if the deployment cannot split."""
+        if self._policy is not None:
+            self._policy.constrain(can_split=can_split)
+
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return the next window's configuration."""
         if self._policy is None:

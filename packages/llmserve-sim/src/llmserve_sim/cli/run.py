@@ -10,7 +10,7 @@ from typing import cast
 from llmserve_sim.env import Outcome, ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.observation import to_observation
-from llmserve_sim.policies import POLICIES, Policy, StaticPolicy, make_policy
+from llmserve_sim.policies import POLICIES, Policy, StaticPolicy, constrain, make_policy
 from llmserve_sim.schema import parse_action
 from llmserve_sim.tasks import Task, load_task
 from llmserve_sim.workload.replay import DRAIN_S, scenario_from_trace
@@ -107,6 +107,7 @@ def knob_action(agent: str | None, knobs: Mapping[str, object]) -> tuple[str, Po
 def run_episode(env: ServingEnv, policy: Policy, start: Outcome, tick: Callable[[int], object]) -> None:
     """Let `policy` act until the episode ends; calls `tick` after each window with the number of windows so far."""
     policy.reset(env.task.id, env.state().seed)
+    constrain(policy, can_split=env.can_split)
     observation = to_observation(start.measurement, None, task_id=env.task.id, done=False)
     done = 0
     while not observation.done:

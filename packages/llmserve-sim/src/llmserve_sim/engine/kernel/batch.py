@@ -7,8 +7,10 @@ neither the order nor the number of threads changes a result.
 from __future__ import annotations
 
 import itertools
+import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -47,6 +49,8 @@ class KernelBatch:
         size: number of environments.
         backend: as for `KernelEngine`.
         threads: threads of one `step`; of no use to the "python" backend, which holds the GIL.
+
+    A copy (`copy.copy`, `copy.deepcopy`, pickle) continues identically and shares nothing with the original.
     """
 
     def __init__(self, fleet: FleetSpec, slo: Slo, size: int, *, backend: Backend = "auto", threads: int = 1) -> None:
@@ -78,7 +82,10 @@ class KernelBatch:
         """[size] index of each environment's traffic in `_traffic`."""
         self._lent = False
         """Whether another batch shares `_traffic`: then `_put` copies it before it writes."""
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_process = 0
+        """Id of the process in which the pool's threads run."""
         pieces = min(size, 1 if threads == 1 else threads * CHUNKS_PER_THREAD)
         edges = np.linspace(0, size, pieces + 1).astype(int).tolist()
         self._chunks = list(itertools.pairwise(edges))
@@ -136,7 +143,7 @@ class KernelBatch:
         else:
             clone._rows = [self._rows[i].copy() for i in indices]
             clone.stats = self.stats[indices]
-        clone._pool = None
+        clone._threads, clone._pool = 1, None
         clone._chunks = [(0, clone.size)]
         clone._everyone = np.ones(clone.size, dtype=np.int64)
         return clone
@@ -170,10 +177,11 @@ class KernelBatch:
             native(plans, self.backend),
             mask,
         )
-        if self._pool is None:
+        if self._threads == 1:
             run(*args, 0, self.size)
         else:
-            for done in [self._pool.submit(run, *(*args, low, high)) for low, high in self._chunks]:
+            pool = self._running_pool()
+            for done in [pool.submit(run, *(*args, low, high)) for low, high in self._chunks]:
                 done.result()
         if not compiles:
             for index in np.flatnonzero(mask).tolist():
@@ -185,6 +193,28 @@ class KernelBatch:
         self.stats[index] = self._rows[index][STATS : STATS + STATS_SIZE]
 
     def close(self) -> None:
-        """Stop the threads."""
-        if self._pool is not None:
+        """Stop the threads. The next step starts them again."""
+        if self._pool is not None and self._pool_process == os.getpid():
             self._pool.shutdown()
+        self._pool = None
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything but the threads, and but `stats` where it is a view: copied apart it would be none."""
+        left_out = ("_pool", "stats") if self.backend == "numba" else ("_pool",)
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy; its threads start with its first step."""
+        self.__dict__.update(state)
+        self._pool = None
+        if self.backend == "numba":
+            self._view()
+
+    def _running_pool(self) -> ThreadPoolExecutor:
+        """Return the pool; start its threads if there are none in this process, as after a copy or a fork."""
+        if self._pool is None or self._pool_process != os.getpid():
+            self._pool, self._pool_process = ThreadPoolExecutor(self._threads), os.getpid()
+        return self._pool

@@ -162,6 +162,9 @@ class KernelEngine:
         """Return the progress of the requests that have arrived."""
         return progress_of(self._row)
 
+    def __copy__(self) -> Self:
+        return self.fork()
+
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but the kernel function, which another process looks up again."""
         return {name: value for name, value in self.__dict__.items() if name != "_run"}

@@ -81,6 +81,9 @@ class ReferenceEngine:
                 request.output = min(int(traffic.output[request.id]), self.fleet.max_len - request.prompt)
         return clone
 
+    def __copy__(self) -> Self:
+        return self.fork()
+
     def progress(self) -> Progress:
         """Return the progress of the requests that have arrived."""
         ended = np.ones(self.arrived, dtype=np.bool_)
