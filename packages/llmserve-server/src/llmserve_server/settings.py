@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from llmserve_agents.llm.transport import redact_urls
 from llmserve_sim.env import EngineKind
 
 __all__ = ["Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
@@ -353,4 +354,6 @@ def _line(problem: Any) -> str:
         return f"{variable}: {str(problem['msg']).removeprefix('Value error, ')}"
     secret = SecretStr.__name__ in str(Settings.model_fields[name].annotation)
     unit = f" ({row.unit})" if row.unit else ""
-    return f"{variable}: must be {row.bounds}{unit}" + ("" if secret else f", got {problem['input']!r}")
+    return f"{variable}: must be {row.bounds}{unit}" + (
+        "" if secret else f", got {redact_urls(repr(problem['input']))}"
+    )
