@@ -12,7 +12,7 @@ import sys
 
 from llmserve_server.__main__ import main as serve
 from llmserve_server.app import create_app
-from llmserve_server.backends.simulated import warm_up
+from llmserve_server.backends.kernel import Kernel
 from llmserve_server.settings import Settings
 
 __all__: list[str] = []
@@ -20,7 +20,7 @@ __all__: list[str] = []
 
 def main() -> None:
     """Answer until nobody asks any more."""
-    warm_up()
+    Kernel().settled()
     # Made once and let go of, with nothing open: what the first application has to look up, the copies know.
     create_app(Settings(store_url="sqlite://")).state.registry.shutdown()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who is killed here is nobody's zombie

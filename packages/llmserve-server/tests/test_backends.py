@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmserve_server.backends import Backend, SimulatedBackend, StoredStep
-from llmserve_server.backends.simulated import warm_up
+from llmserve_server.backends.kernel import Kernel
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError, UnknownTaskError
 from llmserve_sim.schema import ServeAction, ServeObservation
@@ -101,7 +101,7 @@ def test_warming_up_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mo
     expected = [cold.reset("static_workload", 0, "mine"), cold.step(ServeAction())]
     before = _alive(), threading.active_count(), random.getstate()
 
-    warm_up()
+    Kernel().settled()
 
     assert (_alive(), threading.active_count(), random.getstate()) == before
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from openenv.core.env_server.types import ServerMode
 
 from llmserve_server.access import Access
 from llmserve_server.backends import BackendFactory, SimulatedBackend
-from llmserve_server.backends.simulated import warm_up
+from llmserve_server.backends.kernel import Kernel
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.docs_page import add_docs
@@ -40,7 +40,6 @@ from llmserve_server.settings import Settings, unknown_variables
 from llmserve_server.store import open_store
 from llmserve_server.tools.routes import register as register_tools
 from llmserve_server.tools.streamable import McpSessions
-from llmserve_sim.engine.kernel import compiled
 
 __all__ = ["API_VERSION", "create_app"]
 
@@ -58,24 +57,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         MissingApiKey: real mode needs a key and has none.
     """
     settings = Settings() if settings is None else settings
-    backends: BackendFactory = partial(SimulatedBackend, settings.engine)
-    closing: list[Callable[[], None]] = []
+    kernel = Kernel(settings.engine)
+    backends: BackendFactory = partial(SimulatedBackend, kernel)
+    closing: list[Callable[[], None]] = [kernel.close]
     if settings.mode == "real":  # imported only here: the client library is slow to import and large
         from llmserve_server.backends.real.backend import RealBackendFactory
 
         backends = real = RealBackendFactory(settings)
-        closing = [real.close]
+        closing.append(real.close)
     registry = SessionRegistry(settings=settings, store=open_store(settings), backend_factory=backends)
     metrics = Metrics(registry)
     dispatcher = Dispatcher(registry, metrics, threads=_threads(settings))
-    baselines = BaselineRunner(settings)
+    baselines = BaselineRunner(settings, engine=kernel.settled)
     access = Access(settings)
     closing.insert(0, baselines.close)
     app = FastAPI(
         title="LLMServeEnv",
         version=API_VERSION,
         description="An OpenEnv environment for learning LLM inference serving policies.",
-        lifespan=partial(_lifespan, settings=settings, registry=registry, dispatcher=dispatcher, closing=closing),
+        lifespan=partial(
+            _lifespan, settings=settings, registry=registry, dispatcher=dispatcher, kernel=kernel, closing=closing
+        ),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -121,6 +123,7 @@ async def _lifespan(
     settings: Settings,
     registry: SessionRegistry,
     dispatcher: Dispatcher,
+    kernel: Kernel,
     closing: Sequence[Callable[[], None]],
 ) -> AsyncIterator[None]:
     for variable in unknown_variables():
@@ -129,7 +132,7 @@ async def _lifespan(
         await start()
     tasks = [asyncio.create_task(_keep_tidy(registry, dispatcher, app.state.mcp))]
     if settings.mode == "sim":
-        tasks.append(asyncio.create_task(_warm_up(settings, dispatcher)))
+        tasks.append(asyncio.create_task(_warm_up(settings, kernel, dispatcher)))
     _log.info("started", mode=settings.mode, max_concurrent_envs=settings.max_concurrent_envs)
     try:
         yield
@@ -146,13 +149,11 @@ async def _lifespan(
         _log.info("stopped")
 
 
-async def _warm_up(settings: Settings, dispatcher: Dispatcher) -> None:
-    """Compile the simulator in a thread. Until it is done, steps run in threads too."""
-    _log.info("warming_up", note="a new machine compiles the simulator once, half a minute to a few; steps wait for it")
-    await dispatcher.run(warm_up, settings.engine)
-    _log.info("warm")
+async def _warm_up(settings: Settings, kernel: Kernel, dispatcher: Dispatcher) -> None:
+    """Load the compiled kernel, compile it first if need be. Until that is done, steps run in threads."""
+    await kernel.warmed_up()
     is_local = settings.store_url is None or settings.store_url.get_secret_value().startswith("sqlite")
-    dispatcher.inline_steps = is_local and settings.engine in {"auto", "numba"} and compiled.available()
+    dispatcher.inline_steps = is_local and kernel.is_fast
 
 
 async def _keep_tidy(registry: SessionRegistry, dispatcher: Dispatcher, mcp: McpSessions) -> None:

@@ -25,6 +25,7 @@ from llmserve_agents.llm.endpoint import Patience
 from llmserve_server.errors import Busy, EndpointFailed, InvalidField, MissingApiKey, to_service_error
 from llmserve_server.settings import Settings
 from llmserve_sim.__about__ import __version__ as simulator_version
+from llmserve_sim.env import EngineKind
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.tasks.registry import catalogue_task
 
@@ -47,11 +48,19 @@ class BaselineRunner:
 
     Args:
         settings: key, endpoint and limits.
+        engine: returns the simulator's engine, and may wait until it is compiled; the setting's by default.
         clock: monotonic seconds, for the interval between runs.
     """
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        engine: Callable[[], EngineKind] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
+        self._engine: Callable[[], EngineKind] = (lambda: settings.engine) if engine is None else engine
         self._clock = clock
         self._reports: OrderedDict[_Key, BaselineReport] = OrderedDict()
         self._guard = threading.Lock()
@@ -134,7 +143,7 @@ class BaselineRunner:
                 report = run_suite(
                     tasks=None if task_id is None else [task_id],
                     seeds=None if seed is None else [seed],
-                    environment=InProcess(engine=self._settings.engine),
+                    environment=InProcess(engine=self._engine()),
                     progress=self._stop_if(self._closed),
                 )
                 with self._guard:
@@ -166,7 +175,7 @@ class BaselineRunner:
                     seeds=None if seed is None else [seed],
                     model=model,
                     llm=options,
-                    environment=InProcess(engine=settings.engine),
+                    environment=InProcess(engine=self._engine()),
                     progress=self._stop_if(abandoned, self._closed),
                 )
             finally:

@@ -69,4 +69,5 @@ def configure_logging(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers[:], logger.propagate = [], True
     logging.getLogger("uvicorn.access").disabled = True  # it would print query strings; ours prints the route's pattern
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2", "openai"):  # a line for each request, with the endpoint's URL
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -44,7 +44,8 @@ class _CoreSettings(BaseSettings):
     )
     engine: EngineKind = Field(
         default="auto",
-        description="Scheduler of the simulator; all give the same numbers. auto: the fastest installed.",
+        description="Scheduler of the simulator; all give the same numbers. auto: the fastest installed, and plain Python "
+        "until that is compiled; with numba the first steps wait for the compiler.",
     )
     host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container that listens only on loopback cannot be reached

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings
 
+from llmserve_agents.llm.transport import redact_urls
+
 __all__ = ["MIB", "PREFIX", "Bytes", "Setting", "problem_line", "rows", "seconds"]
 
 PREFIX: Final = "LLMSERVE_"
@@ -102,4 +104,6 @@ def problem_line(model: type[BaseSettings], problem: Any) -> str:
         return f"{variable}: {str(problem['msg']).removeprefix('Value error, ')}"
     secret = SecretStr.__name__ in str(model.model_fields[row.name].annotation)
     unit = f" ({row.unit})" if row.unit else ""
-    return f"{variable}: must be {row.bounds}{unit}" + ("" if secret else f", got {problem['input']!r}")
+    return f"{variable}: must be {row.bounds}{unit}" + (
+        "" if secret else f", got {redact_urls(repr(problem['input']))}"
+    )

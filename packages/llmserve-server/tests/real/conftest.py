@@ -169,8 +169,10 @@ class LoopbackEndpoint:
     def __init__(self) -> None:
         self.script: Script = tokens(2)
         self.requests: list[dict[str, Any]] = []
+        self.sent = 0
+        """Bytes of bodies that went out."""
         self.heads: list[str] = []
-        self.page: str | None = None
+        self.page: str | Reply | None = None
         self.page_heads: list[str] = []
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -211,7 +213,9 @@ class LoopbackEndpoint:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         if head.startswith("GET"):
             self.page_heads.append(head)
-            reply = Reply([self.page.encode()], headers={"content-type": "text/plain"}) if self.page else refusal(404)
+            reply = self.page if isinstance(self.page, Reply) else refusal(404)
+            if isinstance(self.page, str):
+                reply = Reply([self.page.encode()], headers={"content-type": "text/plain"})
         else:
             length = next(
                 int(line.split(":")[1]) for line in head.split("\r\n") if line.lower().startswith("content-l")
@@ -232,6 +236,8 @@ class LoopbackEndpoint:
                     await asyncio.sleep(0.01)
             else:
                 writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+                self.sent += len(part)
+                await writer.drain()
         await writer.drain()
         if not reply.hang_up:
             writer.write(b"0\r\n\r\n")

@@ -69,10 +69,10 @@ def _cases(say: Any) -> dict[str, tuple[Any, Failure, int]]:
         "an error event": (Reply([text, event({"error": {"message": "out of memory"}})]), Failure.STREAM_ERROR, 1),
         "gzip that is none": (
             Reply([b"xx"], headers={"content-type": "text/event-stream", "content-encoding": "gzip"}),
-            Failure.CONNECTION,
+            Failure.MALFORMED,
             0,
         ),
-        "a redirect to nowhere": (Reply([], 302, {"location": "http://127.0.0.1:9/"}), Failure.CONNECTION, 0),
+        "a redirect to nowhere": (Reply([], 302, {"location": "http://127.0.0.1:9/"}), Failure.REFUSED, 0),
     }
 
 

@@ -50,7 +50,10 @@ if TYPE_CHECKING:
 __all__ = ["EngineKind", "Outcome", "ServingEnv", "Snapshot"]
 
 EngineKind = Literal["auto", "numba", "python", "reference"]
-"""Which scheduler runs; all give the same numbers. "auto" is the kernel, compiled if numba is installed."""
+"""Which scheduler runs; all give the same numbers. "auto" is the kernel, compiled if numba is installed.
+
+The first compiled window on a machine waits for the compiler, half a minute to a few (README.md, "The compiled kernel").
+"""
 _ENGINES = ("auto", "numba", "python", "reference")
 _MAX_SEED = 2**63 - 1
 
@@ -146,13 +149,9 @@ class ServingEnv:
         deployment: str | Deployment | None = None,
         engine: EngineKind = "auto",
     ) -> None:
-        if engine not in _ENGINES:
-            raise InvalidInputError("engine", "must be one of " + ", ".join(_ENGINES), got=engine)
-        if engine == "numba" and not compiled.available():
-            raise MissingExtraError("fast", "ServingEnv(engine='numba')")
+        self._engine: EngineKind = _checked_engine(engine)
         self._task = load_task(task)
         self._deployment = deployment
-        self._engine: EngineKind = engine
         self._configurator = Configurator.build(self._task, deployment)
         self._episode: _Episode | None = None
 
@@ -175,6 +174,11 @@ class ServingEnv:
     def can_split(self) -> bool:
         """Whether the deployment allows `prefill_decode_split`: it has more than one replica."""
         return self._configurator.deployment.can_split
+
+    @property
+    def engine(self) -> EngineKind:
+        """The engine, as it was given here or to `use_engine`."""
+        return self._engine
 
     @property
     def outcome(self) -> Outcome:
@@ -368,6 +372,21 @@ class ServingEnv:
         )
         return fork
 
+    def use_engine(self, engine: EngineKind) -> None:
+        """Continue the running episode, and start later ones, on another engine: "auto", "numba" or "python".
+
+        Observations and rewards have the same bytes. Raises `InvalidInputError` if one of the two is "reference", whose
+        state is another one.
+        """
+        engine = _checked_engine(engine)
+        if engine == "reference" or self._engine == "reference":
+            raise InvalidInputError("engine", "must be auto, numba or python, before and after", got=engine)
+        if self._episode is not None:
+            running = self._running().engine
+            assert isinstance(running, KernelEngine)
+            running.use_backend(engine)
+        self._engine = engine
+
     def close(self) -> None:
         """Drop the episode. The environment can be reset again; closing twice is allowed."""
         self._episode = None
@@ -416,6 +435,14 @@ def _redrawn(episode: _Episode, seed: int) -> dict[str, Any]:
 
 def _digest_with(configurator: Configurator, scenario_digest: str) -> str:
     return hashlib.sha256(f"{configurator.digest} {scenario_digest}".encode()).hexdigest()
+
+
+def _checked_engine(engine: EngineKind) -> EngineKind:
+    if engine not in _ENGINES:
+        raise InvalidInputError("engine", "must be one of " + ", ".join(_ENGINES), got=engine)
+    if engine == "numba" and not compiled.available():
+        raise MissingExtraError("fast", "ServingEnv(engine='numba')")
+    return engine
 
 
 def _checked_seed(seed: object, name: str = "seed") -> int:

@@ -354,3 +354,34 @@ def test_the_compiled_engine_without_numba_is_refused_at_construction(monkeypatc
     monkeypatch.setattr(compiled, "available", lambda: False)
     with pytest.raises(MissingExtraError, match="fast"):
         ServingEnv(engine="numba")
+
+
+@pytest.mark.skipif(not compiled.available(), reason="needs numba (extra fast)")
+def test_an_episode_may_change_its_engine_between_steps_and_keeps_its_bytes() -> None:
+    env, truth = ServingEnv("bursty_workload", engine="python"), ServingEnv("bursty_workload", engine="reference")
+    assert env.reset(5) == truth.reset(5)
+    for engine in ("python", "numba", "auto", "python", "numba"):
+        env.use_engine(engine)
+        assert env.engine == engine
+        fork = env.fork()
+        action = {"batch_cap": 128, "speculation_depth": 2}
+        expected = truth.step(action).model_dump_json()
+        assert env.step(action).model_dump_json() == fork.step(action).model_dump_json() == expected
+    assert grade(env.episode_log()).verified
+
+
+def test_the_reference_scheduler_is_not_changed_for_another_in_an_episode() -> None:
+    for before, after in (("reference", "python"), ("python", "reference"), ("python", "fastest")):
+        env = ServingEnv(engine=before)
+        env.reset(5)
+        with pytest.raises(InvalidInputError, match="engine"):
+            env.use_engine(after)
+        assert env.engine == before
+        env.step({})
+
+
+@pytest.mark.skipif(not compiled.available(), reason="needs numba (extra fast)")
+def test_the_kernel_can_be_compiled_ahead_of_the_first_window() -> None:
+    compiled.load()
+    assert compiled.is_loaded()
+    assert compiled.is_cached() == compiled.can_cache()

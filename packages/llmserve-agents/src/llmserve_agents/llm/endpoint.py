@@ -3,7 +3,8 @@
 The first request asks for structured output, for temperature 0, and for a limit on the answer's length. Parameters that
 the endpoint refuses are dropped and listed in `concessions`; without structured output, the request asks for any JSON
 object, then for text. Requests that fail with 429 or 5xx are repeated a few times, after the time in ``Retry-After``;
-others are not. The key never appears in a message, log, repr or transcript. The module knows nothing about serving.
+others are not. The key never appears in a message, log, repr or transcript. A hostile endpoint can neither fill the
+memory nor keep a caller longer than the time limit (`transport.py`). The module knows nothing about serving.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from llmserve_agents.errors import EndpointError, MissingExtraError, MissingKeyError, RequestCapError
+from llmserve_agents.llm.background import BackgroundLoop
+from llmserve_agents.llm.completion import Answer, Tokens, read_completion
+from llmserve_agents.llm.transport import UnacceptableBodyError, bare_url, guarded_client, official_http, redact_urls
 from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, OpenAI
+    from openai import APIStatusError, AsyncOpenAI
 
 __all__ = ["Answer", "ChatEndpoint", "Patience", "RequestFailedError", "Tokens"]
 
@@ -28,29 +32,17 @@ _FORMATS: Final = ("json_schema", "json_object", "text")
 _REFUSED_FORM: Final = frozenset({400, 415, 422, 501})
 """Statuses by which endpoints refuse an unknown parameter."""
 _FIRST_WAIT_S: Final = 1.0
+_BYTES: Final = 2**20
+"""Bytes that an answer may have in any case."""
+_BYTES_PER_TOKEN: Final = 64
+"""Bytes that it may have for each token: a few letters, escaped as JSON, and what endpoints tell about a token."""
+_CLOSE_S: Final = 5.0
+_MESSAGE_LETTERS: Final = 4000
 _SECRET: Final = re.compile(r"\b(sk-|Bearer\s+)[\w*.\-]{4,}")
 
 
-class Tokens(NamedTuple):
-    """Tokens of one answer, as the endpoint counted them."""
-
-    prompt: int
-    cached_prompt: int
-    """Part of `prompt`."""
-    completion: int
-
-
-class Answer(NamedTuple):
-    """An endpoint's answer; any part may be missing."""
-
-    text: str | None
-    refusal: str | None
-    finish_reason: str | None
-    tokens: Tokens | None
-
-
 class RequestFailedError(Exception):
-    """A request got no answer. `kind` is timeout, connection, or http_ and a status that did not go away."""
+    """A request got no answer. `kind` is timeout, connection, body, or http_ and a status that did not go away."""
 
     def __init__(self, kind: str, message: str) -> None:
         self.kind = kind
@@ -62,7 +54,7 @@ class Patience:
     """Timeouts and limits of requests."""
 
     timeout_s: float = 60.0
-    """Longest wait for one answer."""
+    """Longest wait for one answer, from the connection to its last byte."""
     retries: int = 4
     """Most repetitions of one request after a 429 or a 5xx."""
     longest_wait_s: float = 60.0
@@ -119,7 +111,8 @@ class ChatEndpoint:
         self.concessions: list[str] = []
         """Parameters that the endpoint refused and that are no longer sent, in order."""
         self._key = _checked_key(api_key)
-        self._client = _client(self._key, base_url, self.patience.timeout_s)
+        self._client = _client(self._key, base_url, _BYTES + _BYTES_PER_TOKEN * max_completion_tokens)
+        self._loop = BackgroundLoop()
         self._sleep, self._now = sleep, now
         self._format = 0
         self._temperature = True
@@ -136,12 +129,17 @@ class ChatEndpoint:
         return _FORMATS[self._format]
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Close the connections. Closing twice is allowed."""
+        try:
+            self._loop.run(self._client.close(), within_s=_CLOSE_S)
+        except TimeoutError:
+            pass  # the connections go with the loop
+        finally:
+            self._loop.close()
 
     def redact(self, text: str) -> str:
-        """Return `text` without the key and anything that looks like a key."""
-        return _SECRET.sub("[redacted]", text.replace(self._key, "[redacted]"))
+        """Return `text` without the key, anything that looks like a key, and the private parts of URLs."""
+        return redact_urls(_SECRET.sub("[redacted]", text.replace(self._key, "[redacted]")))
 
     def ask(self, system: str, user: str, schema: Mapping[str, Any]) -> Answer:
         """Return the model's answer to a question.
@@ -216,8 +214,8 @@ class ChatEndpoint:
             raise RequestCapError(f"the cap of {cap} requests is reached")
         self.requests += 1
         try:
-            completion: object = self._client.chat.completions.create(**request)
-        except openai.APITimeoutError:
+            body = self._loop.run(self._exchange(request), within_s=self.patience.timeout_s)
+        except (TimeoutError, openai.APITimeoutError):
             message = f"no answer within {self.patience.timeout_s:g} s"
             raise RequestFailedError("timeout", message) from None
         except openai.APIConnectionError as error:
@@ -225,9 +223,14 @@ class ChatEndpoint:
             raise RequestFailedError("connection", message) from None
         except openai.APIStatusError as error:
             raise self._exception_for(error) from None
-        except (openai.APIError, ValueError):  # the body is not JSON, or not what the API defines
-            return Answer(None, None, None, None)
-        return _answer(completion)
+        except UnacceptableBodyError as error:
+            raise RequestFailedError("body", str(error)) from None
+        return read_completion(body)
+
+    async def _exchange(self, request: Mapping[str, Any]) -> bytes:
+        """Send a request and return the body of the reply."""
+        reply = await self._client.chat.completions.with_raw_response.create(**request)
+        return bytes(reply.http_response.content)
 
     def _exception_for(self, error: APIStatusError) -> Exception:
         """Return the exception for an HTTP error: to repeat later, to adapt the request, or to give up."""
@@ -235,8 +238,10 @@ class ChatEndpoint:
         if status in {401, 403}:
             # These messages may quote the key or parts of it, so they are not passed on.
             return EndpointError(f"the endpoint answered {status}: the API key is not accepted", status=status)
-        said = self.redact(" ".join(error.message.split()))[:300]
+        said = self.redact(" ".join(error.message[:_MESSAGE_LETTERS].split()))[:300]
         message = f"the endpoint answered {status}: {said}"
+        if 300 <= status < 400:
+            message = f"the endpoint answered {status}, a redirect, which is not followed: set the URL that it leads to"
         if status == 429 or (status >= 500 and status != 501):
             return _OverloadedError(status, message, self._retry_after_s(error.response.headers))
         return _RefusedError(status, message, said)
@@ -282,34 +287,17 @@ def _checked_key(key: str | None) -> str:
     return key
 
 
-def _client(key: str, base_url: str | None, timeout_s: float) -> OpenAI:
+def _client(key: str, base_url: str | None, max_bytes: int) -> AsyncOpenAI:
     try:
         import openai
     except ModuleNotFoundError as error:
         if error.name != "openai":
             raise
         raise MissingExtraError("llm", "the openai agent") from None
-    # This module counts and limits repetitions, so the client must make none.
-    return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout_s, max_retries=0)
-
-
-def _answer(completion: object) -> Answer:
-    """Read a completion. Not every compatible endpoint sends every field, so each may be missing."""
-    choices = getattr(completion, "choices", None) or []
-    message = getattr(choices[0], "message", None) if choices else None
-    text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
-    reason = getattr(choices[0], "finish_reason", None) if choices else None
-    return Answer(
-        text=text if isinstance(text, str) else None,
-        refusal=refusal if isinstance(refusal, str) and refusal else None,
-        finish_reason=reason if isinstance(reason, str) else None,
-        tokens=_tokens(getattr(completion, "usage", None)),
+    return openai.AsyncOpenAI(
+        api_key=key,
+        base_url=None if base_url is None else bare_url(base_url),
+        timeout=None,  # one time limit holds for the whole exchange
+        max_retries=0,  # this module counts and limits repetitions
+        http_client=guarded_client(official_http(), base_url, max_bytes=max_bytes, max_connections=4, timeout=None),
     )
-
-
-def _tokens(usage: object) -> Tokens | None:
-    prompt, completion = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-    if not isinstance(prompt, int) or not isinstance(completion, int):
-        return None
-    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
-    return Tokens(prompt, min(prompt, cached) if isinstance(cached, int) else 0, completion)

@@ -7,6 +7,7 @@ from typing import Self
 
 from llmserve_agents.tools.forecasting import Forecast, forecast
 from llmserve_server.backends.backend import StoredStep
+from llmserve_server.backends.kernel import Kernel
 from llmserve_sim.env import EngineKind, ServingEnv
 from llmserve_sim.errors import EpisodeStateError
 from llmserve_sim.grader import grade
@@ -14,14 +15,14 @@ from llmserve_sim.observation import to_observation
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 from llmserve_sim.tasks.registry import catalogue_task
 
-__all__ = ["SimulatedBackend", "warm_up"]
+__all__ = ["SimulatedBackend"]
 
 
 class SimulatedBackend:
     """An episode in the simulator.
 
     Args:
-        engine: which scheduler runs; the results do not depend on it.
+        kernel: tells which engine runs, or the engine's name; the results do not depend on it.
         env: an environment to continue; the next `reset` or `restore` replaces it.
 
     Task ids are looked up only in the catalogue: a name from a caller never opens a file.
@@ -29,8 +30,8 @@ class SimulatedBackend:
 
     replayable = True
 
-    def __init__(self, engine: EngineKind = "auto", env: ServingEnv | None = None) -> None:
-        self._engine: EngineKind = engine
+    def __init__(self, kernel: Kernel | EngineKind = "auto", env: ServingEnv | None = None) -> None:
+        self._kernel = kernel
         self._env = env
 
     def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
@@ -52,17 +53,21 @@ class SimulatedBackend:
         env = ServingEnv(catalogue_task(task_id), engine=self._engine)
         env.start(seed, episode_id=episode_id)
         done = 0
-        for count, forecast in [*forecasts, (len(steps), None)]:
+        for count, drawn in [*forecasts, (len(steps), None)]:
             for step in steps[done:count]:
                 env.advance(step.action)
             done = count
-            if forecast is not None:
-                env = env.fork(forecast=forecast, episode_id=episode_id)
+            if drawn is not None:
+                env = env.fork(forecast=drawn, episode_id=episode_id)
         self._env = env
 
     def step(self, action: ServeAction) -> ServeObservation:
-        """Simulate one window under `action`."""
-        return self._running().step(action)
+        """Simulate one window under `action`, on the compiled kernel once it is there."""
+        env = self._running()
+        engine = self._engine
+        if env.engine != engine:
+            env.use_engine(engine)
+        return env.step(action)
 
     def observation(self) -> ServeObservation:
         """Return the last observation again."""
@@ -80,7 +85,7 @@ class SimulatedBackend:
 
     def fork(self, *, forecast: int | None = None) -> Self:
         """Return an independent episode with the same future, or with one drawn from the seed `forecast`."""
-        return type(self)(self._engine, self._running().fork(forecast=forecast))
+        return type(self)(self._kernel, self._running().fork(forecast=forecast))
 
     def forecast(self, plan: Sequence[ServeAction]) -> Forecast:
         """Return what a plan brings on futures drawn from the task's distributions, given what has been seen."""
@@ -94,14 +99,11 @@ class SimulatedBackend:
         """Drop the episode."""
         self._env = None
 
+    @property
+    def _engine(self) -> EngineKind:
+        return self._kernel.engine if isinstance(self._kernel, Kernel) else self._kernel
+
     def _running(self) -> ServingEnv:
         if self._env is None:
             raise EpisodeStateError("there is no episode: reset first")
         return self._env
-
-
-def warm_up(engine: EngineKind = "auto") -> None:
-    """Run one window, so that the kernel is compiled, or read from numba's cache, before the first call."""
-    backend = SimulatedBackend(engine)
-    backend.reset("static_workload", 0, "warm-up")
-    backend.step(ServeAction())

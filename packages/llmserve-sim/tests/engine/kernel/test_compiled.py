@@ -17,11 +17,10 @@ pytestmark = pytest.mark.skipif(not compiled.available(), reason="needs numba (e
 
 PROBE = """
 import warnings
-import numba
 from llmserve_sim.engine.kernel import compiled
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    print(compiled._can_cache(numba), [str(w.message) for w in caught])
+    print(compiled.can_cache(), [str(w.message) for w in caught])
 """
 
 

@@ -23,7 +23,8 @@ class Failure(StrEnum):
     UNAUTHORIZED = "unauthorized"
     """HTTP 401 or 403: the key is wrong."""
     REFUSED = "refused"
-    """Any other HTTP 4xx: the endpoint does not accept the request, for example because of an unknown model."""
+    """Any other HTTP 4xx: the endpoint does not accept the request, for example because of an unknown model. Or a
+    redirect, which is not followed."""
     SERVER_ERROR = "server_error"
     """HTTP 5xx."""
     STREAM_ERROR = "stream_error"
@@ -31,7 +32,7 @@ class Failure(StrEnum):
     TRUNCATED = "truncated"
     """The stream ended before the answer was complete."""
     MALFORMED = "malformed"
-    """The reply is not a stream of chat completion chunks."""
+    """The reply is not a stream of chat completion chunks, or it is compressed, which was not asked for."""
     EMPTY = "empty"
     """A complete answer without any text."""
     OVERLONG = "overlong"

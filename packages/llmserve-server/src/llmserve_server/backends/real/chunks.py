@@ -43,6 +43,11 @@ class EventDecoder:
     def feed(self, piece: bytes) -> Iterator[str]:
         """Yield the data of each event that `piece` completes; raises `MalformedError`."""
         self._size += len(piece)
+        if b"\n" not in piece:  # joining it every time would take quadratic time for a line in small pieces
+            self._line += piece
+            if self._size > _MAX_EVENT_BYTES:
+                raise MalformedError
+            return
         *lines, rest = (bytes(self._line) + piece).split(b"\n")
         self._line = bytearray(rest)
         for line in lines:

@@ -1,7 +1,7 @@
 """`Endpoint`: send requests to one OpenAI-compatible endpoint and record the arrival time of every piece of text.
 
-Whatever an endpoint does wrong becomes a `Failure` of that request. The endpoint's error message is dropped, because
-it may repeat the key. Nothing is retried, because a retry would hide a failure in a latency. The one exception is an
+Whatever an endpoint does wrong becomes a `Failure` of that request, within the time limit and within bounds of memory
+(`llmserve_agents.llm.transport`). The endpoint's error message is dropped, because it may repeat the key. Nothing is retried, because a retry would hide a failure in a latency. The one exception is an
 endpoint that refuses `stream_options`: from then on it is asked without.
 """
 
@@ -22,6 +22,7 @@ from openai import (
     RateLimitError,
 )
 
+from llmserve_agents.llm.transport import OversizedBodyError, bare_url, guarded_client, official_http
 from llmserve_server.backends.real.answers import Failure
 from llmserve_server.backends.real.chunks import EventDecoder, EventError, MalformedError, read_chunk
 from llmserve_server.backends.real.prompts import prompt_of
@@ -38,6 +39,10 @@ __all__ = ["Endpoint"]
 _LOG = logging.getLogger(__name__)
 _DRAIN_S: Final = 0.1
 """Seconds that a stream has to close after its last event, so that its connection can be reused."""
+_MAX_BYTES: Final = 16 * 2**20
+"""Longest stream; one of a thousand tokens takes some hundreds of kilobytes."""
+_MAX_CONNECTIONS: Final = 1000
+"""Most connections of a process, the official client's own limit. Requests beyond it wait within their time limit."""
 
 
 class _BrokenError(Exception):
@@ -58,11 +63,16 @@ class Endpoint:
 
     def __init__(self, config: RealConfig, *, http_client: Any = None) -> None:
         self._config = config
+        url = None if config.base_url is None else config.base_url.get_secret_value()
+        if http_client is None:
+            http_client = guarded_client(
+                official_http(), url, max_bytes=_MAX_BYTES, max_connections=_MAX_CONNECTIONS, timeout=None
+            )
         self.include_usage = config.include_usage
         """Whether token counts are requested; false after the endpoint has refused to send them."""
         self._client = AsyncOpenAI(
             api_key=config.api_key.get_secret_value(),
-            base_url=None if config.base_url is None else config.base_url.get_secret_value(),
+            base_url=None if url is None else bare_url(url),
             max_retries=0,
             timeout=None,  # `send` applies one time limit to the whole answer
             http_client=http_client,
@@ -142,6 +152,8 @@ async def _unbroken(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             piece = await anext(pieces)
         except StopAsyncIteration:
             return
+        except OversizedBodyError:
+            raise
         except Exception as error:
             raise _BrokenError from error
         yield piece
@@ -162,7 +174,7 @@ def _failure_of(error: Exception, answer: Answer) -> Failure:
             return Failure.TRUNCATED if answer.times else Failure.CONNECTION
         case EventError():
             return Failure.STREAM_ERROR
-        case _OverlongError():
+        case _OverlongError() | OversizedBodyError():
             return Failure.OVERLONG
         case _:
             return Failure.MALFORMED

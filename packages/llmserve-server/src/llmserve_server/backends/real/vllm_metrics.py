@@ -2,11 +2,12 @@
 
 The names are those of vLLM's V1 engine (docs.vllm.ai, "Production metrics"); the older name of the KV gauge is also
 read. If the page is missing, is not vLLM's or fails, the figures are unmeasured. The endpoint's key is never sent to
-it.
+it. Of a page, only the lines of these metrics are parsed: a page may have megabytes, and parsing delays every session.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from statistics import fmean
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from llmserve_agents.llm.transport import UnacceptableBodyError, bare_url, guarded_client
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -22,11 +25,15 @@ __all__ = ["MetricsPage", "Reading", "Usage", "parse", "usage_between"]
 
 _LOG = logging.getLogger(__name__)
 _TIMEOUT_S: Final = 2.0
+"""For the whole page."""
 _MAX_BYTES: Final = 8 * 2**20
+_MAX_LINES: Final = 2000
+"""Most lines of our metrics; a server has one for each engine."""
 _KV: Final = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 _PREEMPTIONS: Final = "vllm:num_preemptions_total"
 _DRAFTED: Final = "vllm:spec_decode_num_draft_tokens_total"
 _ACCEPTED: Final = "vllm:spec_decode_num_accepted_tokens_total"
+_NAMES: Final = (*_KV, _PREEMPTIONS, _DRAFTED, _ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +61,13 @@ class Usage:
 def parse(text: str) -> Reading | None:
     """Return the metrics of a page; None if it is not vLLM's. Raises `ValueError` if it is not a Prometheus page."""
     samples: dict[str, list[float]] = {}
-    for family in text_string_to_metric_families(text):
-        if family.name.startswith("vllm:"):
-            for sample in family.samples:
-                samples.setdefault(sample.name, []).append(sample.value)
-    if not samples:
+    lines = [line for line in text.splitlines() if line.startswith(_NAMES)]
+    if len(lines) > _MAX_LINES:
+        return None
+    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+        for sample in family.samples:
+            samples.setdefault(sample.name, []).append(sample.value)
+    if not samples and "\nvllm:" not in f"\n{text}":
         return None
     shares = next((samples[name] for name in _KV if name in samples), None)
     return Reading(
@@ -83,8 +92,10 @@ class MetricsPage:
     """Reads one page, until it proves not to be vLLM's. Use and close it on one event loop."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False, trust_env=False)
+        self._url = bare_url(url)
+        self._client = guarded_client(
+            httpx, url, max_bytes=_MAX_BYTES, max_connections=2, timeout=_TIMEOUT_S, trust_env=False
+        )
         self._absent = False
 
     async def read(self) -> Reading | None:
@@ -92,8 +103,11 @@ class MetricsPage:
         if self._absent:
             return None
         try:
-            text = await self._fetch()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            async with asyncio.timeout(_TIMEOUT_S):
+                text = await self._fetch()
+        except UnacceptableBodyError:
+            text = None
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
             _LOG.info("the metrics page did not answer: %s", type(error).__name__)
             return None
         try:
@@ -113,11 +127,7 @@ class MetricsPage:
         async with self._client.stream("GET", self._url) as response:
             if response.status_code != httpx.codes.OK:
                 return None
-            body = bytearray()
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > _MAX_BYTES:
-                    return None
+            body: bytes = await response.aread()
             return body.decode("utf-8", errors="replace")
 
 

@@ -158,6 +158,15 @@ class KernelEngine:
             retarget(clone._row, traffic)
         return clone
 
+    def use_backend(self, backend: Backend) -> None:
+        """Continue on another backend from the same state; the next windows have the same bytes on each."""
+        if backend == "auto":
+            backend = "numba" if compiled.available() else "python"
+        if backend != self.backend:
+            run, tables = _kernel(backend), native_tables(self.fleet.tiers, backend)
+            row, traffic = native(self.row, backend), native(self.traffic, backend)
+            self._run, self._tables, self._row, self._traffic, self.backend = run, tables, row, traffic, backend
+
     def progress(self) -> Progress:
         """Return the progress of the requests that have arrived."""
         return progress_of(self._row)
