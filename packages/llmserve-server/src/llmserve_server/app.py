@@ -78,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="An OpenEnv environment for learning LLM inference serving policies.",
         lifespan=partial(_lifespan, settings=settings, registry=registry, dispatcher=dispatcher, closing=closing),
         redirect_slashes=False,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
