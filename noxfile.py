@@ -1,7 +1,7 @@
 """Every check of this repository as a session that proves one thing; `nox -l` lists them.
 
 `pip install uv nox && nox` runs the default set on the Python that runs nox. Name the other sessions to run them:
-those that take many minutes (`examples`, `image`, `crash`, `fuzz`, `real`), and those that need an idle machine
+those that take many minutes (`examples`, `image`, `attacks`, `crash`, `fuzz`, `real`), and those that need an idle machine
 (`bench`, `load`). Sessions install the packages from their own folders, never editable, so that they test what a user
 would install.
 """
@@ -469,6 +469,13 @@ def fuzz(session: nox.Session) -> None:
     _compose(session)
     session.install(*GROUPS["fuzz"])
     session.run("python", "-m", "tests.fuzz", *session.posargs, env=_service_environment())
+
+
+@nox.session(tags=["evidence"], default=False)
+def attacks(session: nox.Session) -> None:
+    """Floods, slow clients and foreign pages leave memory, disk, `/health` and the owner's key alone: a table."""
+    _compose(session)
+    session.run("python", "-m", "tests.attacks", *session.posargs, env=_service_environment())
 
 
 @nox.session(tags=["evidence"], default=False)

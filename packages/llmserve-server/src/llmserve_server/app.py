@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             _lifespan, settings=settings, registry=registry, dispatcher=dispatcher, kernel=kernel, closing=closing
         ),
         redirect_slashes=False,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )

@@ -1,7 +1,8 @@
-"""``GET /docs``: Swagger UI on the OpenAPI document. Its script and style come from this machine, not from a CDN."""
+"""``GET /openapi.json``, and ``GET /docs``: Swagger UI on it, with script and style from this machine, not from a CDN."""
 
 from __future__ import annotations
 
+import json
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from typing import Final
@@ -17,7 +18,16 @@ _ASSETS: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "
 
 
 def add_docs(app: FastAPI) -> None:
-    """Add the page and its two files to `app`, if the package that has them is installed."""
+    """Add the document to `app`; and the page and its two files, if the package that has them is installed."""
+    document: list[bytes] = []
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        """Return the document. It is encoded once: that takes as long as ten steps."""
+        if not document:
+            document.append(json.dumps(app.openapi()).encode())
+        return Response(document[0], media_type="application/json")
+
     if find_spec(_PACKAGE) is None:
         return
     folder = files(_PACKAGE) / "static"

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llmserve_server.errors import HeadersTooLarge, ServiceError, TooSlow
 from llmserve_server.settings import Settings
@@ -138,9 +138,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._is_refused or self.transport.is_closing():
             return
         self._is_refused = True
-        if not getattr(self.cycle, "response_complete", True):
-            self.transport.close()
-            return
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if cycle.response_started or self.pipeline:
+                self.transport.close()
+                return
+            cycle.disconnected = True  # its body has no end: the application sees that the client has gone
+            cycle.message_event.set()
         body = json.dumps(error.body()).encode()
         status = f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}\r\n"
         headers = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -6,6 +6,7 @@ reply. Errors become responses in `exception_handlers.py`. What a route can answ
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import partial
 from typing import Any, Final
@@ -17,9 +18,10 @@ from llmserve_server.baseline import BaselineRunner
 from llmserve_server.baseline_routes import add_baseline_routes
 from llmserve_server.bodies import checked as _checked
 from llmserve_server.bodies import content_of as _content
+from llmserve_server.bodies import few_fields
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.environment import reset_arguments
-from llmserve_server.errors import EpisodeState, UnknownSession
+from llmserve_server.errors import EpisodeState, TooLarge, UnknownSession
 from llmserve_server.openapi import body, errors, keys
 from llmserve_server.sessions import Reply, SessionRegistry
 from llmserve_server.task_api import tasks_reply
@@ -42,6 +44,8 @@ __all__ = ["COOKIE", "HEADER", "register"]
 COOKIE: Final = "llmserve_session"
 HEADER: Final = "X-Session-Id"
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_LONG_LOG: Final = 10_000
+"""Logs with more bytes are parsed in a thread, one at a time."""
 _STEP_FIELDS: Final = frozenset(StepRequest.model_fields)
 
 
@@ -168,6 +172,8 @@ def register(
         response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=request.url.scheme == "https")
         return response
 
+    one_log = asyncio.Lock()
+
     @app.post(
         "/grader",
         summary="Grade an episode",
@@ -178,7 +184,12 @@ def register(
     async def grader(request: Request) -> Response:
         """Grade the session's current episode, one named by `episode_id`, or an `episode_log`, by replaying its log."""
         raw = await request.body()
-        given = await dispatcher.run(_grade_request, raw) if len(raw) > 10_000 else _grade_request(raw)
+        parse = partial(_grade_request, raw, most_steps=request.app.state.settings.max_log_steps)
+        if len(raw) > _LONG_LOG:
+            async with one_log:  # objects take many times the memory of their text
+                given = await dispatcher.run(parse)
+        else:
+            given = parse()
         episode_id, episode_log = given.get("episode_id"), given.get("episode_log")
         session_id: str | None = None
         if episode_log is None:
@@ -202,7 +213,7 @@ def register(
     add_baseline_routes(app, baselines, access)
 
 
-def _grade_request(raw: bytes) -> dict[str, Any]:
+def _grade_request(raw: bytes, *, most_steps: int) -> dict[str, Any]:
     """Return the fields of a `GradeRequest`. The log is not parsed here, because the grader parses it."""
     content = _content(raw)
     log = content.pop("episode_log", None)
@@ -211,7 +222,23 @@ def _grade_request(raw: bytes) -> dict[str, Any]:
         raise InvalidInputError("episode_log", "give it or episode_id, not both")
     if log is not None and not isinstance(log, dict):
         raise InvalidInputError("episode_log", "must be a JSON object with the fields of EpisodeLog")
+    if log is not None:
+        _check_size(log, most_steps)
     return {"episode_id": given.episode_id, "session_id": given.session_id, "episode_log": log}
+
+
+def _check_size(log: dict[str, Any], most_steps: int) -> None:
+    """Refuse a log that is too large to be validated: before each step, and each of its fields, is."""
+    few_fields(episode_log=log, initial_observation=log.get("initial_observation"))
+    steps = log.get("steps")
+    if not isinstance(steps, list):
+        return
+    if len(steps) > most_steps:
+        bound = f"must be at most {most_steps}"
+        raise TooLarge(f"steps: {bound}, the log has {len(steps)}", field="steps", bound=bound)
+    for step in steps:
+        if isinstance(step, dict):
+            few_fields(step=step, action=step.get("action"), observation=step.get("observation"))
 
 
 def _named(request: Request, named: object, *, query: bool = False) -> str | None:

@@ -15,7 +15,7 @@ from functools import cache
 from operator import index
 from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from pydantic_core import from_json
 
 from llmserve_sim.errors import InvalidInputError
@@ -272,7 +272,9 @@ class EpisodeLog(_Message):
         min_length=1, max_length=200, description="Identifies the episode; plays no part in grading."
     )
     initial_observation: ServeObservation = Field(description="What `reset` returned.")
-    steps: list[StepRecord] = Field(max_length=MAX_LOG_STEPS, description="Accepted steps in order.")
+    steps: Annotated[list[StepRecord], FailFast()] = Field(
+        max_length=MAX_LOG_STEPS, description="Accepted steps in order."
+    )
 
 
 class ReferenceScores(_Message):
@@ -400,7 +402,13 @@ def parse_log(value: str | bytes | Mapping[str, Any] | EpisodeLog) -> EpisodeLog
     return _validate(EpisodeLog, dict(value), "")
 
 
+_MANY_FIELDS: Final = 100
+"""More fields than any type here has. Each unknown one would become an error, at a thousand times its size."""
+
+
 def _validate(model: type[_Model], value: object, prefix: str) -> _Model:
+    if isinstance(value, Mapping) and len(value) > _MANY_FIELDS:
+        value = dict.fromkeys([next(name for name in value if name not in model.model_fields)])
     try:
         return model.model_validate(value)
     except ValidationError as error:
