@@ -19,6 +19,7 @@ from openenv.core.env_server.http_server import HTTPEnvServer
 from openenv.core.env_server.types import ConcurrencyConfig, ServerMode
 
 from llmserve_server.backends import BackendFactory, SimulatedBackend
+from llmserve_server.backends.latencies import Latencies
 from llmserve_server.backends.simulated import warm_up
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
@@ -56,7 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         MissingApiKey: real mode needs a key and has none.
     """
     settings = Settings() if settings is None else settings
-    backends: BackendFactory = partial(SimulatedBackend, settings.engine)
+    latencies = Latencies()
+    backends: BackendFactory = partial(SimulatedBackend, settings.engine, latencies=latencies)
     closing: list[Callable[[], None]] = []
     if settings.mode == "real":  # imported only here: the client library is slow to import and large
         from llmserve_server.backends.real.backend import RealBackendFactory
@@ -64,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         backends = real = RealBackendFactory(settings)
         closing = [real.close]
     registry = SessionRegistry(settings=settings, store=open_store(settings), backend_factory=backends)
-    metrics = Metrics(registry)
+    metrics = Metrics(registry, latencies)
     dispatcher = Dispatcher(registry, metrics, threads=_threads(settings))
     baselines = BaselineRunner(settings)
     closing.insert(0, baselines.close)

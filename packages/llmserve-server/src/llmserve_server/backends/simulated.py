@@ -7,6 +7,7 @@ from typing import Self
 
 from llmserve_agents.tools.forecasting import Forecast, forecast
 from llmserve_server.backends.backend import StoredStep
+from llmserve_server.backends.latencies import Latencies
 from llmserve_sim.env import EngineKind, ServingEnv
 from llmserve_sim.errors import EpisodeStateError
 from llmserve_sim.grader import grade
@@ -23,26 +24,30 @@ class SimulatedBackend:
     Args:
         engine: which scheduler runs; the results do not depend on it.
         env: an environment to continue; the next `reset` or `restore` replaces it.
+        latencies: counts the latencies of every window that is stepped, not of those that `restore` replays.
 
     Task ids are looked up only in the catalogue: a name from a caller never opens a file.
     """
 
     replayable = True
 
-    def __init__(self, engine: EngineKind = "auto", env: ServingEnv | None = None) -> None:
+    def __init__(
+        self, engine: EngineKind = "auto", env: ServingEnv | None = None, *, latencies: Latencies | None = None
+    ) -> None:
         self._engine: EngineKind = engine
         self._env = env
+        self._latencies = latencies
 
     def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
         """Start an episode. Raises `UnknownTaskError` or `InvalidInputError`; the running episode then continues."""
-        env = ServingEnv(catalogue_task(task_id), engine=self._engine)
+        env = self._made(task_id)
         observation = env.reset(seed, episode_id=episode_id)
         self._env = env
         return observation
 
     def restore(self, task_id: str, seed: int, episode_id: str, steps: Sequence[StoredStep]) -> None:
         """Replay the actions without building the intermediate observations."""
-        env = ServingEnv(catalogue_task(task_id), engine=self._engine)
+        env = self._made(task_id)
         env.start(seed, episode_id=episode_id)
         for step in steps:
             env.advance(step.action)
@@ -50,7 +55,11 @@ class SimulatedBackend:
 
     def step(self, action: ServeAction) -> ServeObservation:
         """Simulate one window under `action`."""
-        return self._running().step(action)
+        env = self._running()
+        observation = env.step(action)
+        if self._latencies is not None:
+            env.count_latencies(self._latencies.of(observation.task_id))
+        return observation
 
     def observation(self) -> ServeObservation:
         """Return the last observation again."""
@@ -68,7 +77,7 @@ class SimulatedBackend:
 
     def fork(self) -> Self:
         """Return an independent episode with the same future."""
-        return type(self)(self._engine, self._running().fork())
+        return type(self)(self._engine, self._running().fork(), latencies=self._latencies)
 
     def forecast(self, plan: Sequence[ServeAction]) -> Forecast:
         """Return what a plan brings on futures drawn from the task's distributions, given what has been seen."""
@@ -81,6 +90,9 @@ class SimulatedBackend:
     def close(self) -> None:
         """Drop the episode."""
         self._env = None
+
+    def _made(self, task_id: str) -> ServingEnv:
+        return ServingEnv(catalogue_task(task_id), engine=self._engine, latencies=self._latencies is not None)
 
     def _running(self) -> ServingEnv:
         if self._env is None:
