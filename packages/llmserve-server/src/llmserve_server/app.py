@@ -19,6 +19,7 @@ from openenv.core.env_server.types import ServerMode
 from llmserve_server.access import Access
 from llmserve_server.backends import BackendFactory, SimulatedBackend
 from llmserve_server.backends.kernel import Kernel
+from llmserve_server.backends.latencies import Latencies
 from llmserve_server.baseline import BaselineRunner
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.docs_page import add_docs
@@ -57,8 +58,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         MissingApiKey: real mode needs a key and has none.
     """
     settings = Settings() if settings is None else settings
-    kernel = Kernel(settings.engine)
-    backends: BackendFactory = partial(SimulatedBackend, kernel)
+    kernel, latencies = Kernel(settings.engine), Latencies()
+    backends: BackendFactory = partial(SimulatedBackend, kernel, latencies=latencies)
     closing: list[Callable[[], None]] = [kernel.close]
     if settings.mode == "real":  # imported only here: the client library is slow to import and large
         from llmserve_server.backends.real.backend import RealBackendFactory
@@ -66,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         backends = real = RealBackendFactory(settings)
         closing.append(real.close)
     registry = SessionRegistry(settings=settings, store=open_store(settings), backend_factory=backends)
-    metrics = Metrics(registry)
+    metrics = Metrics(registry, latencies)
     dispatcher = Dispatcher(registry, metrics, threads=_threads(settings))
     baselines = BaselineRunner(settings, engine=kernel.settled)
     access = Access(settings)

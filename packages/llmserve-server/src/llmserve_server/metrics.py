@@ -13,9 +13,10 @@ from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from llmserve_server.backends.latencies import Latencies, Series
 from llmserve_server.sessions import SessionRegistry
 from llmserve_sim.schema import ServeObservation
 from llmserve_sim.tasks.registry import catalogue_task
@@ -37,23 +38,36 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[_Windows], float]], ...]] = (
 )
 _LATENCIES: Final = (
     (
-        "vllm:time_to_first_token_seconds",
+        "llmserve:time_to_first_token_seconds",
         "Time to first token in the last window; the worst session's quantiles.",
         {"0.5": "p50_ttft_ms", "0.99": "p99_ttft_ms"},
     ),
     (
-        "vllm:inter_token_latency_seconds",
+        "llmserve:inter_token_latency_seconds",
         "Time between tokens in the last window; the worst session's quantiles.",
         {"0.5": "p50_itl_ms"},
     ),
 )
 
 
-class Metrics:
-    """The metrics of one application. Nothing is global, so several applications in one process stay separate."""
+_HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[Latencies], list[Series]]], ...]] = (
+    ("vllm:time_to_first_token_seconds", "Time to first token.", Latencies.ttft),
+    ("vllm:inter_token_latency_seconds", "Time between tokens.", Latencies.itl),
+    ("vllm:e2e_request_latency_seconds", "Time from a request's arrival to its last token.", Latencies.e2e),
+)
 
-    def __init__(self, registry: SessionRegistry) -> None:
+
+class Metrics:
+    """The metrics of one application. Nothing is global, so several applications in one process stay separate.
+
+    Args:
+        registry: the sessions.
+        latencies: the latencies of the windows that were simulated.
+    """
+
+    def __init__(self, registry: SessionRegistry, latencies: Latencies) -> None:
         self._registry = registry
+        self._latencies = latencies
         self._page = CollectorRegistry()
         self._requests = Histogram(
             "llmserve:request_duration_seconds",
@@ -105,6 +119,11 @@ class Metrics:
                     worst = max(getattr(window, field) for window in windows) / 1000.0
                     summary.add_sample(name, {"task_id": task_id, "quantile": quantile}, worst)
             yield summary
+        for name, meaning, series in _HISTOGRAMS:
+            histogram = HistogramMetricFamily(name, meaning, labels=["task_id"])
+            for one in series(self._latencies):
+                histogram.add_metric([one.task_id], one.buckets, one.total)
+            yield histogram
         counters: tuple[tuple[str, str, Mapping[str, float]], ...] = (
             ("vllm:generation_tokens", "Output tokens delivered.", self._tokens),
             ("vllm:num_preemptions", "Requests preempted for want of KV blocks.", self._preemptions),

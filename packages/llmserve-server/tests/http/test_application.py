@@ -20,6 +20,7 @@ import pytest
 import structlog
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import WebSocketDenialResponse
 
 from llmserve_server.app import create_app
@@ -201,6 +202,42 @@ def test_metrics_count_what_happened(serve: Callable[..., TestClient]) -> None:
     running = values['vllm:num_requests_running{task_id="static_workload"}']
     assert float(running) == last["active_requests"]
     assert session_id not in page
+
+
+def test_latencies_are_histograms_with_vllms_names_and_bounds(serve: Callable[..., TestClient]) -> None:
+    """Their counts are those of the requests that were simulated, whoever stepped; a fork's past is not counted twice."""
+    client = serve(engine="auto")
+    client.post("/reset", json={"seed": 1})
+    for _ in range(12):
+        last = client.post("/step", json={"action": {"batch_cap": 64}}).json()["observation"]
+    state = client.get("/state").json()
+    client.post("/fork")
+    page = client.get("/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+
+    def histogram(name: str) -> tuple[dict[float, float], float, float]:
+        family = families[name]
+        assert family.type == "histogram"
+        assert {sample.labels["task_id"] for sample in family.samples} == {"static_workload"}
+        buckets = {float(s.labels["le"]): s.value for s in family.samples if s.name.endswith("_bucket")}
+        count, total = (next(s.value for s in family.samples if s.name.endswith(end)) for end in ("_count", "_sum"))
+        assert list(buckets.values()) == sorted(buckets.values())
+        assert buckets[float("inf")] == count
+        return buckets, count, total
+
+    ttft, first_tokens, ttft_sum = histogram("vllm:time_to_first_token_seconds")
+    assert list(ttft)[:4] == [0.001, 0.005, 0.01, 0.02]
+    assert list(ttft)[-2] == 2560.0
+    assert state["finished"] <= first_tokens <= state["arrived"]
+    assert ttft_sum > 0
+    itl, tokens, itl_sum = histogram("vllm:inter_token_latency_seconds")
+    assert list(itl)[:3] == [0.01, 0.025, 0.05]
+    assert itl_sum / tokens * 1000 == pytest.approx(last["p50_itl_ms"], rel=0.5)
+    e2e, finished, e2e_sum = histogram("vllm:e2e_request_latency_seconds")
+    assert list(e2e)[:3] == [0.3, 0.5, 0.8]
+    assert finished == state["finished"]
+    assert e2e_sum > 0
+    assert families["llmserve:time_to_first_token_seconds"].type == "summary"
 
 
 def test_warnings_name_settings_that_do_not_exist(

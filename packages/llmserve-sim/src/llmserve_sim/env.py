@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from llmserve_sim.configuration import Setting
     from llmserve_sim.engine import Engine
+    from llmserve_sim.engine.interface import LatencySink
     from llmserve_sim.hardware import Deployment
 
 __all__ = ["EngineKind", "Outcome", "ServingEnv", "Snapshot"]
@@ -132,6 +133,7 @@ class ServingEnv:
         task: a task's id, the path of a task file, or a `Task`. `reset` starts this task unless it is given another.
         deployment: a preset's name or a `Deployment`, in place of the task's own.
         engine: which scheduler runs; the numbers do not depend on it.
+        latencies: keep what `count_latencies` needs of each window.
 
     There is one step, in two forms. `reset` and `step` return the schema's observation. `start` and `advance` return
     the plain `Outcome`, without building an observation, for loops that run many windows.
@@ -148,10 +150,12 @@ class ServingEnv:
         *,
         deployment: str | Deployment | None = None,
         engine: EngineKind = "auto",
+        latencies: bool = False,
     ) -> None:
         self._engine: EngineKind = _checked_engine(engine)
         self._task = load_task(task)
         self._deployment = deployment
+        self._latencies = latencies
         self._configurator = Configurator.build(self._task, deployment)
         self._episode: _Episode | None = None
 
@@ -287,6 +291,10 @@ class ServingEnv:
         episode.stepping = False
         return outcome
 
+    def count_latencies(self, into: LatencySink) -> None:
+        """Add the latencies of the last window; raises `EpisodeStateError` without the option `latencies`."""
+        self._running().engine.count_latencies(into)
+
     def snapshot(self) -> Snapshot:
         """Return the running episode's parts, so that `ServingBatch.gather` can continue it in a batch.
 
@@ -404,7 +412,13 @@ class ServingEnv:
     def _make_engine(self, configurator: Configurator, scenario: Scenario) -> Engine:
         if self._engine == "reference":
             return ReferenceEngine(configurator.fleet, configurator.slo, scenario.traffic)
-        return KernelEngine(configurator.fleet, configurator.slo, scenario.traffic, backend=self._engine)
+        return KernelEngine(
+            configurator.fleet,
+            configurator.slo,
+            scenario.traffic,
+            latencies=self._latencies,
+            backend=self._engine,
+        )
 
 
 def _redrawn(episode: _Episode, seed: int) -> dict[str, Any]:

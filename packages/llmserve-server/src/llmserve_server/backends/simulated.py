@@ -8,6 +8,7 @@ from typing import Self
 from llmserve_agents.tools.forecasting import Forecast, forecast
 from llmserve_server.backends.backend import StoredStep
 from llmserve_server.backends.kernel import Kernel
+from llmserve_server.backends.latencies import Latencies
 from llmserve_sim.env import EngineKind, ServingEnv
 from llmserve_sim.errors import EpisodeStateError
 from llmserve_sim.grader import grade
@@ -24,19 +25,27 @@ class SimulatedBackend:
     Args:
         kernel: tells which engine runs, or the engine's name; the results do not depend on it.
         env: an environment to continue; the next `reset` or `restore` replaces it.
+        latencies: counts the latencies of every window that is stepped, not of those that `restore` replays.
 
     Task ids are looked up only in the catalogue: a name from a caller never opens a file.
     """
 
     replayable = True
 
-    def __init__(self, kernel: Kernel | EngineKind = "auto", env: ServingEnv | None = None) -> None:
+    def __init__(
+        self,
+        kernel: Kernel | EngineKind = "auto",
+        env: ServingEnv | None = None,
+        *,
+        latencies: Latencies | None = None,
+    ) -> None:
         self._kernel = kernel
         self._env = env
+        self._latencies = latencies
 
     def reset(self, task_id: str, seed: int | None, episode_id: str) -> ServeObservation:
         """Start an episode. Raises `UnknownTaskError` or `InvalidInputError`; the running episode then continues."""
-        env = ServingEnv(catalogue_task(task_id), engine=self._engine)
+        env = self._made(task_id)
         observation = env.reset(seed, episode_id=episode_id)
         self._env = env
         return observation
@@ -50,7 +59,7 @@ class SimulatedBackend:
         forecasts: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Replay the actions without building the intermediate observations."""
-        env = ServingEnv(catalogue_task(task_id), engine=self._engine)
+        env = self._made(task_id)
         env.start(seed, episode_id=episode_id)
         done = 0
         for count, drawn in [*forecasts, (len(steps), None)]:
@@ -67,7 +76,10 @@ class SimulatedBackend:
         engine = self._engine
         if env.engine != engine:
             env.use_engine(engine)
-        return env.step(action)
+        observation = env.step(action)
+        if self._latencies is not None:
+            env.count_latencies(self._latencies.of(observation.task_id))
+        return observation
 
     def observation(self) -> ServeObservation:
         """Return the last observation again."""
@@ -85,7 +97,7 @@ class SimulatedBackend:
 
     def fork(self, *, forecast: int | None = None) -> Self:
         """Return an independent episode with the same future, or with one drawn from the seed `forecast`."""
-        return type(self)(self._kernel, self._running().fork(forecast=forecast))
+        return type(self)(self._kernel, self._running().fork(forecast=forecast), latencies=self._latencies)
 
     def forecast(self, plan: Sequence[ServeAction]) -> Forecast:
         """Return what a plan brings on futures drawn from the task's distributions, given what has been seen."""
@@ -102,6 +114,9 @@ class SimulatedBackend:
     @property
     def _engine(self) -> EngineKind:
         return self._kernel.engine if isinstance(self._kernel, Kernel) else self._kernel
+
+    def _made(self, task_id: str) -> ServingEnv:
+        return ServingEnv(catalogue_task(task_id), engine=self._engine, latencies=self._latencies is not None)
 
     def _running(self) -> ServingEnv:
         if self._env is None:

@@ -15,6 +15,7 @@ from llmserve_sim.engine.interface import (
 )
 from llmserve_sim.engine.kernel.batch import KernelBatch
 from llmserve_sim.engine.kernel.engine import KernelEngine
+from llmserve_sim.engine.latencies import LatencySums
 from llmserve_sim.engine.reference import ReferenceEngine
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "FleetSpec",
     "KernelBatch",
     "KernelEngine",
+    "LatencySums",
     "Progress",
     "ReferenceEngine",
     "RequestRecord",

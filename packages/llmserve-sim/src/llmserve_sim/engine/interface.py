@@ -36,6 +36,7 @@ __all__ = [
     "TOTALS",
     "Engine",
     "FleetSpec",
+    "LatencySink",
     "RequestRecord",
     "Slo",
     "TierTables",
@@ -299,6 +300,14 @@ class Progress:
     """int64[k] tokens that the output of an unfinished request is known to exceed."""
 
 
+class LatencySink(Protocol):
+    """Takes the latencies of windows; `engine.latencies.LatencySums` is one."""
+
+    def add(self, histograms: Ints | list[int], ttft_ps: int, ended: Ints | list[int], arrival_ps: Ints) -> None:
+        """Add one window, see `LatencySums.add`."""
+        ...
+
+
 class Engine(Protocol):
     """A serving fleet in simulated time."""
 
@@ -319,6 +328,10 @@ class Engine(Protocol):
 
     def progress(self) -> Progress:
         """Return the progress of the requests that have arrived."""
+        ...
+
+    def count_latencies(self, into: LatencySink) -> None:
+        """Add the last window's latencies; the engine must have been made to keep them."""
         ...
 
     def records(self) -> list[RequestRecord]:

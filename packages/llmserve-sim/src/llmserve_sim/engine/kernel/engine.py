@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,6 +17,7 @@ from llmserve_sim.engine.interface import (
     STANDARD,
     TENANTS,
     FleetSpec,
+    LatencySink,
     Progress,
     RequestRecord,
     Slo,
@@ -40,7 +42,6 @@ from llmserve_sim.engine.kernel.layout import (
     H_LINK,
     H_MAX_LEN,
     H_MAX_UNFINISHED,
-    H_NEXT,
     H_NOW,
     H_PATIENCE,
     H_RECORDING,
@@ -53,7 +54,6 @@ from llmserve_sim.engine.kernel.layout import (
     H_TPOT,
     H_TTFT,
     H_TTFT_TOKEN,
-    H_UNFINISHED,
     HEAP,
     HIST_ITL,
     HIST_TTFT,
@@ -87,10 +87,12 @@ from llmserve_sim.engine.kernel.layout import (
     TOKEN_BITS,
     TOKEN_MASK,
     TRAFFIC_WIDTH,
+    W_TTFT_SUM_PS,
     row_size,
 )
 from llmserve_sim.engine.kernel.linked import queue_clear
-from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.engine.latencies import HISTOGRAMS_SIZE
+from llmserve_sim.errors import EpisodeStateError, InvalidInputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,18 +116,27 @@ class KernelEngine:
         slo: targets by class.
         traffic: every request of the episode.
         record: keep each request's history (`records()`) and fill in the histograms of `WindowStats`.
+        latencies: keep what `count_latencies` needs of the last window. The state has the same bytes with and without.
         backend: "numba" compiles the kernel (extra `fast`), "python" interprets it, "auto" uses numba if it
             is installed. Both give the same bytes.
     """
 
     def __init__(
-        self, fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False, backend: Backend = "auto"
+        self,
+        fleet: FleetSpec,
+        slo: Slo,
+        traffic: Traffic,
+        *,
+        record: bool = False,
+        latencies: bool = False,
+        backend: Backend = "auto",
     ) -> None:
         if backend == "auto":
             backend = "numba" if compiled.available() else "python"
         self.fleet = fleet
         self.backend = backend
         self._record = record
+        self._latencies = latencies
         self._offered = traffic
         self._row = native(new_row(fleet, slo, traffic, record=record), backend)
         self._tables = native_tables(fleet.tiers, backend)
@@ -141,9 +152,13 @@ class KernelEngine:
         """
         check_plan(self.fleet, plan, int(self._row[H_NOW]))
         packed = pack_plan(plan) if self.backend == "numba" else list_plan(plan)
-        records = native(self._room_for_records(plan.end_ps), self.backend)
-        self._run(self._row, self._tables, self._traffic, records, packed, 0)
-        self._records = records
+        records = self._room_for_records()
+        row = self._row
+        row[H_RECORDING] = self._record or self._latencies
+        self._run(row, self._tables, self._traffic, records, packed, 0)
+        self._records = records[: row[H_RECORDS] * RECORD_SIZE].copy()
+        if not self._record:  # other schedulers copy the row and have no room for records
+            row[H_RECORDING] = row[H_RECORDS] = 0
         return read_stats(self._row, histograms=self._record)
 
     def fork(self, traffic: Traffic | None = None) -> Self:
@@ -185,11 +200,24 @@ class KernelEngine:
 
     def records(self) -> list[RequestRecord]:
         """Take the histories of the requests that ended in the last window, by id; empty unless recording."""
-        count = int(self._row[H_RECORDS]) if len(self._records) else 0
-        values = integers(self._records[: count * RECORD_SIZE])
+        if not self._record:
+            return []
+        values = integers(self._records)
         self._records = []
         rows = (values[at : at + RECORD_SIZE] for at in range(0, len(values), RECORD_SIZE))
         return sorted(RequestRecord(r[0], STATUSES[r[1]], *r[2:]) for r in rows)
+
+    def count_latencies(self, into: LatencySink) -> None:
+        """Add the last window's latencies; raises `EpisodeStateError` without the option `latencies`."""
+        if not self._latencies:
+            raise EpisodeStateError("the engine keeps no latencies: make it with latencies=True")
+        row = self._row
+        into.add(
+            row[HIST_TTFT : HIST_TTFT + HISTOGRAMS_SIZE],
+            int(row[W_TTFT_SUM_PS]),
+            self._records,
+            self._offered.arrival_ps,
+        )
 
     @property
     def row(self) -> Ints:
@@ -205,11 +233,20 @@ class KernelEngine:
         """Return the state as bytes, for hashing."""
         return np.asarray(self._row, dtype=np.int64).tobytes()
 
-    def _room_for_records(self, end_ps: int) -> Ints:
-        if not self._record:
-            return np.zeros(0, dtype=np.int64)
-        arriving = int(np.searchsorted(self._offered.arrival_ps, end_ps)) - int(self._row[H_NEXT])
-        return np.zeros((arriving + int(self._row[H_UNFINISHED])) * RECORD_SIZE, dtype=np.int64)
+    def _room_for_records(self) -> Native:
+        """Return room for as many records as there are requests; a thread's engines share it from step to step."""
+        if not (self._record or self._latencies):
+            return np.zeros(0, dtype=np.int64) if self.backend == "numba" else []
+        name, size = f"{self.backend} records", len(self._offered) * RECORD_SIZE
+        room: Native | None = getattr(_scratch, name, None)
+        if room is None or len(room) < size:
+            room = native(np.zeros(size, dtype=np.int64), self.backend)
+            setattr(_scratch, name, room)
+        return room
+
+
+_scratch = threading.local()
+"""Each thread's room for records, by backend."""
 
 
 def _kernel(backend: str) -> Any:

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Iterable, Iterator
 
-    from llmserve_sim.engine.interface import FleetSpec, RequestRecord, Slo, Traffic, WindowPlan, WindowStats
+    from llmserve_sim.engine.interface import (
+        FleetSpec,
+        LatencySink,
+        RequestRecord,
+        Slo,
+        Traffic,
+        WindowPlan,
+        WindowStats,
+    )
 
 __all__ = ["ReferenceEngine"]
 
@@ -105,6 +113,13 @@ class ReferenceEngine:
         """Take the histories of the requests that ended since the last call, sorted by id; empty unless recording."""
         records, self.ledger.records = self.ledger.records, []
         return sorted(records)
+
+    def count_latencies(self, into: LatencySink) -> None:
+        """Add the last window's latencies."""
+        ledger = self.ledger
+        histograms = [0, 0, *ledger.ttft_hist, 0, 0, *ledger.itl_hist]
+        finished = [x for request_id, last_ps in ledger.done for x in (request_id, 0, 0, 0, last_ps, 0, 0)]
+        into.add(histograms, ledger.stats.ttft_sum_ps, finished, self.offered.arrival_ps)
 
     # -- events ----------------------------------------------------------------------------------------------------
 
