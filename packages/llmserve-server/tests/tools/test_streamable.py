@@ -78,6 +78,7 @@ def test_places_are_those_of_the_registry_from_the_first_reset_on(serve: Callabl
 
 def test_an_address_has_its_share_over_mcp_too(serve: Callable[..., TestClient]) -> None:
     client = serve(max_sessions_per_address=1)
+    client.headers["X-Forwarded-For"] = "203.0.113.7"  # callers on this machine have no share
     assert not ask(client, hello(client), "reset", {"seed": 1})["isError"]
     assert ask(client, hello(client), "reset", {"seed": 1})["structuredContent"]["error"]["code"] == "at_capacity"
 
