@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
 import re
+import secrets
 import shutil
 import ssl
 import subprocess
@@ -13,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -110,6 +114,33 @@ def test_a_certificate_can_be_vouched_for_in_the_environment(address: str, certi
     )
     environment = os.environ | {"SSL_CERT_FILE": str(certificate[0])}
     subprocess.run([sys.executable, "-c", code, address, TOKEN], env=environment, check=True, capture_output=True)
+
+
+def test_behind_a_proxy_no_visitor_reaches_another_in_ten_thousand_guesses(
+    address: str, certificate: tuple[Path, Path]
+) -> None:
+    parts = urlsplit(address)
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    stranger = http.client.HTTPSConnection(str(parts.hostname), parts.port, context=context, timeout=120)
+
+    def asked(method: str, path: str, session: str | None = None) -> tuple[int, dict[str, Any]]:
+        named = {} if session is None else {"X-Session-Id": session}
+        stranger.request(method, PREFIX + path, headers={"Authorization": f"Bearer {TOKEN}"} | named)
+        with stranger.getresponse() as answer:
+            return answer.status, json.load(answer)
+
+    with LLMServeEnv.from_url(address, transport="http", token=TOKEN, ssl_context=context) as env:
+        env.reset("static_workload", 7)
+        own = str(env.session_id)
+        for method, path in (("GET", "/state"), ("GET", "/log"), ("POST", "/grader"), ("POST", "/fork")):
+            status, content = asked(method, path)
+            assert own not in str(content)
+            assert status == 409 or content == {"episode_id": None, "step_count": 0}
+        for guess in (secrets.token_urlsafe(24) for _ in range(10_000)):
+            assert asked("GET", "/state", guess)[0] == 404
+        assert asked("GET", "/state", own)[0] == 200
+        assert env.step({}).observation.step_index == 1
+    stranger.close()
 
 
 def test_the_documented_example_runs_as_it_stands(server: Any) -> None:

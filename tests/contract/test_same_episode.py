@@ -33,6 +33,8 @@ def test_every_way_shows_the_same_bytes_and_gets_the_same_grade(way: Any, task_i
     actions, expected, report = undisturbed(task_id, seed)
     seen = [way.reset(task_id, seed), *(way.step(action) for action in actions)]
     assert [item.model_dump_json() for item in seen] == expected
-    assert way.report() == report
+    graded = way.report()
+    assert graded.pop("foresight") in {False, None}, "only a server can know"
+    assert graded == {name: value for name, value in report.items() if name != "foresight"}
     assert report["verified"] is True
     assert report["complete"] is True

@@ -76,12 +76,39 @@ def test_a_fork_faces_the_same_future_and_leaves_the_first_alone(env: LLMServeEn
         assert fork.grade().verified
 
 
+def test_a_fork_of_a_test_episode_is_a_forecast_and_the_grade_says_that_nothing_was_shown(env: LLMServeEnv) -> None:
+    env.reset("bursty_workload", 2_000_001)
+    env.step(ACTION)
+    with env.fork() as fork:
+        assert [step.observation for step in fork.episode_log().steps] == [
+            step.observation for step in env.episode_log().steps
+        ]
+        ahead = [fork.step(ACTION).observation for _ in range(8)]
+        assert ahead != [env.step(ACTION).observation for _ in range(8)]
+        assert fork.grade().verified is False
+    report = env.grade()
+    assert (report.verified, report.split, report.foresight) == (True, "test", False)
+
+
+def test_where_the_operator_allows_it_a_test_episode_is_copied_and_its_grade_says_so(
+    start_server: Callable[..., Any],
+) -> None:
+    with LLMServeEnv.from_url(start_server(LLMSERVE_TRUE_FORKS="true").url) as env:
+        env.reset("bursty_workload", 2_000_001)
+        with env.fork() as fork:
+            assert [fork.step(ACTION) for _ in range(8)] == [env.step(ACTION) for _ in range(8)]
+            assert [fork.grade().foresight, env.grade().foresight] == [True, True]
+
+
 def test_the_log_is_evidence_that_anyone_can_replay(env: LLMServeEnv) -> None:
     seen = [env.reset("static_workload", 7), *(env.step(ACTION).observation for _ in range(3))]
     log = env.episode_log()
     assert [log.initial_observation, *(step.observation for step in log.steps)] == seen
     assert (log.task_id, log.seed, log.episode_id) == ("static_workload", 7, env.state().episode_id)
-    assert grade(log) == env.grade() == env.grade(log) == env.grade(log.model_dump_json())
+    report = env.grade()
+    assert report == env.grade(log) == env.grade(log.model_dump_json())
+    assert report.foresight is False
+    assert grade(log) == report.model_copy(update={"foresight": None}), "only a server can know what its maker saw"
 
 
 def test_an_episode_is_graded_by_its_id_over_any_transport(env: LLMServeEnv, server: Any, ask: Any) -> None:

@@ -8,16 +8,18 @@ did not begin on this machine.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Final
-
-from starlette.types import Scope
+from typing import Any, Final
 
 from llmserve_server.settings import Settings
 
 __all__ = ["Caller", "Callers", "current_scope"]
+
+Scope = Mapping[str, Any]
+"""What ASGI tells about a request or a socket."""
 
 _FORWARDING: Final = (b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip")
 """Headers of proxies, beside those that begin with `_FORWARDED`."""
