@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import gzip
 import hashlib
+import logging
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +28,7 @@ from llmserve_client import (
     LLMServeEnv,
     Retries,
     Timeouts,
+    TransportError,
 )
 
 PATIENCE_S: Final = 1.0
@@ -110,6 +114,38 @@ def huge_frame(connection: socket.socket, request: bytes) -> None:
     upgrade(connection, request)
     connection.sendall(b"\x81\x7f" + (600 * 2**20).to_bytes(8, "big"))
     flood(connection)
+
+
+def reset(connection: socket.socket) -> None:
+    """Break the connection as a killed server's machine does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def gone_at_once(connection: socket.socket, _request: bytes) -> None:
+    reset(connection)
+
+
+def gone_in_the_body(connection: socket.socket, _request: bytes) -> None:
+    connection.sendall(OK + b"Content-Length: 100000\r\n\r\n{")
+    reset(connection)
+
+
+def gone_in_the_handshake(connection: socket.socket, _request: bytes) -> None:
+    connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgr")
+    reset(connection)
+
+
+def gone_after_the_handshake(connection: socket.socket, request: bytes) -> None:
+    upgrade(connection, request)
+    reset(connection)
+
+
+def gone_in_a_frame(connection: socket.socket, request: bytes) -> None:
+    upgrade(connection, request)
+    connection.recv(65536)
+    connection.sendall(b"\x81\x7e\x40\x00half")
+    reset(connection)
 
 
 @contextmanager
@@ -200,6 +236,31 @@ def test_an_answer_over_the_bound_is_not_read_on_and_the_error_names_the_bound(
         with pytest.raises(AnswerError, match=f"max_answer_bytes={MAX_BYTES}"):
             ask(colour, url, transport, SOON_S)
     assert not taken
+
+
+@pytest.mark.parametrize(
+    ("transport", "peer"),
+    [
+        ("http", gone_at_once),
+        ("http", gone_in_the_body),
+        ("websocket", gone_at_once),
+        ("websocket", gone_in_the_handshake),
+        ("websocket", gone_after_the_handshake),
+        ("websocket", gone_in_a_frame),
+    ],
+)
+def test_a_server_that_vanishes_is_one_error_and_leaves_nothing_in_the_log_or_on_the_screen(
+    colour: str,
+    transport: str,
+    peer: Peer,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with listening(peer) as url, pytest.raises(TransportError):
+        ask(colour, url, transport, SOON_S)
+    gc.collect()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING or record.exc_info] == []
+    assert capfd.readouterr().err == ""
 
 
 def test_an_answer_in_a_coding_that_was_not_asked_for_is_refused(colour: str) -> None:
