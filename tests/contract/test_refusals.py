@@ -12,6 +12,7 @@ from llmserve_client import (
     EpisodeStateError,
     InvalidFieldError,
     LLMServeEnv,
+    Retries,
     TooLargeError,
     UnauthorizedError,
     UnknownEpisodeError,
@@ -166,7 +167,7 @@ def test_a_full_server_says_when_to_come_back_and_the_others_do_not_notice(start
     with (
         LLMServeEnv.from_url(url) as first,
         LLMServeEnv.from_url(url) as second,
-        LLMServeEnv.from_url(url) as third,
+        LLMServeEnv.from_url(url, retries=Retries(wait_for_place=False)) as third,
     ):
         first.reset("static_workload", 7)
         second.reset("static_workload", 7)

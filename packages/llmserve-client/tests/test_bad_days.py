@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from llmserve_client import (
     AnswerError,
+    AtCapacityError,
     ConnectError,
     ConnectionLostError,
     DeadlineError,
     EpisodeStateError,
     Retries,
     ServerFailureError,
+    Timeouts,
     TransportError,
     UnauthorizedError,
     WebSocketUnavailableError,
@@ -298,3 +300,104 @@ def test_a_moved_server_names_its_new_address() -> None:
         pytest.raises(AnswerError, match="https://there/"),
     ):
         env.tasks()
+
+
+def test_a_reset_waits_for_a_place_as_long_as_the_server_says_and_gets_it(clients: Any) -> None:
+    server = LocalServer(capacity=1)
+    first = clients.of(server, transport="http")
+    first.reset("static_workload", 7)
+
+    def sleep(seconds: float) -> None:
+        server.pauses.append(seconds)
+        if len(server.pauses) == 3:
+            server.sessions.release(first.session_id)
+
+    async def sleep_async(seconds: float) -> None:
+        sleep(seconds)
+
+    env = clients.of(server, sleep=sleep if clients.colour == "sync" else sleep_async)
+    assert env.reset("static_workload", 7).step_index == 0
+    assert server.pauses == [5.0, 5.0, 5.0]
+
+
+def test_the_wait_for_a_place_is_bounded_by_the_answers_timeout_and_can_be_turned_off(clients: Any) -> None:
+    server = LocalServer(capacity=1)
+    clients.of(server).reset("static_workload", 7)
+    for options, pauses in (
+        ({"timeouts": Timeouts(answer_s=12.0)}, [5.0, 5.0]),
+        ({"retries": Retries(wait_for_place=False)}, []),
+    ):
+        server.pauses.clear()
+        with pytest.raises(AtCapacityError) as full:
+            clients.of(server, **options).reset("static_workload", 7)
+        assert full.value.retry_after_s == 5.0
+        assert server.pauses == pauses
+
+
+@pytest.mark.parametrize("verb", ["step", "resume", "fork"])
+def test_other_calls_that_need_a_place_wait_for_it_too(server: LocalServer, verb: str) -> None:
+    server = LocalServer(capacity=1)
+    with server.client(transport="http") as env, server.client(transport="http") as other:
+        env.reset("static_workload", 7)
+        if verb != "fork":
+            server.sessions.release(env.session_id)
+            other.reset("static_workload", 8)
+        with pytest.raises(AtCapacityError):
+            getattr(env, verb)(*([{}] if verb == "step" else []))
+        assert sum(server.pauses) == Timeouts().answer_s
+
+
+def test_seventy_short_visits_over_http_leave_no_place_taken(clients: Any) -> None:
+    server = LocalServer(capacity=3)
+    for _ in range(70):
+        env = clients.of(server, transport="http")
+        env.reset("static_workload", 7)
+        env.fork().close()
+        env.close()
+    assert server.pauses == []
+
+
+def test_a_closed_session_can_be_resumed_by_its_id(clients: Any) -> None:
+    server = LocalServer(capacity=1)
+    env = clients.of(server, transport="http")
+    env.reset("static_workload", 7)
+    env.step(ACTION)
+    env.close()
+    again = clients.of(server, transport="http")
+    assert again.resume(env.session_id).step_index == 1
+    assert again.step(ACTION).observation.model_dump_json() == reference(2)[-1]
+
+
+def test_closing_frees_only_sessions_that_this_client_began_over_http(clients: Any, server: LocalServer) -> None:
+    owner = clients.of(server)
+    owner.reset("static_workload", 7)
+    guest = clients.of(server, transport="http")
+    guest.resume(owner.session_id)
+    guest.close()
+    assert "DELETE /session" not in server.calls
+    owner.close()
+    owner.close()
+    assert server.calls.count("DELETE /session") == (1 if clients.transport == "http" else 0)
+
+
+@pytest.mark.parametrize("status", [401, 404, 405, 500, 503])
+def test_a_server_that_knows_no_closing_of_sessions_is_left_all_the_same(clients: Any, status: int) -> None:
+    server = LocalServer()
+    env = clients.of(server, transport="http")
+    env.reset("static_workload", 7)
+    server.fail(status)
+    env.close()
+    assert env.closed
+    assert server.calls.count("DELETE /session") == 1
+    assert server.pauses == []
+
+
+@pytest.mark.parametrize("misfortune", MISFORTUNES)
+def test_closing_after_the_server_has_gone_raises_nothing(clients: Any, misfortune: str) -> None:
+    server = LocalServer()
+    env = clients.of(server)
+    env.reset("static_workload", 7)
+    getattr(server, misfortune)()
+    env.close()
+    assert env.closed
+    assert server.pauses == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from llmserve_client import AnswerError, UnknownTaskError
 from llmserve_client.testing import LocalServer
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.tasks import load_task
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -80,3 +83,37 @@ def test_bad_actions_options_and_tasks_are_refused_by_name(server: LocalServer) 
 def test_a_catalogue_without_seeds_is_said(row: dict[str, object]) -> None:
     with pytest.raises(AnswerError, match="seed="):
         _range_of(row)
+
+
+def test_infos_have_the_keys_and_types_of_the_simulators_own_after_resets_and_steps(server: LocalServer) -> None:
+    def shape(info: Any) -> Any:
+        return {key: shape(value) for key, value in info.items()} if isinstance(info, dict) else type(info)
+
+    near, far = LocalGymEnv(engine="python"), RemoteLLMServeEnv(server.client())
+    _, wanted = near.reset(seed=3)
+    infos = [far.reset(seed=np.int64(3))[1], far.step(np.array([6, 8, 0, 0, 0, 0]))[4], far.reset()[1]]  # type: ignore[arg-type]
+    assert [shape(info) for info in infos] == [shape(wanted)] * 3
+    assert [info["episode_seed"] for info in infos[:2]] == [3, 3]
+    far.close()
+
+
+def test_the_spaces_follow_the_tasks_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    single = load_task("static_workload").model_copy(update={"deployment": "rtx4090-llama3.1-8b"})
+    monkeypatch.setattr("llmserve_client.gym.list_tasks", lambda: [single])
+    assert RemoteLLMServeEnv("http://h").action_space == LocalGymEnv(deployment=single.deployment).action_space
+    assert RemoteLLMServeEnv("http://h", "of_the_server").action_space == LocalGymEnv().action_space
+
+
+@pytest.mark.parametrize("seed", [True, np.True_, "7", -1])
+def test_a_seed_that_is_no_seed_is_refused_by_name(server: LocalServer, seed: Any) -> None:
+    env = RemoteLLMServeEnv(server.client())
+    with pytest.raises(InvalidInputError, match="seed"):
+        env.reset(seed=seed)
+    env.close()
+
+
+def test_numpys_bools_are_taken_as_its_integers_are(server: LocalServer) -> None:
+    with server.client() as env:
+        env.reset("static_workload", np.int64(3))  # type: ignore[arg-type]
+        env.step({"batch_cap": np.int64(64), "priority_routing": np.True_, "kv_budget_fraction": np.float32(0.5)})
+        assert env.state().last_action.priority_routing is True  # type: ignore[union-attr]

@@ -150,7 +150,8 @@ def test_a_server_without_room_is_heard_before_it_hangs_up() -> None:
     def refuse(connection: ServerConnection) -> None:
         connection.send(json.dumps(full))
 
-    with serving(refuse) as endpoint, LLMServeEnv(endpoint.http, transport="websocket") as env:
+    once = Retries(wait_for_place=False)
+    with serving(refuse) as endpoint, LLMServeEnv(endpoint.http, transport="websocket", retries=once) as env:
         for _ in range(3):
             with pytest.raises(Exception, match="full") as refused:
                 env.reset()

@@ -16,10 +16,11 @@ import httpx
 
 from llmserve_client._base import BaseClient, Options
 from llmserve_client._endpoint import Endpoint, space_url
-from llmserve_client._exceptions import ClientClosedError, ConnectionLostError
-from llmserve_client._network import AsyncDialer, AsyncSocket, http_errors, http_options, to_answer, to_request
+from llmserve_client._exceptions import ClientClosedError, ConnectionLostError, DeadlineError
+from llmserve_client._network import AsyncDialer, AsyncSocket, http_errors, http_options, to_request
 from llmserve_client._operations import CloseSocket, Flow, HttpRequest, OpenSocket, Operation, SendAndReceive, Sleep
-from llmserve_client._options import Retries, Timeouts, TransportChoice
+from llmserve_client._options import MAX_ANSWER_BYTES, Retries, Timeouts, TransportChoice
+from llmserve_client._reading import read_answer_async
 
 if TYPE_CHECKING:
     from llmserve_client._protocol import ClientProtocol, StepResult
@@ -63,14 +64,24 @@ class AsyncLLMServeEnv(BaseClient):
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         retries: Retries | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
         ssl_context: ssl.SSLContext | None = None,
         http_transport: httpx.AsyncBaseTransport | None = None,
         dial: AsyncDialer | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        super().__init__(url, transport=transport, token=token, headers=headers, timeouts=timeouts, retries=retries)
+        super().__init__(
+            url,
+            transport=transport,
+            token=token,
+            headers=headers,
+            timeouts=timeouts,
+            retries=retries,
+            max_answer_bytes=max_answer_bytes,
+        )
+        timeouts, most = self._protocol.timeouts, self._max_answer_bytes
         self._transport = _Transport(
-            self._endpoint, self._headers, self._protocol.timeouts, ssl_context, http_transport, dial, sleep
+            self._endpoint, self._headers, timeouts, most, ssl_context, http_transport, dial, sleep
         )
         self._lock = asyncio.Lock()
 
@@ -149,7 +160,10 @@ class AsyncLLMServeEnv(BaseClient):
         return self._clone(await self._run(self._protocol.fork()))
 
     async def close(self) -> None:
-        """Close the connection. The session stays on the server and can be resumed. Closing twice is allowed."""
+        """Close the connection and free the place of a session that this client began over HTTP.
+
+        The session can still be resumed by its id. Closing twice is allowed.
+        """
         if not self._closed:
             try:
                 await self._run(self._protocol.close())
@@ -167,10 +181,16 @@ class AsyncLLMServeEnv(BaseClient):
     ) -> None:
         await self.close()
 
+    def _drop_connection(self) -> None:
+        self._lock = asyncio.Lock()
+        self._protocol.drop_connection()
+        self._transport.drop_connection()
+
     def _clone(self, protocol: ClientProtocol) -> Self:
         clone = object.__new__(type(self))
         clone.__dict__.update(self.__dict__)
         clone._protocol, clone._transport, clone._lock = protocol, self._transport.clone(), asyncio.Lock()
+        clone._heed_forks()
         return clone
 
     async def _run(self, flow: Flow[_Result]) -> _Result:
@@ -199,14 +219,15 @@ class _Transport:
         endpoint: Endpoint,
         headers: Mapping[str, str],
         timeouts: Timeouts,
+        max_bytes: int,
         tls: ssl.SSLContext | None,
         transport: httpx.AsyncBaseTransport | None,
         dial: AsyncDialer | None,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        self._arguments = (endpoint, headers, timeouts, tls, transport, dial, sleep)
+        self._arguments = (endpoint, headers, timeouts, max_bytes, tls, transport, dial, sleep)
         self._endpoint, self._headers, self._connect_s = endpoint, headers, timeouts.connect_s
-        self._tls = tls
+        self._max_bytes, self._tls = max_bytes, tls
         self._http_transport, self._dial, self._sleep = transport, dial, sleep
         self._http: httpx.AsyncClient | None = None
         self._socket: AsyncSocket | None = None
@@ -222,7 +243,7 @@ class _Transport:
                 return await self._send_request(operation)
             case OpenSocket():
                 await self._close_socket()
-                dial = self._dial or _real_dial(self._tls)
+                dial = self._dial or _real_dial(self._max_bytes, self._tls)
                 self._socket = await dial(self._endpoint, self._headers, operation.timeout_s)
             case CloseSocket():
                 await self._close_socket()
@@ -236,14 +257,29 @@ class _Transport:
             await self._http.aclose()
             self._http = None
 
+    def drop_connection(self) -> None:
+        """Forget the connection of the process that this one was forked from; it stays open there."""
+        self._socket = self._http = None
+
     async def _send_request(self, request: HttpRequest) -> object:
         if self._http is None:
             unclosed = None if self._http_transport is None else _UnclosedTransport(self._http_transport)
             self._http = httpx.AsyncClient(
                 transport=unclosed, **http_options(self._endpoint, self._headers, self._connect_s, self._tls)
             )
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                return await self._exchange(self._http, request)
+        except TimeoutError as error:
+            raise DeadlineError(f"no whole answer from {self._endpoint.http} within {request.timeout_s:g} s") from error
+
+    async def _exchange(self, http: httpx.AsyncClient, request: HttpRequest) -> object:
         with http_errors(self._endpoint):
-            return to_answer(await self._http.send(to_request(self._http, request, self._connect_s)))
+            response = await http.send(to_request(http, request, self._connect_s), stream=True)
+            try:
+                return await read_answer_async(response, self._max_bytes)
+            finally:
+                await response.aclose()
 
     async def _send_and_receive(self, message: SendAndReceive) -> str:
         socket = self._socket
@@ -273,10 +309,10 @@ async def _receive_refusal(socket: AsyncSocket, lost: ConnectionLostError) -> st
         raise lost from None
 
 
-def _real_dial(tls: ssl.SSLContext | None) -> AsyncDialer:
+def _real_dial(max_bytes: int, tls: ssl.SSLContext | None) -> AsyncDialer:
     from llmserve_client._sockets import dial_async  # imported here: a client over HTTP does not need websockets
 
-    return partial(dial_async, tls=tls)
+    return partial(dial_async, max_bytes=max_bytes, tls=tls)
 
 
 class _UnclosedTransport(httpx.AsyncBaseTransport):

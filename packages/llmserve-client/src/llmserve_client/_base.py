@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypedDict, get_args
 
 from llmserve_client.__about__ import __version__
 from llmserve_client._endpoint import Endpoint
 from llmserve_client._exceptions import InvalidFieldError
-from llmserve_client._options import Retries, Timeouts, TransportChoice, TransportKind
+from llmserve_client._options import Retries, Timeouts, TransportChoice, TransportKind, check_answer_bytes
 
 if TYPE_CHECKING:
     from llmserve_sim.schema import ServeObservation
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["BaseClient", "Options"]
 
 _CHOICES: Final = get_args(TransportChoice)
+_CLIENTS: Final[weakref.WeakSet[BaseClient]] = weakref.WeakSet()
+"""Every client of this process, for `_after_fork`."""
 
 
 class Options(TypedDict, total=False):
@@ -27,11 +31,16 @@ class Options(TypedDict, total=False):
     headers: Mapping[str, str] | None
     timeouts: Timeouts | None
     retries: Retries | None
+    max_answer_bytes: int
     ssl_context: ssl.SSLContext | None
 
 
 class BaseClient:
-    """Holds the server's address, the headers of every request, and a `ClientProtocol`."""
+    """Holds the server's address, the headers of every request, and a `ClientProtocol`.
+
+    A forked process inherits its parent's clients without their connections: it connects again, and attaches to the
+    same session. A client cannot be copied or pickled.
+    """
 
     def __init__(
         self,
@@ -42,6 +51,7 @@ class BaseClient:
         headers: Mapping[str, str] | None,
         timeouts: Timeouts | None,
         retries: Retries | None,
+        max_answer_bytes: int,
     ) -> None:
         if transport not in _CHOICES:
             bound = "must be one of " + ", ".join(_CHOICES)
@@ -52,10 +62,20 @@ class BaseClient:
             ClientProtocol,  # imported here: it loads pydantic, which takes longer than httpx
         )
 
+        self._max_answer_bytes = check_answer_bytes(max_answer_bytes)
         self._endpoint = Endpoint.parse(url)
         self._headers = {"User-Agent": f"llmserve-client/{__version__}", **_checked(headers), **_bearer(token)}
         self._protocol = ClientProtocol(transport, timeouts or Timeouts(), retries or Retries())
         self._closed = False
+        self._heed_forks()
+
+    def _heed_forks(self) -> None:
+        """Drop the connection in every process that is forked from this one."""
+        _CLIENTS.add(self)
+
+    def _drop_connection(self) -> None:
+        """Forget the connection and the lock without using them: they belong to the parent of this process."""
+        raise NotImplementedError
 
     @property
     def url(self) -> str:
@@ -82,8 +102,24 @@ class BaseClient:
         """Whether `close` was called."""
         return self._closed
 
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
+        """Refuse to be copied or pickled: two clients on one connection would take each other's answers."""
+        raise TypeError(
+            f"cannot copy or pickle {type(self).__name__}, which holds a connection: make another client and "
+            "resume(session_id) there, or fork() for an episode of its own that continues from here"
+        )
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.url} over {self.transport or self._protocol.choice}>"
+
+
+def _after_fork() -> None:
+    for client in list(_CLIENTS):
+        client._drop_connection()  # noqa: SLF001 - of this module's own class
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _checked(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -19,11 +19,13 @@ import httpx
 from llmserve_client._base import BaseClient, Options
 from llmserve_client._endpoint import Endpoint, space_url
 from llmserve_client._exceptions import ClientClosedError, ConnectionLostError
-from llmserve_client._network import SyncDialer, SyncSocket, http_errors, http_options, to_answer, to_request
+from llmserve_client._network import SyncDialer, SyncSocket, http_errors, http_options, to_request
 from llmserve_client._operations import CloseSocket, Flow, HttpRequest, OpenSocket, Operation, SendAndReceive, Sleep
-from llmserve_client._options import Retries, Timeouts, TransportChoice
+from llmserve_client._options import MAX_ANSWER_BYTES, Retries, Timeouts, TransportChoice
+from llmserve_client._reading import read_answer
 
 if TYPE_CHECKING:
+    from llmserve_client._deadline import Deadline
     from llmserve_client._protocol import ClientProtocol, StepResult
     from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
@@ -58,7 +60,8 @@ class LLMServeEnv(BaseClient):
         token: API token of the server, sent as a bearer token.
         headers: sent with every request.
         timeouts: how long to wait for a connection and for an answer.
-        retries: how often to repeat a call that is safe to repeat.
+        retries: how often to repeat a call that is safe to repeat, and whether to wait for a place on a full server.
+        max_answer_bytes: largest answer that is read, over HTTP (decompressed) and over the WebSocket.
         ssl_context: trusted certificates for https. Default: those of httpx (certifi, or $SSL_CERT_FILE).
         http_transport: an httpx transport to use instead of the network. The client does not close it.
         dial: a function that opens a WebSocket, instead of the network.
@@ -77,14 +80,24 @@ class LLMServeEnv(BaseClient):
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         retries: Retries | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
         ssl_context: ssl.SSLContext | None = None,
         http_transport: httpx.BaseTransport | None = None,
         dial: SyncDialer | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        super().__init__(url, transport=transport, token=token, headers=headers, timeouts=timeouts, retries=retries)
+        super().__init__(
+            url,
+            transport=transport,
+            token=token,
+            headers=headers,
+            timeouts=timeouts,
+            retries=retries,
+            max_answer_bytes=max_answer_bytes,
+        )
+        timeouts, most = self._protocol.timeouts, self._max_answer_bytes
         self._transport = _Transport(
-            self._endpoint, self._headers, self._protocol.timeouts, ssl_context, http_transport, dial, sleep
+            self._endpoint, self._headers, timeouts, most, ssl_context, http_transport, dial, sleep
         )
         self._lock = threading.Lock()
         # The documented example never closes its environment, so the connection is closed when the program ends.
@@ -165,7 +178,10 @@ class LLMServeEnv(BaseClient):
         return self._clone(self._run(self._protocol.fork()))
 
     def close(self) -> None:
-        """Close the connection. The session stays on the server and can be resumed. Closing twice is allowed."""
+        """Close the connection and free the place of a session that this client began over HTTP.
+
+        The session can still be resumed by its id. Closing twice is allowed.
+        """
         if not self._closed:
             try:
                 self._run(self._protocol.close())
@@ -183,11 +199,17 @@ class LLMServeEnv(BaseClient):
     ) -> None:
         self.close()
 
+    def _drop_connection(self) -> None:
+        self._lock = threading.Lock()
+        self._protocol.drop_connection()
+        self._transport.drop_connection()
+
     def _clone(self, protocol: ClientProtocol) -> Self:
         clone = object.__new__(type(self))
         clone.__dict__.update(self.__dict__)
         clone._protocol, clone._transport, clone._lock = protocol, self._transport.clone(), threading.Lock()
         clone._finalizer = weakref.finalize(clone, clone._transport.close)
+        clone._heed_forks()
         return clone
 
     def _run(self, flow: Flow[_Result]) -> _Result:
@@ -219,16 +241,17 @@ class _Transport:
         endpoint: Endpoint,
         headers: Mapping[str, str],
         timeouts: Timeouts,
+        max_bytes: int,
         tls: ssl.SSLContext | None,
         transport: httpx.BaseTransport | None,
         dial: SyncDialer | None,
         sleep: Callable[[float], None],
     ) -> None:
-        self._arguments = (endpoint, headers, timeouts, tls, transport, dial, sleep)
+        self._arguments = (endpoint, headers, timeouts, max_bytes, tls, transport, dial, sleep)
         self._endpoint, self._headers, self._connect_s = endpoint, headers, timeouts.connect_s
-        self._tls = tls
+        self._max_bytes, self._tls = max_bytes, tls
         self._http_transport, self._dial, self._sleep = transport, dial, sleep
-        self._http: httpx.Client | None = None
+        self._http: tuple[httpx.Client, Deadline] | None = None
         self._socket: SyncSocket | None = None
 
     def clone(self) -> _Transport:
@@ -242,7 +265,7 @@ class _Transport:
                 return self._send_request(operation)
             case OpenSocket():
                 self._close_socket()
-                dial = self._dial or _real_dial(self._tls)
+                dial = self._dial or _real_dial(self._max_bytes, self._tls)
                 self._socket = dial(self._endpoint, self._headers, operation.timeout_s)
             case CloseSocket():
                 self._close_socket()
@@ -253,17 +276,35 @@ class _Transport:
     def close(self) -> None:
         self._close_socket()
         if self._http is not None:
-            self._http.close()
+            self._http[0].close()
             self._http = None
+
+    def drop_connection(self) -> None:
+        """Forget the connection of the process that this one was forked from; it stays open there."""
+        drop = getattr(self._socket, "drop", None)
+        if drop is not None:
+            drop()
+        self._socket = self._http = None
 
     def _send_request(self, request: HttpRequest) -> object:
         if self._http is None:
-            unclosed = None if self._http_transport is None else _UnclosedTransport(self._http_transport)
-            self._http = httpx.Client(
-                transport=unclosed, **http_options(self._endpoint, self._headers, self._connect_s, self._tls)
-            )
+            self._http = self._open_http()
+        http, deadline = self._http
+        deadline.start(request.timeout_s)
         with http_errors(self._endpoint):
-            return to_answer(self._http.send(to_request(self._http, request, self._connect_s)))
+            response = http.send(to_request(http, request, self._connect_s), stream=True)
+            try:
+                return read_answer(response, self._max_bytes)
+            finally:
+                response.close()
+
+    def _open_http(self) -> tuple[httpx.Client, Deadline]:
+        from llmserve_client._deadline import limit_time  # imported here: it loads httpcore, as httpx does only now
+
+        unclosed = None if self._http_transport is None else _UnclosedTransport(self._http_transport)
+        options = http_options(self._endpoint, self._headers, self._connect_s, self._tls)
+        http = httpx.Client(transport=unclosed, **options)
+        return http, limit_time(http)
 
     def _send_and_receive(self, message: SendAndReceive) -> str:
         socket = self._socket
@@ -293,10 +334,10 @@ def _receive_refusal(socket: SyncSocket, lost: ConnectionLostError) -> str:
         raise lost from None
 
 
-def _real_dial(tls: ssl.SSLContext | None) -> SyncDialer:
+def _real_dial(max_bytes: int, tls: ssl.SSLContext | None) -> SyncDialer:
     from llmserve_client._sockets import dial  # imported here: a client over HTTP does not need websockets
 
-    return partial(dial, tls=tls)
+    return partial(dial, max_bytes=max_bytes, tls=tls)
 
 
 class _UnclosedTransport(httpx.BaseTransport):

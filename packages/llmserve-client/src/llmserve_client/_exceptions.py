@@ -61,6 +61,7 @@ __all__ = [
     "UnknownTaskError",
     "VersionChangedError",
     "WebSocketUnavailableError",
+    "handshake_refusal",
     "refusal",
 ]
 
@@ -80,9 +81,10 @@ class ConnectError(TransportError):
 class WebSocketUnavailableError(ConnectError):
     """The server answered the WebSocket handshake with plain HTTP; `status` is its HTTP status."""
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int = 0, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class ConnectionLostError(TransportError):
@@ -249,3 +251,15 @@ def refusal(
     """Return the error for a code or, if the code is unknown, for the HTTP status."""
     usual, kind = _BY_CODE.get(code, (0, _BY_STATUS.get(status, ServerFailureError if status >= 500 else RefusedError)))
     return kind(message, code=code, status=status or usual, field=field, bound=bound, retry_after_s=retry_after_s)
+
+
+_NO_FALLBACK: Final = frozenset({401, 407, 429})
+"""Handshake statuses that plain HTTP would get too, so falling back to HTTP does not help."""
+
+
+def handshake_refusal(error: WebSocketUnavailableError) -> ClientError:
+    """Return the error of a refused handshake: a refusal if HTTP would be refused too, else `error` itself."""
+    if error.status in _NO_FALLBACK or error.status >= 500:
+        code = f"http_{error.status}"
+        return refusal(str(error), code=code, status=error.status, retry_after_s=error.retry_after_s)
+    return error

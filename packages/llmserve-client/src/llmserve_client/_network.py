@@ -15,7 +15,8 @@ import httpx
 
 from llmserve_client._endpoint import Endpoint
 from llmserve_client._exceptions import ConnectError, ConnectionLostError, DeadlineError, TransportError
-from llmserve_client._operations import HttpRequest, HttpResponse
+from llmserve_client._operations import HttpRequest
+from llmserve_client._reading import CODING
 
 __all__ = [
     "AsyncDialer",
@@ -25,7 +26,6 @@ __all__ = [
     "http_errors",
     "http_options",
     "tls_context",
-    "to_answer",
     "to_request",
 ]
 
@@ -81,9 +81,11 @@ def http_options(
     endpoint: Endpoint, headers: Mapping[str, str], connect_s: float, tls: ssl.SSLContext | None
 ) -> dict[str, Any]:
     """Return the arguments of an httpx client: one connection, kept alive, no proxy for a local server."""
+    sent = httpx.Headers(dict(headers))
+    sent["Accept-Encoding"] = CODING
     return {
         "base_url": endpoint.http,
-        "headers": headers,
+        "headers": sent,
         "timeout": httpx.Timeout(connect_s),
         "limits": httpx.Limits(max_connections=1, max_keepalive_connections=1),
         "mounts": {f"all://{endpoint.host}": None} if endpoint.local else None,
@@ -100,13 +102,6 @@ def to_request(client: httpx.Client | httpx.AsyncClient, call: HttpRequest, conn
         headers=dict(call.headers),
         params=dict(call.params) or None,
         timeout=httpx.Timeout(call.timeout_s, connect=connect_s, pool=connect_s),
-    )
-
-
-def to_answer(response: httpx.Response) -> HttpResponse:
-    """Return an httpx response as an `HttpResponse`."""
-    return HttpResponse(
-        response.status_code, response.content, {name.lower(): text for name, text in response.headers.items()}
     )
 
 

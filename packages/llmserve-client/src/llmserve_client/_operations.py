@@ -28,7 +28,7 @@ class HttpResponse:
     """The response to an `HttpRequest`; header names are in lower case."""
 
     status: int
-    body: bytes
+    body: bytes | bytearray
     headers: Mapping[str, str] = field(default_factory=dict)
 
 

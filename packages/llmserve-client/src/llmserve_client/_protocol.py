@@ -8,17 +8,20 @@ the asynchronous client run the same flows, so every decision is made here, once
 - If an answer is lost, the client repeats the request where that is safe: reads, grading and steps. A step carries the
   index of the observation it answers, and the server applies each index once.
 - If a socket breaks, the client opens a new one and attaches it to the session before the next message.
+- If the server has no place (429), the client waits as long as the server says and tries again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeVar
 
 from llmserve_client import _wire
 from llmserve_client._exceptions import (
     AnswerError,
     AtCapacityError,
+    ClientError,
     ConnectError,
     ConnectionLostError,
     EpisodeStateError,
@@ -26,10 +29,11 @@ from llmserve_client._exceptions import (
     ServerFailureError,
     UnknownSessionError,
     WebSocketUnavailableError,
-    refusal,
+    handshake_refusal,
 )
 from llmserve_client._operations import CloseSocket, Flow, HttpRequest, HttpResponse, OpenSocket, SendAndReceive, Sleep
 from llmserve_client._options import Retries, Timeouts, TransportChoice, TransportKind
+from llmserve_client._places import with_place
 from llmserve_client._wire import SESSION_HEADER
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
@@ -38,8 +42,7 @@ __all__ = ["ClientProtocol", "StepResult"]
 _RETRYABLE: Final = frozenset({502, 503, 504})
 """HTTP statuses that a proxy returns while its server restarts; the client tries again."""
 _STATE: Final = '{"type": "state"}'
-_NO_FALLBACK: Final = frozenset({401, 407, 429})
-"""Handshake statuses that plain HTTP would get too, so falling back to HTTP does not help."""
+_Result = TypeVar("_Result")
 
 
 class StepResult(NamedTuple):
@@ -70,17 +73,26 @@ class ClientProtocol:
         """Whether a socket is open."""
         self._attached = False
         """Whether the open socket is attached to `session_id` on the server."""
+        self._keeps_place = False
+        """Whether this client began the session over HTTP, where only `close` tells the server that it is done."""
 
     def clone(self, session_id: str, observation: ServeObservation) -> ClientProtocol:
         """Return the protocol of another client of the same server, with another session."""
         clone = ClientProtocol(self.choice, self.timeouts, self.retries)
         clone.transport, clone.session_id, clone.observation = self.transport, session_id, observation
-        clone._reached = True
+        clone._reached = clone._keeps_place = True
         return clone
+
+    def drop_connection(self) -> None:
+        """Forget the connection: it belongs to the process that this one was forked from."""
+        self._socket_open = self._attached = False
 
     def reset(self, task_id: str | None, seed: int | None, episode_id: str | None) -> Flow[ServeObservation]:
         """Start an episode in this client's session, or in a new one."""
         fields = _wire.check_episode(task_id, seed, episode_id)
+        return (yield from self._with_place(lambda: self._reset(fields)))
+
+    def _reset(self, fields: dict[str, Any]) -> Flow[ServeObservation]:
         yield from self._choose_transport()
         try:
             return (yield from self._start({**fields, "session_id": self.session_id}))
@@ -102,9 +114,14 @@ class ClientProtocol:
         wanted = session_id or self.session_id
         if wanted is None:
             raise EpisodeStateError("there is no session to resume: reset first, or name one", code="not_reset")
+        return (yield from self._with_place(lambda: self._resume(wanted)))
+
+    def _resume(self, wanted: str) -> Flow[ServeObservation]:
         yield from self._choose_transport()
-        if self._attached and wanted != self.session_id:
-            yield from self._close_socket()
+        if wanted != self.session_id:
+            self._keeps_place = False
+            if self._attached:
+                yield from self._close_socket()
         return (yield from self._start({"session_id": wanted, "resume": True}, repeatable=True))
 
     def step(self, action: object) -> Flow[StepResult]:
@@ -113,14 +130,13 @@ class ClientProtocol:
         if self.observation is None:
             raise EpisodeStateError("there is no episode: reset first", code="not_reset")
         index = self.observation.step_index
-        if self.transport == "websocket":
-            data = yield from self._send_message(_wire.socket_step(checked, index), "observation", repeatable=True)
-        else:
-            data = yield from self._post_step(checked, index)
+        data = yield from self._with_place(lambda: self._send_step(checked, index))
         observation = self.observation = _wire.read_observation(data)
         return StepResult(observation, observation.reward, observation.done, dict(observation.metadata))
 
-    def _post_step(self, action: ServeAction, index: int) -> Flow[Any]:
+    def _send_step(self, action: ServeAction, index: int) -> Flow[Any]:
+        if self.transport == "websocket":
+            return (yield from self._send_message(_wire.socket_step(action, index), "observation", repeatable=True))
         body = {"session_id": self.session_id, "action": action.model_dump(), "step_index": index}
         return _wire.read_http((yield from self._send_request(self._request("POST", "/step", body), repeatable=True)))
 
@@ -175,12 +191,23 @@ class ClientProtocol:
         if self.session_id is None:
             raise EpisodeStateError("there is no episode to fork: reset first", code="not_reset")
         call = self._request("POST", "/fork", {"session_id": self.session_id})
-        content = _wire.read_http((yield from self._send_request(call)))
+        content = yield from self._with_place(lambda: self._read(call))
         return self.clone(_wire.session_of(content), _wire.read_observation(content))
 
     def close(self) -> Flow[None]:
-        """Close the connection. The session stays on the server and can be resumed."""
+        """Close the connection, and free the place of a session that was begun over HTTP; it can still be resumed."""
+        if self._keeps_place and self.session_id is not None:
+            self._keeps_place = False
+            headers = {SESSION_HEADER: self.session_id}
+            with suppress(ClientError):  # the server may be gone, and the place with it
+                yield HttpRequest("DELETE", "/session", self.timeouts.connect_s, headers=headers)
         yield from self._close_socket()
+
+    def _read(self, call: HttpRequest) -> Flow[Any]:
+        return _wire.read_http((yield from self._send_request(call)))
+
+    def _with_place(self, flow: Callable[[], Flow[_Result]]) -> Flow[_Result]:
+        return with_place(flow, self.timeouts.answer_s if self.retries.wait_for_place else 0.0)
 
     def _close_socket(self) -> Flow[None]:
         self._socket_open = self._attached = False
@@ -196,11 +223,12 @@ class ClientProtocol:
             if not isinstance(session, str):
                 # OpenEnv's answer to a reset has no field for the session's id; the state has one.
                 session = _wire.session_of((yield from self._send_and_receive(_STATE, "state")))
-            self._attached = True
+            self._attached, self._keeps_place = True, False
         else:
             call = HttpRequest("POST", "/reset", self.timeouts.answer_s, *_json_body(fields))
             content = _wire.read_http((yield from self._send_request(call, repeatable=repeatable)))
             observation, session = _wire.read_observation(content), _wire.session_of(content)
+            self._keeps_place = self._keeps_place or fields.get("session_id") is None
         self.session_id, self.observation = session, observation
         return observation
 
@@ -211,8 +239,9 @@ class ClientProtocol:
         try:
             yield from self._open_socket(self._pauses())
         except WebSocketUnavailableError as error:
-            if error.status in _NO_FALLBACK or error.status >= 500:
-                raise _handshake_refusal(error) from error
+            found = handshake_refusal(error)
+            if found is not error:
+                raise found from error
             self.transport = "http"
         else:
             self.transport = "websocket"
@@ -244,7 +273,7 @@ class ClientProtocol:
                 if attach and self.session_id is not None and not self._attached:
                     again = _wire.socket_reset({"session_id": self.session_id, "resume": True})
                     yield from self._send_and_receive(again, "observation")
-                    self._attached = True
+                    self._attached, self._keeps_place = True, False
                 return (yield from self._send_and_receive(text, expected))
             except ConnectionLostError as error:
                 if not (repeatable or error.unsent) or not (yield from self._pause(pauses)):
@@ -254,7 +283,7 @@ class ClientProtocol:
         try:
             yield from self._open_socket(pauses)
         except WebSocketUnavailableError as error:
-            raise _handshake_refusal(error) from error
+            raise handshake_refusal(error) from error
 
     def _send_and_receive(self, text: str, expected: str) -> Flow[dict[str, Any]]:
         try:
@@ -314,10 +343,3 @@ class ClientProtocol:
 
 def _json_body(fields: Mapping[str, object]) -> tuple[bytes, dict[str, str]]:
     return _wire.payload(fields), {"Content-Type": "application/json"}
-
-
-def _handshake_refusal(error: WebSocketUnavailableError) -> Exception:
-    """Return the error of a refused handshake: a refusal if HTTP would be refused too, else `error` itself."""
-    if error.status in _NO_FALLBACK or error.status >= 500:
-        return refusal(str(error), code=f"http_{error.status}", status=error.status)
-    return error

@@ -210,7 +210,7 @@ def read_grade(answer: HttpResponse) -> GradeReport:
     return read_model(GradeReport, read_http(answer))
 
 
-def _json(text: str | bytes) -> Any:
+def _json(text: str | bytes | bytearray) -> Any:
     try:
         return from_json(text)
     except ValueError:
@@ -225,5 +225,5 @@ def _number(value: object) -> float | None:
 
 
 def _excerpt(value: object) -> str:
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    text = value[: 4 * _SHOWN].decode(errors="replace") if isinstance(value, bytes | bytearray) else str(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

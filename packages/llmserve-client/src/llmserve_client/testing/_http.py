@@ -85,7 +85,7 @@ class HttpTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             said = refused(error)
             headers = {} if said.retry_after_s is None else {"Retry-After": f"{said.retry_after_s:g}"}
             return httpx.Response(said.status, json=error_body(said), headers=headers)
-        return httpx.Response(200, json=content)
+        return httpx.Response(204) if content is None else httpx.Response(200, json=content)
 
     def _check_token(self, request: httpx.Request) -> None:
         wanted = self._server.token
@@ -114,6 +114,8 @@ class HttpTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
                 return sessions.log(session_id).model_dump(mode="json")
             case "POST /fork":
                 return _reply(*sessions.fork(session_id))
+            case "DELETE /session":
+                return sessions.release(request.headers.get("x-session-id"))
             case "GET /baseline":
                 return self._server.run_baseline(dict(request.url.params))
         raise refusal("Not Found", code="http_404", status=404)

@@ -50,6 +50,8 @@ class Sessions:
         self._engine: EngineKind = engine
         self._capacity = capacity
         self._open: dict[str, _Session] = {}
+        self._released: dict[str, _Session] = {}
+        """Sessions without a place; they get one again when they are next used."""
         self._finished: dict[str, EpisodeLog] = {}
 
     def reset(self, fields: Mapping[str, Any]) -> tuple[str, ServeObservation]:
@@ -111,28 +113,40 @@ class Sessions:
         """Return the descriptions of the tasks."""
         return [describe(task) for task in list_tasks()]
 
+    def release(self, session_id: str | None) -> None:
+        """Free the session's place. It can still be used by its id, and then takes a place again."""
+        self._released[str(session_id)] = self._find(session_id)
+        del self._open[str(session_id)]
+
     def forget(self) -> None:
         """Drop every session, as a server without a store does when it restarts."""
         self._open.clear()
+        self._released.clear()
 
     def _find(self, session_id: str | None) -> _Session:
         if session_id is None:
             raise refusal("there is no episode: reset first", code="not_reset", status=409)
+        if session_id in self._released:
+            self._check_place()
+            self._open[session_id] = self._released.pop(session_id)
         if session_id not in self._open:
             raise refusal("no such session: reset without a session_id", code="unknown_session", status=404)
         return self._open[session_id]
 
     def _keep(self, session_id: str | None, session: _Session) -> tuple[str, ServeObservation]:
         if session_id is None:
-            if len(self._open) >= self._capacity:
-                said = f"all {self._capacity} places are taken"
-                raise refusal(said, code="at_capacity", status=429, retry_after_s=5)
+            self._check_place()
             session_id = secrets.token_urlsafe(24)
         self._open[session_id] = session
         return session_id, session.last
 
+    def _check_place(self) -> None:
+        if len(self._open) >= self._capacity:
+            said = f"all {self._capacity} places are taken"
+            raise refusal(said, code="at_capacity", status=429, retry_after_s=5)
+
     def _episode(self, episode_id: object) -> EpisodeLog:
-        for session in self._open.values():
+        for session in (*self._open.values(), *self._released.values()):
             if session.env.state().episode_id == episode_id:
                 return session.env.episode_log()
         if episode_id not in self._finished:
