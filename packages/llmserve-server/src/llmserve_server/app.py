@@ -112,7 +112,7 @@ def _openenv_server(settings: Settings, registry: SessionRegistry, dispatcher: D
     known = inspect.signature(HTTPEnvServer).parameters
     optional: dict[str, Any] = {"env_name": "llmserve_env", "state_cls": WireState}
     return HTTPEnvServer(
-        partial(ServingEnvironment, registry, dispatcher),
+        partial(ServingEnvironment, registry, dispatcher, settings.documentation_url),
         WireAction,
         WireObservation,
         concurrency_config=ConcurrencyConfig(

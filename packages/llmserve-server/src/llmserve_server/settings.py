@@ -18,9 +18,11 @@ from sqlalchemy.exc import ArgumentError
 
 from llmserve_sim.env import EngineKind
 
-__all__ = ["Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
+__all__ = ["DOCUMENTATION_URL", "Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
 
 _PREFIX = "LLMSERVE_"
+DOCUMENTATION_URL: Final = "/docs"
+"""The documentation that the server itself shows."""
 _MIB = 2**20
 _Bytes = Annotated[int, Field(ge=1024, le=1024 * _MIB, json_schema_extra={"unit": "bytes"})]
 
@@ -128,6 +130,12 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Most model requests in one run of the OpenAI baseline.",
         json_schema_extra={"unit": "requests"},
+    )
+    documentation_url: str = Field(
+        default=DOCUMENTATION_URL,
+        min_length=1,
+        max_length=2000,
+        description="URL of the documentation that GET /metadata names; a path is one of this server.",
     )
     web: bool = Field(default=True, description="Whether the page at /web is served.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
