@@ -348,6 +348,14 @@ def recipes(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["tests/recipes"]), env=_environment())
 
 
+@nox.session(python="3.11", tags=["tests"], default=False)
+def verifiers(session: nox.Session) -> None:
+    """Prime Intellect's verifiers runs rollouts of the installed environment with a scripted model, without a network."""
+    _install(session, "agents", "[fast,verifiers]")
+    session.install(*GROUPS["test"], "uv")
+    session.run("pytest", *(session.posargs or ["tests/verifiers"]), env=_environment())
+
+
 @nox.session(tags=["evidence"], default=False)
 def references(session: nox.Session) -> None:
     """Compute the three references of every task's score again in this tree: `nox -s references -- bursty_workload`."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any, NoReturn
 
 import structlog
@@ -23,7 +25,9 @@ from llmserve_server.callers import current_scope
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.errors import Busy, EpisodeState, ServiceError
 from llmserve_server.fast_path import current_fast_path
+from llmserve_server.rubric import RewardRubric
 from llmserve_server.sessions import Reply, SessionRegistry
+from llmserve_server.settings import DOCUMENTATION_URL
 from llmserve_server.tools.episode import RegistryEpisode
 from llmserve_server.tools.openenv import ToolClient, tool_observation, tools_observation
 from llmserve_server.tools.session import ToolSession
@@ -57,8 +61,11 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
     # No environment needs its own thread, but OpenEnv starts one per socket unless all share an executor.
     REQUIRES_SINGLE_THREAD_EXECUTOR: bool = True
 
-    def __init__(self, registry: SessionRegistry, dispatcher: Dispatcher) -> None:
-        super().__init__()
+    def __init__(
+        self, registry: SessionRegistry, dispatcher: Dispatcher, documentation_url: str = DOCUMENTATION_URL
+    ) -> None:
+        super().__init__(rubric=RewardRubric())
+        self._documentation_url = documentation_url
         self._registry = registry
         self._dispatcher = dispatcher
         self._session_id: str | None = None
@@ -95,7 +102,9 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
         """Step if that would not wait, else return None. Raises a `ServiceError` if the step is refused."""
         if self._session_id is None or not self._dispatcher.can_step_inline(self._session_id):
             return None
-        return (await self._dispatcher.step(self._session_id, action, step_index)).observation
+        observation = (await self._dispatcher.step(self._session_id, action, step_index)).observation
+        self.rubric.see(observation)
+        return observation
 
     def step(self, action: WireAction, timeout_s: float | None = None, **options: Any) -> Observation:
         """Run one window under `action`, or list or call tools."""
@@ -106,6 +115,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
                 return tool_observation(action, tools.call_now(action.tool_name, action.arguments))
         try:
             reply = self._registry.step(self._session(), action.to_action(), step_index=step_index_of(action))
+            self.rubric.see(reply.observation)
             return to_wire(reply.observation)
         except Exception as error:  # noqa: BLE001
             _refuse(error)
@@ -118,6 +128,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
             return tool_observation(action, await self.call_tool(action.tool_name, action.arguments))
         try:
             reply = await self._dispatcher.step(self._session(), action.to_action(), step_index_of(action))
+            self.rubric.see(reply.observation)
             return to_wire(reply.observation)
         except Exception as error:  # noqa: BLE001
             _refuse(error)
@@ -159,8 +170,10 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
             _refuse(error)
 
     def get_metadata(self) -> EnvironmentMetadata:
-        """Return the description of this environment."""
-        return metadata()
+        """Return the description of this environment, with the server's readme."""
+        described = metadata()
+        described.readme_content, described.documentation_url = _readme(), self._documentation_url
+        return described
 
     def list_splits(self) -> list[dict[str, str]]:
         """Return the splits of OpenEnv's Task API."""
@@ -228,6 +241,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
         if self._session_id not in {None, reply.session_id}:
             self.close()
         self._session_id = reply.session_id
+        self.rubric.see(reply.observation)
         return to_wire(reply.observation)
 
 
@@ -268,6 +282,16 @@ def metadata() -> EnvironmentMetadata:
         version=__version__,
         author="The LLMServeEnv contributors",
     )
+
+
+@cache
+def _readme() -> str | None:
+    """Return the readme that the installed distribution carries; None if the package is not installed."""
+    try:
+        carried = distribution("llmserve-server").metadata
+    except PackageNotFoundError:
+        return None
+    return carried.get_payload() or carried["Description"]  # type: ignore[attr-defined]
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -39,7 +39,7 @@ class OpenEnvServer(HTTPEnvServer):  # type: ignore[misc]
         known = inspect.signature(HTTPEnvServer).parameters
         optional: dict[str, Any] = {"env_name": "llmserve_env", "state_cls": WireState}
         super().__init__(
-            partial(ServingEnvironment, registry, dispatcher),
+            partial(ServingEnvironment, registry, dispatcher, settings.documentation_url),
             WireAction,
             WireObservation,
             concurrency_config=ConcurrencyConfig(

@@ -20,7 +20,10 @@ from llmserve_server.settings_table import Setting, problem_line, rows
 from llmserve_server.settings_table import seconds as _seconds
 from llmserve_sim.env import EngineKind
 
-__all__ = ["Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
+__all__ = ["DOCUMENTATION_URL", "Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
+
+DOCUMENTATION_URL: Final = "/docs"
+"""The documentation that the server itself shows."""
 
 
 class SettingsError(ValueError):
@@ -128,6 +131,12 @@ class _CoreSettings(BaseSettings):
         le=1_000_000,
         description="Most model requests in one run of the OpenAI baseline.",
         json_schema_extra={"unit": "requests"},
+    )
+    documentation_url: str = Field(
+        default=DOCUMENTATION_URL,
+        min_length=1,
+        max_length=2000,
+        description="URL of the documentation that GET /metadata names; a path is one of this server.",
     )
     web: bool = Field(default=True, description="Whether the page at /web is served.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
