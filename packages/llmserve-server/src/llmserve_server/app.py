@@ -28,6 +28,8 @@ from llmserve_server.exception_handlers import add_exception_handlers
 from llmserve_server.metrics import CONTENT_TYPE, Metrics
 from llmserve_server.middleware.auth_and_limits import AuthAndLimitsMiddleware
 from llmserve_server.middleware.head import HeadMiddleware
+from llmserve_server.middleware.json_bodies import JsonBodyMiddleware
+from llmserve_server.middleware.page_guard import PageGuardMiddleware
 from llmserve_server.middleware.telemetry import TelemetryMiddleware
 from llmserve_server.middleware.websocket import WebSocketMiddleware
 from llmserve_server.openapi import errors, openapi_of
@@ -88,6 +90,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_exception_handlers(app)
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(PageGuardMiddleware)
+    app.add_middleware(JsonBodyMiddleware, settings=settings)
     app.add_middleware(WebSocketMiddleware, settings=settings)
     app.add_middleware(AuthAndLimitsMiddleware, settings=settings)
     app.add_middleware(TelemetryMiddleware, metrics=metrics)

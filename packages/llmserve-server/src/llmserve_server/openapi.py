@@ -80,7 +80,7 @@ _UNDECLARED: Final = {
     ("/list_environments", "get"): (),
     ("/metadata", "get"): (),
     ("/schema", "get"): (),
-    ("/mcp", "post"): (413,),
+    ("/mcp", "post"): (400, 413),
 }
 
 
