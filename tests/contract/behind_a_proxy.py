@@ -19,12 +19,13 @@ class Below:
         self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take the prefix off, as a proxy does."""
+        """Take the prefix off, and say so, as a proxy does."""
         if scope["type"] in {"http", "websocket"}:
             if not scope["path"].startswith(self._prefix):
                 raise RuntimeError(f"a client asked for {scope['path']}, which is not below {self._prefix}")
             inner = scope["path"].removeprefix(self._prefix)
-            scope = {**scope, "path": inner, "raw_path": inner.encode()}
+            headers = [*scope["headers"], (b"x-forwarded-prefix", self._prefix.encode())]
+            scope = {**scope, "path": inner, "raw_path": inner.encode(), "headers": headers}
         await self._app(scope, receive, send)
 
 

@@ -30,6 +30,7 @@ from llmserve_server.middleware.auth_and_limits import AuthAndLimitsMiddleware
 from llmserve_server.middleware.head import HeadMiddleware
 from llmserve_server.middleware.json_bodies import JsonBodyMiddleware
 from llmserve_server.middleware.page_guard import PageGuardMiddleware
+from llmserve_server.middleware.prefix import PrefixMiddleware, RestorePrefixMiddleware
 from llmserve_server.middleware.telemetry import TelemetryMiddleware
 from llmserve_server.middleware.websocket import WebSocketMiddleware
 from llmserve_server.openapi import errors, openapi_of
@@ -89,12 +90,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     add_exception_handlers(app)
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
+    app.add_middleware(RestorePrefixMiddleware)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(PageGuardMiddleware)
     app.add_middleware(JsonBodyMiddleware, settings=settings)
     app.add_middleware(WebSocketMiddleware, settings=settings)
     app.add_middleware(AuthAndLimitsMiddleware, settings=settings)
     app.add_middleware(TelemetryMiddleware, metrics=metrics)
+    app.add_middleware(PrefixMiddleware, root_path=settings.root_path)
     if settings.web:
         from llmserve_server import ui
 

@@ -76,7 +76,12 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         response = _reply(reply)
         response.headers[HEADER] = reply.session_id
         response.set_cookie(
-            COOKIE, reply.session_id, httponly=True, samesite="lax", secure=request.url.scheme == "https"
+            COOKIE,
+            reply.session_id,
+            path=request.scope.get("root_path") or "/",
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
         )
         return response
 

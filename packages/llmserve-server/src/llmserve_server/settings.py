@@ -19,10 +19,12 @@ from sqlalchemy.exc import ArgumentError
 from llmserve_agents.llm.transport import redact_urls
 from llmserve_sim.env import EngineKind
 
-__all__ = ["Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
+__all__ = ["ROOT_PATH", "Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
 
 _PREFIX = "LLMSERVE_"
 _MIB = 2**20
+ROOT_PATH: Final = r"^(/[A-Za-z0-9._~-]+){0,20}$"
+"""What a path prefix may be. In particular it never begins with two slashes, which would be another host."""
 _Bytes = Annotated[int, Field(ge=1024, le=1024 * _MIB, json_schema_extra={"unit": "bytes"})]
 
 
@@ -68,6 +70,14 @@ class Settings(BaseSettings):
         le=65535,
         description="TCP port that the server listens on; 0 picks a free one.",
         validation_alias=_also("PORT"),
+    )
+    root_path: str = Field(
+        default="",
+        pattern=ROOT_PATH,
+        max_length=200,
+        description="Path below which a proxy serves everything, such as /envs/llm. The proxy's X-Forwarded-Prefix counts "
+        "before it, from the addresses in FORWARDED_ALLOW_IPS.",
+        json_schema_extra={"accepted": "a path that begins with / and does not end with it"},
     )
     store_url: SecretStr | None = Field(
         default=None,
@@ -330,7 +340,7 @@ def _bounds(spec: Mapping[str, Any]) -> str:
         kind = "an integer" if spec["type"] == "integer" else "a number"
         return f"{kind} in {_plain(spec['minimum'])}..{_plain(spec['maximum'])}"
     if "pattern" in spec:
-        return "an http:// or https:// URL"
+        return str(spec.get("accepted", "an http:// or https:// URL"))
     return f"a text of at least {spec['minLength']} characters" if spec.get("minLength", 1) > 1 else "a text"
 
 
