@@ -19,12 +19,13 @@ class Below:
         self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take the prefix off, and say for whom it is, as a proxy does: all callers have one address here."""
+        """Take the prefix off, and say so and for whom it is, as a proxy does: all callers have one address here."""
         if scope["type"] in {"http", "websocket"}:
             if not scope["path"].startswith(self._prefix):
                 raise RuntimeError(f"a client asked for {scope['path']}, which is not below {self._prefix}")
             inner = scope["path"].removeprefix(self._prefix)
-            headers = [*scope["headers"], (b"x-forwarded-for", b"203.0.113.7")]
+            said = [(b"x-forwarded-prefix", self._prefix.encode()), (b"x-forwarded-for", b"203.0.113.7")]
+            headers = [*scope["headers"], *said]
             scope = {**scope, "path": inner, "raw_path": inner.encode(), "headers": headers}
         await self._app(scope, receive, send)
 

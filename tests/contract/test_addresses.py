@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from llmserve_client import AsyncLLMServeEnv, ConnectError, LLMServeEnv, Retries, TransportError
@@ -97,6 +98,18 @@ def test_https_below_a_prefix_with_a_token(
             return await client.reset("static_workload", 7)
 
     assert asyncio.run(play()) == first
+
+
+def test_the_running_command_stays_below_the_prefix_that_its_proxy_names(start_server: Any) -> None:
+    """The visitor's address takes the place of the proxy's, whose prefix is trusted all the same."""
+    server = start_server()
+    proxied = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Prefix": PREFIX}
+    with httpx.Client(base_url=server.url, headers=proxied) as client:
+        reply = client.post("/reset", json={"seed": 7})
+        assert f"Path={PREFIX};" in reply.headers["set-cookie"]
+        assert "Secure" in reply.headers["set-cookie"]
+        assert client.get("/openapi.json").json()["servers"] == [{"url": PREFIX}]
+        assert client.get(f"{PREFIX}/health").status_code == 200
 
 
 @pytest.mark.parametrize("transport", ["http", "websocket"])

@@ -16,6 +16,7 @@ from llmserve_server.__about__ import __version__
 from llmserve_server.app import create_app
 from llmserve_server.errors import ServiceError
 from llmserve_server.log_config import configure_logging
+from llmserve_server.middleware.prefix import behind_proxies
 from llmserve_server.protocol import server_options
 from llmserve_server.settings import Settings, SettingsError
 
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     uvicorn.run(
-        app,
+        behind_proxies(app),
+        proxy_headers=False,  # `behind_proxies` does it, after it has looked at the peer
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -28,8 +28,11 @@ from llmserve_server.exception_handlers import add_exception_handlers
 from llmserve_server.metrics import CONTENT_TYPE, Metrics
 from llmserve_server.middleware.auth import AuthMiddleware
 from llmserve_server.middleware.head import HeadMiddleware
+from llmserve_server.middleware.json_bodies import JsonBodyMiddleware
 from llmserve_server.middleware.limits import LimitsMiddleware
 from llmserve_server.middleware.origin import OriginMiddleware
+from llmserve_server.middleware.page_guard import PageGuardMiddleware
+from llmserve_server.middleware.prefix import PrefixMiddleware, RestorePrefixMiddleware
 from llmserve_server.middleware.telemetry import TelemetryMiddleware
 from llmserve_server.middleware.websocket import WebSocketMiddleware
 from llmserve_server.openapi import errors, openapi_of
@@ -99,13 +102,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_docs(app)
     add_exception_handlers(app)
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
+    app.add_middleware(RestorePrefixMiddleware)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(PageGuardMiddleware)
+    app.add_middleware(JsonBodyMiddleware, settings=settings)
     app.add_middleware(WebSocketMiddleware, settings=settings)
     app.add_middleware(LimitsMiddleware, settings=settings)
     app.add_middleware(AuthMiddleware, settings=settings, access=access)
     app.add_middleware(OriginMiddleware, settings=settings)
     app.add_middleware(ServerMiddleware, settings=settings)
     app.add_middleware(TelemetryMiddleware, metrics=metrics)
+    app.add_middleware(PrefixMiddleware, root_path=settings.root_path)
     if settings.web:
         from llmserve_server import ui
 

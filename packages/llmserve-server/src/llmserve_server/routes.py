@@ -80,7 +80,12 @@ def register(
         response = _reply(reply)
         response.headers[HEADER] = reply.session_id
         response.set_cookie(
-            COOKIE, reply.session_id, httponly=True, samesite="lax", secure=request.url.scheme == "https"
+            COOKIE,
+            reply.session_id,
+            path=request.scope.get("root_path") or "/",
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
         )
         return response
 

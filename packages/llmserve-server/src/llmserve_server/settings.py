@@ -20,10 +20,12 @@ from llmserve_server.settings_table import Setting, problem_line, rows
 from llmserve_server.settings_table import seconds as _seconds
 from llmserve_sim.env import EngineKind
 
-__all__ = ["DOCUMENTATION_URL", "Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
+__all__ = ["DOCUMENTATION_URL", "ROOT_PATH", "Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
 
 DOCUMENTATION_URL: Final = "/docs"
 """The documentation that the server itself shows."""
+ROOT_PATH: Final = r"^(/[A-Za-z0-9._~-]+){0,20}$"
+"""What a path prefix may be. In particular it never begins with two slashes, which would be another host."""
 
 
 class SettingsError(ValueError):
@@ -62,6 +64,14 @@ class _CoreSettings(BaseSettings):
         le=65535,
         description="TCP port that the server listens on; 0 picks a free one.",
         validation_alias=_also("PORT"),
+    )
+    root_path: str = Field(
+        default="",
+        pattern=ROOT_PATH,
+        max_length=200,
+        description="Path below which a proxy serves everything, such as /envs/llm. The proxy's X-Forwarded-Prefix counts "
+        "before it, from the addresses in FORWARDED_ALLOW_IPS.",
+        json_schema_extra={"accepted": "a path that begins with / and does not end with it"},
     )
     store_url: SecretStr | None = Field(
         default=None,

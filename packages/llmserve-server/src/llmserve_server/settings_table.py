@@ -81,7 +81,7 @@ def _bounds(spec: Mapping[str, Any]) -> str:
         kind = "an integer" if spec["type"] == "integer" else "a number"
         return f"{kind} in {_plain(spec['minimum'])}..{_plain(spec['maximum'])}"
     if "pattern" in spec:
-        return "an http:// or https:// URL"
+        return str(spec.get("accepted", "an http:// or https:// URL"))
     return f"a text of at least {spec['minLength']} characters" if spec.get("minLength", 1) > 1 else "a text"
 
 

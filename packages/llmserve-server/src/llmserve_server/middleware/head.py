@@ -28,6 +28,7 @@ class HeadMiddleware:
             return
 
         async def bodiless_send(message: Message) -> None:
+            scope["method"] = "HEAD"  # uvicorn looks at it before it misses the body
             if message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)

@@ -1,22 +1,31 @@
 """`WebSocketMiddleware`: answer malformed frames, complete OpenEnv's error frames, and use the fast path for steps.
 
 OpenEnv's socket handler fails on some malformed frames. They are answered here with an error frame. OpenEnv's own error
-frames contain only a message; the typed error behind it is added here.
+frames contain only a message; the typed error behind it is added here. An `internal_error` is logged with its exception.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from typing import Any, Final
 
 import structlog
-from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmserve_server.callers import Callers, current_scope
-from llmserve_server.errors import AtCapacity, InvalidField, ServiceError, TooLarge
+from llmserve_server.errors import AtCapacity, Busy, InvalidField, ServiceError, TooLarge, UnknownSession
 from llmserve_server.fast_path import FastPath, current_fast_path
+from llmserve_server.middleware.json_text import (
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    not_json,
+    parse_json,
+    rpc_error,
+    rpc_problem,
+)
 from llmserve_server.middleware.silence import SilenceWatch
 from llmserve_server.settings import Settings
 from llmserve_server.wire import last_refusal
@@ -83,6 +92,8 @@ class WebSocketMiddleware:
                     _log.error("request_failed", exc_info=error)
                     step = _error_frame("EXECUTION_ERROR", _defect())
                 if step is None:
+                    step = _unhandled(str(text), is_rpc=scope["path"] == "/mcp")
+                if step is None:
                     return message
                 await send({"type": "websocket.send", "text": step})
 
@@ -120,21 +131,34 @@ def frame_problem(text: str | None, bound: int) -> tuple[str, ServiceError] | No
     if is_plain and text.count("{") + text.count("[") <= _MOST_BRACKETS and "Infinity" not in text:
         return None  # OpenEnv's handler answers what else may be wrong with it
     try:
-        # The first parser refuses deep nesting, half surrogates and NaN, which the second accepts. The second refuses
-        # what OpenEnv's own parser would close the socket on.
-        value = from_json(text, allow_inf_nan=False)
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return "INVALID_JSON", _not_json()
+        value = parse_json(text)
+    except InvalidField as error:
+        return "INVALID_JSON", error
     if not isinstance(value, dict):
         bound_ = "a JSON object with a type and data"
         return "VALIDATION_ERROR", InvalidField(f"message: must be {bound_}", field="message", bound=bound_)
     return None
 
 
-def _not_json() -> InvalidField:
-    bound = "one JSON document, nested at most 100 deep, without NaN"
-    return InvalidField(f"message: must be {bound}", field="message", bound=bound)
+def _unhandled(text: str, *, is_rpc: bool) -> str | None:
+    """Return the answer to a well-formed frame that OpenEnv's handler fails on; None for all others.
+
+    It looks up `type` in an action, and `session_id` in a JSON-RPC call, in a set, which not every value can be in.
+    """
+    try:
+        frame = parse_json(text)
+    except InvalidField:
+        return None  # the handler says so itself
+    if is_rpc:
+        problem = rpc_problem(frame)
+        return None if problem is None else rpc_error(INVALID_PARAMS, problem, frame)
+    kind, data = frame.get("type"), frame.get("data")
+    if kind == "mcp" and isinstance(data, dict) and (problem := rpc_problem(data)) is not None:
+        return json.dumps({"type": "mcp", "data": json.loads(rpc_error(INVALID_PARAMS, problem, data))})
+    if kind == "step" and isinstance(data, dict) and not isinstance(data.get("type"), str | None):
+        bound = "must be left out: an action has no such field"
+        return _error_frame("VALIDATION_ERROR", InvalidField(f"type: {bound}", field="type", bound=bound))
+    return None
 
 
 def _error_frame(code: str, error: ServiceError) -> str:
@@ -143,14 +167,17 @@ def _error_frame(code: str, error: ServiceError) -> str:
 
 
 def _rpc_frame(code: str, error: ServiceError) -> str:
-    number = -32700 if code == "INVALID_JSON" else -32600
-    return json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": number, "message": error.message}})
+    return rpc_error(PARSE_ERROR if code == "INVALID_JSON" else INVALID_REQUEST, error)
 
 
 def _from_openenv(code: str, data: dict[str, Any]) -> ServiceError:
-    """Return the typed error for a message that OpenEnv itself refused."""
+    """Return the typed error for a message that OpenEnv itself refused; log one that it failed on.
+
+    OpenEnv sends its error frame while it handles the exception, which is why the log can have it.
+    """
+    said = str(data.get("message", ""))
     if code == "INVALID_JSON":
-        return _not_json()
+        return not_json("message")
     if code == "UNKNOWN_TYPE":
         bound = "one of reset, step, state, close, mcp"
         return InvalidField(f"type: must be {bound}", field="type", bound=bound)
@@ -158,7 +185,19 @@ def _from_openenv(code: str, data: dict[str, Any]) -> ServiceError:
         return _from_pydantic(data.get("errors") or [{}])
     if code == "CAPACITY_REACHED":
         return AtCapacity(f"all {data.get('max_sessions')} sockets are taken: try again later", retry_after_s=_RETRY_S)
+    if code == "SESSION_ERROR" and (error := _attachment_refused(said)) is not None:
+        return error
+    _log.error("request_failed", code=code, said=said, exc_info=sys.exc_info()[1] or True)
     return _defect()
+
+
+def _attachment_refused(said: str) -> ServiceError | None:
+    """Return the error of a handshake that names one of OpenEnv's own sessions; None if another thing is wrong."""
+    if said.startswith("Unknown session_id"):
+        return UnknownSession("session_id: OpenEnv has no such session: leave it out", field="session_id")
+    if said.endswith(("is still initializing", "already has an attached WebSocket")):
+        return Busy("session_id: another socket has this session: try again later", retry_after_s=_RETRY_S)
+    return None
 
 
 def _defect() -> ServiceError:
