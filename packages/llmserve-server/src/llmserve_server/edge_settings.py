@@ -41,10 +41,10 @@ class EdgeSettings(BaseSettings):
     )
     max_header_bytes: Bytes = Field(default=64 * 1024, description="Largest request line and headers, together.")
     max_log_steps: int = Field(
-        default=2_000,
+        default=1_000,
         ge=1,
         le=100_000,
-        description="Longest log that is graded.",
+        description="Longest log that is graded; an episode of the tasks has 120 steps.",
         json_schema_extra={"unit": "steps"},
     )
     header_timeout_s: float = seconds(

@@ -22,8 +22,8 @@ _GRADER: Final = "/grader"
 _PAGE_BYTES: Final = 64 * 1024
 """Largest body of the page's own requests; the largest that its components send has 2 KB."""
 _VALUES_PER_STEP: Final = 256
-"""JSON values in one step of a log: three times those of the tasks' own."""
-_LEAST_VALUES: Final = 2**18
+"""JSON values in one step of a log: twice those of the tasks' own."""
+_LEAST_VALUES: Final = 2**17
 _RATE: Final = 64 * 1024
 """Bytes of a body that buy another second of its time limit."""
 _RETRY_S: Final = 5
