@@ -39,7 +39,7 @@ class JsonBodyMiddleware:
         if scope["type"] != "http" or scope["method"] not in _WITH_BODY or scope["path"] in _OURS:
             await self._app(scope, receive, send)
             return
-        is_rpc = scope["path"] == _RPC
+        is_rpc = scope["path"] == _RPC and scope["method"] == "POST"
         if not is_rpc and not _is_json(scope):
             await self._app(scope, receive, send)
             return
