@@ -7,7 +7,8 @@ reply. Errors become responses in `exception_handlers.py`. What a route can answ
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
@@ -70,7 +71,7 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
         fresh = partial(registry.reset, **arguments, peer=caller.peer, address=caller.address, transport="http")
         if arguments["session_id"] is None and remembered is not None and _KEY.fullmatch(remembered):
             # Whoever planted the cookie knows its session: the next episode gets a session of its own.
-            reply = await dispatcher.run(registry.replace, remembered, fresh)
+            reply = await dispatcher.run(_in_place_of, remembered, registry, fresh)
         else:
             reply = await dispatcher.run(fresh)
         response = _reply(reply)
@@ -223,6 +224,15 @@ def register(app: FastAPI, registry: SessionRegistry, dispatcher: Dispatcher, ba
             )
         report = await baselines.run(use_openai=use_openai, task_id=task_id, seed=seed, model=model)
         return _json(report.model_dump_json().encode())
+
+
+def _in_place_of(session_id: str, registry: SessionRegistry, begin: Callable[[], Reply]) -> Reply:
+    """Return what `begin`, a reset without a session, returns; a session leaves its place for it, if there is one."""
+    registry.close(session_id)
+    reply = begin()
+    with suppress(UnknownSession):
+        registry.leave(session_id)
+    return reply
 
 
 def _content(raw: bytes) -> dict[str, Any]:
