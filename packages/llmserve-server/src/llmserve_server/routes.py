@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -74,7 +76,7 @@ def register(
         fresh = partial(registry.reset, **arguments, peer=caller.peer, address=caller.address, transport="http")
         if arguments["session_id"] is None and remembered is not None and _KEY.fullmatch(remembered):
             # Whoever planted the cookie knows its session: the next episode gets a session of its own.
-            reply = await dispatcher.run(registry.replace, remembered, fresh)
+            reply = await dispatcher.run(_in_place_of, remembered, registry, fresh)
         else:
             reply = await dispatcher.run(fresh)
         response = _reply(reply)
@@ -216,6 +218,15 @@ def register(
         return _json(catalogue)
 
     add_baseline_routes(app, baselines, access)
+
+
+def _in_place_of(session_id: str, registry: SessionRegistry, begin: Callable[[], Reply]) -> Reply:
+    """Return what `begin`, a reset without a session, returns; a session leaves its place for it, if there is one."""
+    registry.close(session_id)
+    reply = begin()
+    with suppress(UnknownSession):
+        registry.leave(session_id)
+    return reply
 
 
 def _grade_request(raw: bytes, *, most_steps: int) -> dict[str, Any]:

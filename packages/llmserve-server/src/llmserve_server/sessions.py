@@ -129,13 +129,6 @@ class SessionRegistry:
             slot.transport = transport
             return Reply(slot.id, observation)
 
-    def replace(self, session_id: str, begin: Callable[[], Reply]) -> Reply:
-        """Return what `begin`, a reset without a session, returns; the session named leaves its place for it."""
-        self.close(session_id)
-        reply = begin()
-        self._store.forget_caller(session_id)
-        return reply
-
     def step(
         self, session_id: str, action: ServeAction | Mapping[str, object], *, step_index: int | None = None
     ) -> Reply:

@@ -99,7 +99,7 @@ class _CoreSettings(BaseSettings):
         default=None,
         min_length=1,
         description="Proxies whose X-Forwarded-For is believed, as addresses or networks with commas between them; "
-        "uvicorn reads the same variable. Unset: none is believed.",
+        "uvicorn reads the same variable. Unset: none is believed; *: all are, so that callers may make up their address.",
         validation_alias=AliasChoices("FORWARDED_ALLOW_IPS"),
     )
     space_id: str | None = Field(

@@ -43,8 +43,9 @@ def test_an_episode_starts_on_the_task_and_seed_that_were_asked_for(
     assert (log.task_id, log.seed, log.steps) == ("static_workload", 7, [])
 
 
-def test_without_a_seed_one_of_the_training_seeds_is_drawn(controller: PageController) -> None:
-    log = controller.runs(controller.start(SessionState(), "bursty_workload", "  "))[0].log
+@pytest.mark.parametrize("seed", ["  ", "", None])
+def test_without_a_seed_one_of_the_training_seeds_is_drawn(controller: PageController, seed: str | None) -> None:
+    log = controller.runs(controller.start(SessionState(), "bursty_workload", seed))[0].log
     assert 0 <= log.seed < 1_000_000
 
 

@@ -91,7 +91,7 @@ class PageController:
         self.usable_agents: tuple[str, ...] = tuple(filter(self._is_usable, agents))
         """The agents that can act on the first task: not one whose weights are missing."""
 
-    def start(self, state: SessionState, task_id: str, seed: str) -> SessionState:
+    def start(self, state: SessionState, task_id: str, seed: str | None) -> SessionState:
         """Start an episode and close the visitor's other sessions. An empty `seed` draws a training seed."""
         number = _seed(seed)
         catalogue_task(task_id)
@@ -315,8 +315,8 @@ class PageController:
                 self._registry.close(session)
 
 
-def _seed(text: str) -> int | None:
-    text = text.strip()
+def _seed(text: str | None) -> int | None:
+    text = (text or "").strip()
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or int(text) >= 2**63:
