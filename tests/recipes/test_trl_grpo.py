@@ -18,7 +18,7 @@ from llmserve_sim.grader import grade
 from llmserve_sim.schema import ACTION_FIELDS
 from local_server import Running
 
-TOOLS = {"advance", "observe", "set_batching", "set_memory", "set_routing", "set_speculation"}
+TOOLS = {"advance", "forecast", "history", "observe", "set_knobs"}
 CHOSEN = {
     "batch_cap": 96,
     "kv_budget_fraction": 0.5,
@@ -27,11 +27,9 @@ CHOSEN = {
     "prefill_decode_split": False,
     "priority_routing": True,
 }
-CALLS = [
-    ("set_batching", {"batch_cap": 96, "prefill_decode_split": False}),
-    ("set_memory", {"kv_budget_fraction": 0.5, "quantization_tier": "INT8"}),
-    ("set_speculation", {"speculation_depth": 2}),
-    ("set_routing", {"priority_routing": True}),
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("set_knobs", {"batch_cap": 96, "kv_budget_fraction": 0.5, "speculation_depth": 2}),
+    ("set_knobs", {"quantization_tier": "INT8", "priority_routing": True}),
 ]
 """What a model would call to choose `CHOSEN`."""
 
@@ -52,7 +50,7 @@ def nearby(trl_grpo: ModuleType) -> Iterator[tuple[Any, LocalServer]]:
     local = LocalServer()
     environment = trl_grpo.ServingEnvironment("http://localhost:1")
     with local.client(transport="http", retries=Retries(attempts=0, first_attempts=0)) as client:
-        environment._env = client
+        environment._env = environment._toolbox.episode._client = client
         yield environment, local
 
 
@@ -64,53 +62,53 @@ def in_process(windows: int, seed: int) -> ServingEnv:
     return env
 
 
-def say(environment: Any, call: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+def say(environment: Any, call: tuple[str, dict[str, Any]]) -> str:
     """Call a tool as its JSON says, as TRL does."""
     name, arguments = json.loads(json.dumps(call))
     told = getattr(environment, name)(**arguments)
     assert type(told) is str
-    return json.loads(told)
+    return told
+
+
+def windows_of(told: str) -> list[int]:
+    """Return the windows that an answer has a row for."""
+    return [int(line.split(" | ")[0]) for line in told.splitlines() if line.split(" | ")[0].isdigit()]
 
 
 def test_every_tool_has_a_json_schema_that_states_units_and_bounds(trl_grpo: ModuleType, environment: Any) -> None:
     schemas = pytest.importorskip("transformers.utils")
     found = [schemas.get_json_schema(tool)["function"] for tool in trl_grpo.tools(environment)]
     assert {function["name"] for function in found} == TOOLS
-    knobs = {}
     for function in found:
         assert function["description"]
         assert function["return"]["type"] == "string"
-        parameters = function["parameters"]
-        assert parameters.get("required", []) == list(parameters["properties"])
-        if function["name"].startswith("set_"):
-            knobs |= parameters["properties"]
+        assert all(argument["description"] for argument in function["parameters"]["properties"].values())
+    knobs = next(function for function in found if function["name"] == "set_knobs")["parameters"]["properties"]
     assert knobs.keys() == ACTION_FIELDS.keys()
     for name, field in ACTION_FIELDS.items():
         assert f"(unit: {field.unit})" in knobs[name]["description"]
-        assert field.bounds.replace("true, false", "true or false") in knobs[name]["description"]
+        if field.kind != "bool":
+            assert field.bounds in knobs[name]["description"]
         assert tuple(knobs[name].get("enum", ())) == field.choices
 
 
 def test_a_scripted_model_plays_an_episode_and_earns_what_the_simulator_says(environment: Any) -> None:
     first = environment.reset(prompt=[{"role": "user", "content": ""}], task_id="static_workload", seed=11)
     assert "There are 120" in first
-    assert '"window": 0' in first
+    assert windows_of(first) == [0]
     for call in CALLS:
-        chosen = say(environment, call)["next_configuration"]
-    assert chosen == CHOSEN
-    rewards = []
-    while True:
+        told = say(environment, call)
+    assert "batch_cap 96, kv_budget_fraction 0.5, speculation_depth 2, quantization_tier INT8" in told
+    shown: list[int] = []
+    while "episode is over" not in told:
         told = say(environment, ("advance", {"windows": 20}))
-        rewards += told["measured"]["reward"]
-        assert len(told["measured"]["queue_depth"]) == 20
-        if not told["windows_left"]:
-            break
+        shown += windows_of(told)
+    assert shown == list(range(1, 121))
     expected = in_process(120, seed=11)
     report = grade(expected.episode_log())
     assert environment.report.model_dump(exclude={"references"}) == report.model_dump(exclude={"references"})
     assert environment.get_reward() == pytest.approx(report.mean_reward, abs=1e-12)
-    assert rewards == pytest.approx([step.observation.reward for step in expected.episode_log().steps], rel=1e-3)
-    with pytest.raises(EpisodeStateError, match="over"):
+    with pytest.raises(EpisodeStateError, match="ended after 120"):
         environment.advance(1)
 
 
@@ -130,14 +128,14 @@ def test_windows_that_were_not_run_count_as_the_random_policys(trl_grpo: ModuleT
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (("set_batching", {"batch_cap": 4096, "prefill_decode_split": False}), "batch_cap.*1..512"),
-        (("set_batching", {"batch_cap": "many", "prefill_decode_split": False}), "batch_cap"),
-        (("set_memory", {"kv_budget_fraction": 0.5, "quantization_tier": "FP8"}), "quantization_tier.*FP16"),
-        (("set_speculation", {"speculation_depth": 2.5}), "speculation_depth"),
-        (("set_routing", {"priority_routing": "yes"}), "priority_routing"),
+        (("set_knobs", {"batch_cap": 4096}), "batch_cap.*1..512"),
+        (("set_knobs", {"batch_cap": "many"}), "batch_cap"),
+        (("set_knobs", {"kv_budget_fraction": 0.5, "quantization_tier": "FP8"}), "quantization_tier.*FP16"),
+        (("set_knobs", {"speculation_depth": 2.5}), "speculation_depth"),
+        (("set_knobs", {"priority_routing": "yes"}), "priority_routing"),
         (("advance", {"windows": 0}), "windows.*1..20"),
         (("advance", {"windows": True}), "windows.*1..20"),
-        (("set_routing", {"route": True}), "unexpected keyword"),
+        (("set_knobs", {"route": True}), "unexpected keyword"),
     ],
 )
 def test_a_wrong_argument_is_refused_in_words_and_changes_nothing(
@@ -148,6 +146,19 @@ def test_a_wrong_argument_is_refused_in_words_and_changes_nothing(
     with pytest.raises((InvalidInputError, TypeError), match=says):
         say(environment, call)
     assert environment.observe() == before
+
+
+def test_a_forecast_is_the_servers_and_no_time_passes(environment: Any) -> None:
+    """The server makes it behind its own tools, for the client's session."""
+    environment.reset(seed=3)
+    environment.advance(2)
+    told = environment.forecast([{"batch_cap": 64}, {"batch_cap": 128}], 3)
+    assert windows_of(told) == [3, 4, 5]
+    assert "on 8 drawn futures" in told
+    assert environment.report.steps == 2
+    assert windows_of(environment.history(5)) == [1, 2]
+    with pytest.raises(InvalidInputError, match=r"plan\.0\.batch_cap.*1\.\.512"):
+        environment.forecast([{"batch_cap": 0}], 3)
 
 
 def test_a_tool_before_the_first_reset_says_so(environment: Any) -> None:
@@ -161,7 +172,7 @@ def test_windows_whose_answer_was_lost_are_told_by_the_next_call_and_run_once(ne
     step = environment._env.step
 
     def third_is_lost(action: object) -> object:
-        if environment._observation.step_index == 2:
+        if environment._env.observation.step_index == 2:
             environment._env.step = step
             local.lose_answer()
         return step(action)
@@ -169,9 +180,7 @@ def test_windows_whose_answer_was_lost_are_told_by_the_next_call_and_run_once(ne
     environment._env.step = third_is_lost
     with pytest.raises(RuntimeError, match="2 of 4 windows have run"):
         environment.advance(4)
-    told = json.loads(environment.advance(2))
-    assert told["window"] == 4
-    assert len(told["measured"]["reward"]) == 4
+    assert windows_of(environment.advance(2)) == [1, 2, 3, 4]
     assert environment.report.steps == 4
 
 
@@ -252,7 +261,7 @@ def test_trls_own_loop_plays_the_episode_and_trains_on_the_reward(
         trainer = make_trainer(given)
         good, bad = (
             [called(name, **arguments) for name, arguments in CALLS],
-            called("set_batching", batch_cap=0, prefill_decode_split=False),
+            called("set_knobs", batch_cap=0),
         )
         lines = [
             ("\n".join(good), bad),
@@ -272,15 +281,15 @@ def test_trls_own_loop_plays_the_episode_and_trains_on_the_reward(
     logged = trainer.state.log_history[0]
     good, bad = trainer.environments
     assert {tool.__name__ for tool in trainer.tools} == TOOLS
-    assert good._action.model_dump() == CHOSEN
-    assert bad._action.batch_cap == 32
+    assert good._env.state().last_action.model_dump() == CHOSEN
+    assert bad._env.state().last_action.batch_cap == 32
     assert good.report.seed == bad.report.seed
     assert [good.report.steps, bad.report.steps] == [8, 8]
     rewards = [good.get_reward(), bad.get_reward()]
     assert rewards[0] != rewards[1]
     assert logged["reward"] == pytest.approx(sum(rewards) / 2, rel=1e-5)
-    assert logged["tools/call_frequency"] == pytest.approx((6 + 4) / 2)
-    assert logged["tools/failure_frequency"] == pytest.approx(2 / 10)
+    assert logged["tools/call_frequency"] == pytest.approx((4 + 4) / 2)
+    assert logged["tools/failure_frequency"] == pytest.approx(2 / 8)
     assert "Tool no_such_tool not found" in voice.prompts[0]
     assert "must be an integer in 1..512, got 0" in voice.prompts[0]
     assert logged["grad_norm"] > 0

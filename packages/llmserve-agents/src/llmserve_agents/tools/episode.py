@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, Protocol
 
-from llmserve_agents.tools.forecasting import Forecast, forecast
+import httpx
+
+from llmserve_agents.tools.forecasting import FIGURES, Forecast, Spread, forecast
 from llmserve_client import LLMServeEnv
 from llmserve_sim.env import EngineKind, ServingEnv
 from llmserve_sim.errors import EpisodeStateError
 from llmserve_sim.grader import grade
 from llmserve_sim.observation import to_observation
-from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
+from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState, parse_action
 from llmserve_sim.tasks.description import describe
 from llmserve_sim.tasks.registry import catalogue_task, list_tasks
 
 __all__ = ["LocalEpisode", "RemoteEpisode", "ToolEpisode", "catalogue"]
+
+_FORECAST_S: Final = 60.0
+"""Longest wait for a server's forecast, seconds."""
 
 
 class ToolEpisode(Protocol):
@@ -107,12 +112,18 @@ class LocalEpisode:
 
 
 class RemoteEpisode:
-    """An episode on a server, through the client. A step whose answer was lost is sent again and applied once."""
+    """An episode on a server, through the client. A step whose answer was lost is sent again and applied once.
 
-    can_forecast = False
+    Args:
+        client: its session is played.
+        token: the server's API token, for forecasts, which the server makes behind its own tools.
+    """
 
-    def __init__(self, client: LLMServeEnv) -> None:
+    can_forecast = True
+
+    def __init__(self, client: LLMServeEnv, *, token: str | None = None) -> None:
         self._client = client
+        self._token = token
         self._last: ServeObservation | None = None
 
     def reset(self, task_id: str, seed: int | None) -> ServeObservation:
@@ -141,9 +152,27 @@ class RemoteEpisode:
         self.observation()
         return self._client.episode_log()
 
-    def forecast(self, plan: Sequence[ServeAction]) -> NoReturn:
-        """Refuse: a server forecasts only behind its own tools."""
-        raise EpisodeStateError("there is no forecast here: run the simulator in this process, or use the server's MCP")
+    def forecast(self, plan: Sequence[ServeAction]) -> Forecast:
+        """Let the server simulate a plan on drawn futures; raises `EpisodeStateError` if it cannot."""
+        self.observation()
+        arguments = {"plan": [action.model_dump() for action in plan], "windows": len(plan)}
+        message = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "forecast", "arguments": arguments},
+        }
+        headers = {"Mcp-Session-Id": str(self._client.session_id)}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        try:
+            answer = httpx.post(f"{self._client.url}/mcp", json=message, headers=headers, timeout=_FORECAST_S).json()
+            result = answer["result"]
+            if result["isError"]:
+                raise EpisodeStateError(result["content"][0]["text"])
+            return _forecast(result["structuredContent"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise EpisodeStateError(f"the server gave no forecast ({type(error).__name__})") from error
 
     def grade(self) -> GradeReport:
         """Grade the episode so far on the server."""
@@ -157,6 +186,18 @@ class RemoteEpisode:
     def close(self) -> None:
         """Close the connection; the server keeps the episode."""
         self._client.close()
+
+
+def _forecast(data: dict[str, Any]) -> Forecast:
+    """Return a forecast from a server's answer."""
+    windows = data["windows"]
+    return Forecast(
+        futures=data["futures"],
+        first_window=windows[0]["step_index"],
+        actions=tuple(parse_action(window["configuration"]) for window in windows),
+        reward_per_window=tuple(data["reward_per_window"]),
+        windows=tuple({name: Spread(**window[name]) for name in FIGURES} for window in windows),
+    )
 
 
 def catalogue() -> list[dict[str, Any]]:
