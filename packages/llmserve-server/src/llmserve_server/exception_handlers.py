@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from llmserve_server.errors import InvalidField, ServiceError, to_service_error
 from llmserve_sim.errors import LLMServeError
@@ -49,6 +50,10 @@ def add_exception_handlers(app: FastAPI) -> None:
         body = ServiceError(str(error.detail), code=code).body()
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
+    async def gone(_: Request, __: Exception) -> Response:
+        """Answer nobody: the caller has left in the middle of its body."""
+        return Response(status_code=400)
+
     async def defect(_: Request, error: Exception) -> Response:
         """Answer 500 for an unexpected error, and log it."""
         _log.error("request_failed", exc_info=error)
@@ -59,5 +64,6 @@ def add_exception_handlers(app: FastAPI) -> None:
         LLMServeError: refused,
         RequestValidationError: invalid,
         HTTPException: plain,
+        ClientDisconnect: gone,
         Exception: defect,
     }
