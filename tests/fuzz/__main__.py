@@ -1,8 +1,9 @@
 """`python -m tests.fuzz` from the repository's root, with `--cases` and `--seed`; `nox -s fuzz` runs it.
 
-One server on loopback is asked everything, right and wrong, over HTTP and WebSocket, while two bystanders go on with
-their episodes. A fault is a 5xx, a hang, a lost session, a wrong observation of a bystander, a limit that does not
-hold, a path, secret or stack trace in an answer, a secret or an exception in the log.
+One server on loopback is asked everything, right and wrong, over HTTP and WebSocket, whole and in halves, on our
+routes, OpenEnv's, `/mcp` and the page's, while two bystanders go on with their episodes. A fault is a 5xx, a hang, a
+lost session, a wrong observation of a bystander, a limit that does not hold, growth of the server's memory, a path,
+secret or stack trace in an answer, a secret or an exception in the log.
 """
 
 from __future__ import annotations
@@ -12,22 +13,30 @@ import secrets
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 from tests.fuzz import bounds
 from tests.fuzz.bystander import Bystander
 from tests.fuzz.findings import Findings
 from tests.fuzz.http_cases import HttpFuzz
+from tests.fuzz.route_cases import RouteFuzz
 from tests.fuzz.socket_cases import SocketFuzz
+from tests.fuzz.wire_cases import WireFuzz
 
 import local_server
+
+WARM_UP = 2000
+GROWTH = 1.3
+"""Most that the server's resident memory may grow by, as a factor."""
 
 
 def main() -> int:
     """Start, fuzz, look, report."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("--cases", type=int, default=21_000, help="HTTP requests and WebSocket messages together")
+    parser.add_argument("--cases", type=int, default=24_000, help="requests, messages and halves of them together")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="seed of both (default: drawn)")
     options = parser.parse_args()
     print(f"seed {options.seed}: the same cases again with --seed {options.seed} --cases {options.cases}", flush=True)
@@ -61,30 +70,52 @@ def _run(server: local_server.Running, headers: dict[str, str], findings: Findin
         bystander.start()
     start = time.perf_counter()
     over_http = HttpFuzz(server.url, headers, findings)
-    over_http.run(cases * 3 // 5, seed)
-    print(
-        f"HTTP: {over_http.sent:,} requests, slowest {over_http.slowest_s:.1f} s, statuses "
-        f"{', '.join(f'{status} x {count:,}' for status, count in sorted(over_http.statuses.items()))}",
-        flush=True,
-    )
     over_socket = SocketFuzz(server.url, headers, findings, seed)
-    over_socket.run(max(0, cases - over_http.sent))
-    print(
-        f"WebSocket: {over_socket.sent:,} messages, answers "
-        f"{', '.join(f'{kind} x {count:,}' for kind, count in sorted(over_socket.answers.items()))}",
-        flush=True,
-    )
+    routes = RouteFuzz(server.url, headers, findings, seed)
+    wire = WireFuzz(server.url, headers, findings, seed)
+    # A little of everything first: what is made once, on its first use, is no growth.
+    _everything(over_http, over_socket, routes, wire, min(cases // 10, WARM_UP), seed + 1)
+    before = server.memory_bytes()
+    _everything(over_http, over_socket, routes, wire, cases - min(cases // 10, WARM_UP), seed)
+    routes.close()
+    after = server.memory_bytes()
+    print(f"memory of the server: {before / 2**20:.0f} MiB before, {after / 2**20:.0f} MiB after", flush=True)
+    if after > GROWTH * before:
+        findings.add(f"the server's memory grew from {before / 2**20:.0f} to {after / 2**20:.0f} MiB")
+    _report("HTTP", over_http.sent, over_http.statuses, over_http.slowest_s)
+    _report("/mcp and the page", routes.sent, routes.statuses, routes.slowest_s)
+    _report("WebSocket", over_socket.sent, over_socket.answers)
+    _report("half requests", wire.sent, wire.answers)
+    print(f"{time.perf_counter() - start:.0f} s so far", flush=True)
     more = bounds.check(server.url, headers, findings) + bounds.spend(server.url, headers, findings)
     kept = sum(_still_there(server.url, headers, session, findings) for session in over_http.sessions)
     for bystander in bystanders:
         bystander.finish()
-    total = over_http.sent + over_socket.sent + more
+    total = over_http.sent + over_socket.sent + routes.sent + wire.sent + more
     print(
         f"{total:,} cases in {time.perf_counter() - start:.0f} s; limits, tokens and keys: {more}; "
         f"{kept} of {len(over_http.sessions)} sessions of the fuzz still answer; bystanders: "
         + ", ".join(f"{bystander.steps} steps as the {bystander.name}" for bystander in bystanders),
         flush=True,
     )
+
+
+def _everything(
+    over_http: HttpFuzz, over_socket: SocketFuzz, routes: RouteFuzz, wire: WireFuzz, cases: int, seed: int
+) -> None:
+    """Send `cases` cases, shared out among the kinds."""
+    before = over_http.sent
+    over_http.run(cases * 2 // 5, seed)
+    routes.run(cases * 3 // 20, page=False)
+    routes.run(cases * 3 // 20, page=True)
+    wire.run(cases // 10)
+    over_socket.run(over_socket.sent + max(0, cases - (over_http.sent - before) - 2 * (cases * 3 // 20) - cases // 10))
+
+
+def _report(what: str, sent: int, counts: Counter[Any], slowest_s: float | None = None) -> None:
+    slowest = "" if slowest_s is None else f"slowest {slowest_s:.1f} s, "
+    found = ", ".join(f"{name} x {count:,}" for name, count in sorted(counts.items()))
+    print(f"{what}: {sent:,} sent, {slowest}answers {found}", flush=True)
 
 
 def _still_there(url: str, headers: dict[str, str], session: str, findings: Findings) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +46,7 @@ class Findings:
         for secret in self.secrets:
             if secret in log:
                 self.add(f"the log holds a secret: {log[max(0, log.index(secret) - 200) :][:400]}")
-        log = "\n".join(line for line in log.splitlines() if UVICORNS not in line)
+        log = "\n".join(line for line in _without_gradios(log) if UVICORNS not in line)
         for match in list(re.finditer(r"Traceback \(most recent call last\)|\"level\": ?\"(error|critical)\"", log))[
             :5
         ]:
@@ -52,6 +54,15 @@ class Findings:
 
     def _patterns(self) -> list[tuple[str, re.Pattern[str]]]:
         return _patterns(self.secrets)
+
+
+def _without_gradios(log: str) -> Iterator[str]:
+    """Yield the lines of the log but the traces that Gradio prints about requests that its own script never sends."""
+    for is_ours, lines in itertools.groupby(log.splitlines(), key=lambda line: line.startswith("{")):
+        block = list(lines)
+        text = "\n".join(block)
+        if is_ours or "/gradio/" not in text or "/llmserve_" in text:
+            yield from block
 
 
 def _patterns(secrets: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:

@@ -73,6 +73,7 @@ class SocketFuzz:
             self._exchange(path, self._rpc() if path == "/mcp" else self._message())
         for socket in self._sockets.values():
             socket.close()
+        self._sockets.clear()
 
     def _exchange(self, path: str, frame: Frame) -> None:
         name = f"{path}#{self._random.randrange(4)}"

@@ -52,6 +52,10 @@ def add_exception_handlers(app: FastAPI) -> None:
         body = ServiceError(str(error.detail), code=code).body()
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
+    async def gone(_: Request, __: Exception) -> Response:
+        """Answer nobody: the caller has left in the middle of its body."""
+        return Response(status_code=400)
+
     async def defect(_: Request, error: Exception) -> Response:
         """Answer 500 for an unexpected error, and log it; a client that has gone is none."""
         if isinstance(error, ClientDisconnect):
@@ -64,5 +68,6 @@ def add_exception_handlers(app: FastAPI) -> None:
         LLMServeError: refused,
         RequestValidationError: invalid,
         HTTPException: plain,
+        ClientDisconnect: gone,
         Exception: defect,
     }

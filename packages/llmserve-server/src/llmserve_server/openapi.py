@@ -102,9 +102,11 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
         for name, schema in definitions["$defs"].items():
             schemas.setdefault(name, schema)
         error = {"application/json": {"schema": {"$ref": _REF.format(model="ErrorBody")}}}
+        rpc = {"application/json": {"schema": {"type": "object", "description": "A JSON-RPC error."}}}
         for (path, method), statuses in _UNDECLARED.items():
             operation = document["paths"].get(path, {}).get(method)
             for status in (401, *statuses) if operation else ():
-                operation["responses"][str(status)] = {"description": _MEANING[status], "content": error}
+                answer = rpc if (path, status) == ("/mcp", 400) else error
+                operation["responses"][str(status)] = {"description": _MEANING[status], "content": answer}
         app.openapi_schema = document
     return app.openapi_schema

@@ -11,6 +11,7 @@ import json
 from typing import Final
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmserve_server.errors import ServiceError
@@ -47,6 +48,8 @@ class PageGuardMiddleware:
 
         try:
             await self._app(scope, receive, guarded_send)
+        except ClientDisconnect:
+            return
         except Exception as error:
             if started and not refused:
                 raise  # half of an answer went out: only closing the connection tells the caller
