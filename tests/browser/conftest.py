@@ -34,13 +34,13 @@ _START_S: Final = 180.0
 class Server:
     """A server process over a store of its own, on a port that it keeps when it is started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
         self._log = folder / "server.log"
-        self._environment = os.environ | {"LLMSERVE_STORE_URL": f"sqlite:///{folder / 'episodes.db'}"}
+        self._environment = os.environ | {"LLMSERVE_STORE_URL": f"sqlite:///{folder / 'episodes.db'}"} | settings
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -70,14 +70,14 @@ def _is_healthy(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def make_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Server]]:
-    """Start a server of one's own."""
+def make_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Start a server of one's own; arguments are variables of its environment."""
     if find_spec("llmserve_server") is None:
         pytest.skip("there is no server to start: install llmserve-server, or give the address of one in BASE_URL")
     servers: list[Server] = []
 
-    def make() -> Server:
-        servers.append(Server(tmp_path_factory.mktemp("server")))
+    def make(**settings: str) -> Server:
+        servers.append(Server(tmp_path_factory.mktemp("server"), **settings))
         servers[-1].start()
         return servers[-1]
 

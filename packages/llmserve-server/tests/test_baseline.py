@@ -200,7 +200,7 @@ def test_the_openai_suite_runs_in_this_process_and_its_key_is_nowhere(
     model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    report = asyncio.run(paying(model).run(use_openai=True, task_id=TASK, model="own"))
+    report = asyncio.run(paying(model, baseline_models="own").run(use_openai=True, task_id=TASK, model="own"))
     assert (report.runtime, report.agent, report.model) == ("in-process", "openai", "own")
     assert report.verified
     assert model.asked == 120
