@@ -254,7 +254,8 @@ class SessionRegistry:
             raise EpisodeState("there is no episode: reset first, and send the session_id that reset returns")
         if len(found) > 1 or not is_local:
             why = "several sessions are in use from this address" if is_local else "the call names no session"
-            raise AmbiguousSession(f"{why}: send the session_id that reset returned", field="session_id")
+            remedy = "send the session_id that reset returned, or close the sessions that are done with"
+            raise AmbiguousSession(f"{why}: {remedy}", field="session_id")
         return found[0]
 
     def close(self, session_id: str) -> None:
