@@ -39,9 +39,11 @@ def test_the_baseline_imports_neither_the_openai_client_nor_the_command() -> Non
     assert done.stdout.strip() == "[]"
 
 
-def test_the_example_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_in_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example, tools = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     # The suite of the example is the whole one, which other tests run.
     exec(example.split("report = run_suite")[0], {})  # noqa: S102 - the package's own example
     assert 0.0 < float(capsys.readouterr().out) <= 1.0
+    exec(tools, {})  # noqa: S102
+    assert "on 8 drawn futures the plan earns" in capsys.readouterr().out
