@@ -53,7 +53,7 @@ def main() -> int:
             # Idle sessions make room at once: they leave memory all the time, and must come back as they were.
             "LLMSERVE_YIELD_AFTER_S": "0",
         }
-        with local_server.running(Path(name), env=env) as server:
+        with local_server.running(Path(name), env=env, within_s=300) as server:
             _run(server, headers, findings, options.cases, options.seed)
         findings.look_at_log(server.log.read_text(encoding="utf-8", errors="replace"))
         if server.process.returncode != 0:

@@ -287,3 +287,46 @@ def test_a_large_body_is_refused_while_it_is_read(serve: Callable[..., TestClien
     client = serve(max_body_bytes=2000)
     for path in ("/mcp", "/llmserve_env/tasks"):
         assert client.post(path, content=iter([b" " * 1500] * 10)).status_code == 413
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/reset", "/step", "/fork", "/grader", "/mcp", "/llmserve_env/tasks"])
+async def test_a_caller_who_leaves_in_the_middle_of_its_body_is_no_failure(
+    path: str, client: TestClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b'{"seed":', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if len(messages) > 1 else messages[0]
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"localhost")],
+        "client": ("127.0.0.1", 5000),
+        "server": ("localhost", 80),
+        "scheme": "http",
+        "http_version": "1.1",
+    }
+    await client.app(scope, receive, send)
+    assert all(status < 500 for status in statuses)
+    said = "".join(capfd.readouterr())
+    assert "Traceback" not in said
+    assert "request_failed" not in said
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The server runs on asyncio."""
+    return "asyncio"
