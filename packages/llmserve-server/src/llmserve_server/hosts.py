@@ -50,8 +50,8 @@ class Hosts:
         authority = found[1].lower()
         return authority in {host.lower() for host in hosts} or self._named(_name(authority))
 
-    def _goes_by(self, host: str) -> bool:
-        name = _name(host)
+    def _goes_by(self, host: str | bytes) -> bool:
+        name = _name(host if isinstance(host, str) else host.decode("latin-1"))
         if self._any or "." not in name or _is_address(name) or name == self._machine or self._named(name):
             return True
         return name.endswith((*_PRIVATE, _SPACES))

@@ -31,6 +31,7 @@ class AuthMiddleware:
         self._app = app
         self._access = access
         self._spends = settings.mode == "real"
+        self._has_form = settings.web
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or socket."""
@@ -38,7 +39,7 @@ class AuthMiddleware:
             path = route_path(scope)
             if path not in _OPEN:
                 if not self._access.admits(scope["headers"]):
-                    if path == "/web/" and scope["type"] == "http" and scope["method"] in _SAFE:
+                    if self._has_form and path == "/web/" and scope.get("method") in _SAFE:
                         await _to_form(scope, send)
                     else:
                         error = Unauthorized("send the server's token: Authorization: Bearer <token>")

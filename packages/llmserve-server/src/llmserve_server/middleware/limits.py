@@ -27,6 +27,8 @@ _LEAST_VALUES: Final = 2**17
 _RATE: Final = 64 * 1024
 """Bytes of a body that buy another second of its time limit."""
 _RETRY_S: Final = 5
+_MOST_DIGITS: Final = 12
+"""Digits of a length that is worth comparing."""
 
 
 class LimitsMiddleware:
@@ -50,35 +52,33 @@ class LimitsMiddleware:
             return
         path = route_path(scope)
         bound = self._bound(path)
-        body = _Body(bound, self._most_values if path == _GRADER else None)
+        most_values = self._most_values if path == _GRADER else None
+        body: _Body | None = None
         try:
-            body.check_length(scope)
+            length = dict(scope["headers"]).get(b"content-length", b"")
+            if length.isdigit() and (len(length) > _MOST_DIGITS or int(length) > bound):
+                raise TooLarge.of_bytes("body", bound)
             message = await receive()
             if message["type"] == "http.request":
                 piece = message.get("body", b"")
-                body.count(piece)
                 if message.get("more_body"):
-                    body.keep(piece)
-                    message = await self._rest(body, receive)
-        except ServiceError as error:
-            self._release(body)
-            await refuse(error, scope, send)
-            return
-        except BaseException:
-            self._release(body)
-            raise
-        if message["type"] != "http.request":
-            self._release(body)
-            return  # the client has gone before its request was complete
-        pending: list[Message] = [message]
+                    body = _Body(bound, most_values)
+                    message = await self._rest(body, piece, receive)
+                elif len(piece) > bound or most_values is not None:
+                    _Body(bound, most_values).count(piece)
+            if message["type"] != "http.request":
+                return  # the client has gone before its request was complete
+            pending: list[Message] = [message]
 
-        async def again() -> Message:
-            return pending.pop() if pending else await receive()
+            async def again() -> Message:
+                return pending.pop() if pending else await receive()
 
-        try:
             await self._app(scope, again, send)
+        except ServiceError as error:  # of this layer: the application answers its own
+            await refuse(error, scope, send)
         finally:
-            self._release(body)
+            if body is not None:
+                self._release(body)
 
     def _bound(self, path: str) -> int:
         if path == _GRADER:
@@ -87,8 +87,10 @@ class LimitsMiddleware:
             return min(_PAGE_BYTES, self._settings.max_body_bytes)
         return self._settings.max_body_bytes
 
-    async def _rest(self, body: _Body, receive: Receive) -> Message:
+    async def _rest(self, body: _Body, piece: bytes, receive: Receive) -> Message:
         """Read the rest of a body in several pieces, and return it as one message, or the client's disconnect."""
+        body.count(piece)
+        body.keep(piece)
         self._hold(body)
         loop = asyncio.get_running_loop()
         start, patience = loop.time(), self._settings.body_timeout_s
@@ -136,12 +138,6 @@ class _Body:
         self.size = 0
         self.held = 0
         """Bytes that the memory for bodies counts."""
-
-    def check_length(self, scope: Scope) -> None:
-        """Refuse a body whose declared length is over the bound."""
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and (len(value) > 12 or int(value) > self._bound):
-                raise TooLarge.of_bytes("body", self._bound)
 
     def count(self, piece: bytes) -> None:
         """Count a piece; refuse the body once it is over a bound."""

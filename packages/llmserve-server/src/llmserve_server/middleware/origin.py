@@ -22,7 +22,6 @@ _OWN: Final = frozenset({b"same-origin", b"none"})
 """The page is this server's own, or the visitor has typed the address."""
 _EMBEDS: Final = frozenset({b"object", b"embed"})
 _HOSTS: Final = frozenset({b"host", b"x-forwarded-host"})
-_READ: Final = frozenset({b"host", b"origin", b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site"})
 
 
 class OriginMiddleware:
@@ -47,14 +46,12 @@ class OriginMiddleware:
         await self._app(scope, receive, send)
 
     def _problem(self, scope: Scope) -> ServiceError | None:
-        given: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            if name in _READ:
-                if name == b"host" and name in given:
-                    return ForeignHost("send one Host header", field="Host", bound="one header")
-                given[name] = value
+        headers = scope["headers"]
+        given: dict[bytes, bytes] = dict(headers)
+        if len(given) != len(headers) and sum(name == b"host" for name, _ in headers) > 1:
+            return ForeignHost("send one Host header", field="Host", bound="one header")
         host = given.get(b"host")
-        if self._checks_host and host is not None and not self._hosts.goes_by(host.decode("latin-1")):
+        if self._checks_host and host is not None and not self._hosts.goes_by(host):
             return ForeignHost(
                 "this server does not go by that name: if it should, add the name to LLMSERVE_ALLOWED_HOSTS where the "
                 "server runs, or set LLMSERVE_API_TOKEN",

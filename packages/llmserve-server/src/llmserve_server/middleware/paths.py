@@ -15,7 +15,9 @@ def route_path(scope: Scope) -> str:
     """Return the path that routes are matched with."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "")
-    if prefix and path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}:
+    if not prefix:
+        return path
+    if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}:
         return path[len(prefix) :]
     return path
 
