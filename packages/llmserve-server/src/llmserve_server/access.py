@@ -14,17 +14,16 @@ from typing import Final
 
 from starlette.types import Scope
 
-from llmserve_server.hosts import is_loopback
+from llmserve_server.callers import Callers
 from llmserve_server.settings import Settings
 
-__all__ = ["COOKIE", "COOKIE_S", "Access", "is_local"]
+__all__ = ["COOKIE", "COOKIE_S", "Access"]
 
 COOKIE: Final = "llmserve_access"
 COOKIE_S: Final = 30 * 86400
 """Seconds for which the cookie is good."""
 _COOKIE: Final = COOKIE.encode() + b"="
 _SALT: Final = b"llmserve-server: the page's cookie"
-_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
 
 
 class Access:
@@ -34,6 +33,7 @@ class Access:
         token = settings.api_token
         self._token = b"" if token is None else token.get_secret_value().encode()
         self.required = token is not None
+        self._callers = Callers(settings)
         # A slow derivation: who finds a cookie should not be able to guess a weak token from it.
         self._key = hashlib.scrypt(self._token, salt=_SALT, n=2**14, r=8, p=1) if self.required else b""
 
@@ -52,7 +52,7 @@ class Access:
 
     def may_spend(self, scope: Scope) -> bool:
         """Return whether a call that was let in may spend the owner's key: it showed the token, or is local."""
-        return self.required or is_local(scope)
+        return self.required or self._callers.of(scope).is_local
 
     def is_token(self, given: bytes) -> bool:
         """Return whether `given` is the token, in a time that does not depend on where it differs."""
@@ -75,15 +75,3 @@ class Access:
                 if is_ours and int(until) > time.time():
                     return True
         return False
-
-
-def is_local(scope: Scope) -> bool:
-    """Return whether a call comes from this machine: over loopback, a Unix socket, or from within the process.
-
-    A call that a proxy passed on is not local, even if the proxy is. A proxy on this machine that adds no header about
-    the caller cannot be told from a local caller: it needs a token behind it.
-    """
-    client = scope.get("client")
-    if any(name in _FORWARDED for name, _ in scope["headers"]):
-        return False
-    return client is None or is_loopback(client[0]) is not False

@@ -31,7 +31,6 @@ from llmserve_server.middleware.head import HeadMiddleware
 from llmserve_server.middleware.json_bodies import JsonBodyMiddleware
 from llmserve_server.middleware.limits import LimitsMiddleware
 from llmserve_server.middleware.origin import OriginMiddleware
-from llmserve_server.middleware.page_guard import PageGuardMiddleware
 from llmserve_server.middleware.prefix import PrefixMiddleware, RestorePrefixMiddleware
 from llmserve_server.middleware.telemetry import TelemetryMiddleware
 from llmserve_server.middleware.websocket import WebSocketMiddleware
@@ -104,7 +103,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
     app.add_middleware(RestorePrefixMiddleware)
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(PageGuardMiddleware)
     app.add_middleware(JsonBodyMiddleware, settings=settings)
     app.add_middleware(WebSocketMiddleware, settings=settings)
     app.add_middleware(LimitsMiddleware, settings=settings)

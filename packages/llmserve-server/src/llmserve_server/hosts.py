@@ -16,7 +16,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
-__all__ = ["Hosts", "is_loopback"]
+__all__ = ["Hosts"]
 
 _PRIVATE: Final = (".local", ".localhost", ".internal", ".home.arpa", ".test")
 """Suffixes that no public DNS server answers for: RFC 6761, RFC 6762, RFC 8375, and ICANN's reservation of .internal."""
@@ -58,16 +58,6 @@ class Hosts:
 
     def _named(self, name: str) -> bool:
         return name in self._exact or name.endswith(self._below)
-
-
-def is_loopback(address: str) -> bool | None:
-    """Return whether `address` is this machine's own; None if it is no IP address."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return None
-    mapped = getattr(found, "ipv4_mapped", None)
-    return bool((mapped or found).is_loopback)
 
 
 def _name(host: str) -> str:

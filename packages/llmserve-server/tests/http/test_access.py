@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
 from llmserve_server import access
-from llmserve_server.access import COOKIE, Access, is_local
+from llmserve_server.access import COOKIE, Access
 from llmserve_server.app import create_app
 from llmserve_server.settings import Settings
 
@@ -171,26 +171,6 @@ def test_without_a_token_there_is_no_form_and_everybody_is_admitted() -> None:
     assert client.get("/web/").status_code == 200
     assert client.get("/web/login").status_code == 404
     assert Access(Settings()).admits([])
-
-
-@pytest.mark.parametrize(
-    ("client", "headers", "expected"),
-    [
-        (("127.0.0.1", 1), [], True),
-        (("::1", 1), [], True),
-        (("::ffff:127.0.0.1", 1), [], True),
-        (None, [], True),
-        (("testclient", 1), [], True),
-        (("172.17.0.1", 1), [], False),
-        (("127.0.0.1", 1), [(b"x-forwarded-for", b"127.0.0.1")], False),
-        (("unknown", 1), [(b"x-forwarded-for", b"unknown")], False),
-        (("127.0.0.1", 1), [(b"via", b"1.1 proxy")], False),
-    ],
-)
-def test_only_this_machine_is_local(
-    client: tuple[str, int] | None, headers: list[tuple[bytes, bytes]], expected: bool
-) -> None:
-    assert is_local({"type": "http", "client": client, "headers": headers}) is expected
 
 
 REAL = {"mode": "real", "openai_api_key": "sk-1", "openai_base_url": "http://127.0.0.1:9/v1", "store_url": "sqlite://"}

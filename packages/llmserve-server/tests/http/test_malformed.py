@@ -222,7 +222,6 @@ FRAMES: list[tuple[dict[str, Any], str]] = [
     ({"type": "step", "data": {"type": {}}}, "type"),
     ({"type": "step", "data": {"type": []}}, "type"),
     ({"type": "step", "data": {"type": [{}], "batch_cap": 1}}, "type"),
-    ({"type": "step", "data": {"type": "call_tool", "tool_name": "x"}}, "type"),
     ({"type": "step", "data": {"type": 5}}, "type"),
     ({"type": "reset", "data": {"type": {}}}, "type"),
     ({"type": {"step": 1}, "data": {}}, "type"),

@@ -23,7 +23,7 @@ TOKEN = "open-sesame"  # noqa: S105 - a test's own
 @pytest.fixture(scope="module")
 def page() -> Iterator[FastAPI]:
     """A server with its page."""
-    app = create_app(Settings(store_url="sqlite://", engine="python"))
+    app = create_app(Settings(store_url="sqlite://", engine="python", allowed_hosts=("space.example",)))
     with TestClient(app):
         yield app
 

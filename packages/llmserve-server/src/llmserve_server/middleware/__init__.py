@@ -7,7 +7,6 @@
 - `limits.LimitsMiddleware`: the size, time and memory of bodies.
 - `websocket.WebSocketMiddleware`: malformed frames, typed error frames, the fast path for steps.
 - `json_bodies.JsonBodyMiddleware`: JSON that the routes behind would fail on.
-- `page_guard.PageGuardMiddleware`: requests that the page's framework fails on.
 - `head.HeadMiddleware`: answers HEAD like GET, without the body.
 - `prefix.RestorePrefixMiddleware`: the whole path again, for the routes.
 """
