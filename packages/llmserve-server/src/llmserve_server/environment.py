@@ -93,9 +93,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
             taken = self._taken(await self._dispatcher.run(self._registry.reset, **arguments))
         except Exception as error:  # noqa: BLE001
             _refuse(error)
-        fast_path = current_fast_path.get()
-        if fast_path is not None:
-            fast_path.environment = self
+        self._use_fast_path()
         return taken
 
     async def step_now(self, action: ServeAction, step_index: int | None) -> ServeObservation | None:
@@ -157,6 +155,8 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
             self._tools.episode.session_id = self._session_id
         yield self._tools
         self._session_id = self._tools.episode.session_id
+        if self._session_id is not None:
+            self._use_fast_path()
 
     @property
     def state(self) -> State:
@@ -230,6 +230,12 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
         if request["session_id"] is None:
             request["session_id"] = self._session_id
         return request | self._caller()
+
+    def _use_fast_path(self) -> None:
+        """Tell this socket, if there is one, that it has a session now."""
+        fast_path = current_fast_path.get()
+        if fast_path is not None:
+            fast_path.environment = self
 
     def _caller(self) -> dict[str, Any]:
         """Return what a new session is told of its caller: the transport, and the network address."""

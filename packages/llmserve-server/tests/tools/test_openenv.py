@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
+from starlette.websockets import WebSocketDisconnect
 
+from llmserve_server.app import create_app
+from llmserve_server.settings import Settings
 from llmserve_sim.schema import ACTION_FIELDS
 
 NAMES = ["tasks", "reset", "observe", "set_knobs", "advance", "forecast", "history", "grade"]
@@ -68,6 +71,18 @@ def test_tools_are_listed_and_called_as_steps_of_a_socket(server: TestClient) ->
         assert (refused["error"], refused["result"]["isError"]) == (None, True)
         malformed = step(socket, type="call_tool", tool_name=3)
         assert malformed["error"]["field"] == "tool_name"
+
+
+def test_a_socket_that_was_reset_by_a_tool_is_not_closed_as_one_that_was_never_reset() -> None:
+    with (
+        TestClient(create_app(Settings(store_url="sqlite://", web=False, reset_within_s=1))) as client,
+        client.websocket_connect("/ws") as socket,
+        client.websocket_connect("/ws") as silent,
+    ):
+        assert step(socket, type="call_tool", tool_name="reset", arguments={"seed": 1})["done"] is False
+        with pytest.raises(WebSocketDisconnect):
+            silent.receive_json()
+        assert step(socket, batch_cap=64)["observation"]["step_index"] == 1
 
 
 def test_json_rpc_inside_a_socket_and_on_its_own_reaches_the_same_tools(server: TestClient) -> None:
