@@ -11,6 +11,7 @@ import json
 from typing import Final
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,7 +32,7 @@ class PageGuardMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; pass on anything else."""
-        if scope["type"] != "http" or not (scope["path"] == _PAGE or scope["path"].startswith(f"{_PAGE}/")):
+        if not _is_page(scope):
             await self._app(scope, receive, send)
             return
         started = refused = False
@@ -48,14 +49,22 @@ class PageGuardMiddleware:
 
         try:
             await self._app(scope, receive, guarded_send)
-        except ClientDisconnect:
-            return
         except Exception as error:
+            if ClientDisconnect in {type(error), type(error.__cause__)}:
+                return
             if started and not refused:
-                raise  # half of an answer went out: only closing the connection tells the caller
+                if not isinstance(error.__cause__, HTTPException):
+                    raise  # half of an answer went out: only closing the connection tells the caller
+                # Gradio refuses an unknown session only after its event stream has begun: the stream ends here.
+                await send({"type": "http.response.body", "body": b""})
+                return
             if not started:
                 await _refuse(send)
             _log.warning("page_request_failed", kind=type(error).__name__)
+
+
+def _is_page(scope: Scope) -> bool:
+    return scope["type"] == "http" and (scope["path"] == _PAGE or scope["path"].startswith(f"{_PAGE}/"))
 
 
 async def _refuse(send: Send) -> None:
