@@ -49,22 +49,30 @@ class PageGuardMiddleware:
 
         try:
             await self._app(scope, receive, guarded_send)
-        except Exception as error:
-            if ClientDisconnect in {type(error), type(error.__cause__)}:
-                return
+        except Exception as error:  # noqa: BLE001 - whatever the framework raises
             if started and not refused:
-                if not isinstance(error.__cause__, HTTPException):
-                    raise  # half of an answer went out: only closing the connection tells the caller
-                # Gradio refuses an unknown session only after its event stream has begun: the stream ends here.
-                await send({"type": "http.response.body", "body": b""})
+                await _end(error, send)
+                return
+            if ClientDisconnect in {type(error), type(error.__cause__)}:
                 return
             if not started:
                 await _refuse(send)
             _log.warning("page_request_failed", kind=type(error).__name__)
 
 
+async def _end(error: Exception, send: Send) -> None:
+    """End an answer that is half sent, where that is right; else raise, so that the connection is closed."""
+    if ClientDisconnect in {type(error), type(error.__cause__)}:
+        return
+    if not isinstance(error.__cause__, HTTPException):
+        raise error
+    # Gradio refuses an unknown session only after its event stream has begun.
+    await send({"type": "http.response.body", "body": b""})
+
+
 def _is_page(scope: Scope) -> bool:
-    return scope["type"] == "http" and (scope["path"] == _PAGE or scope["path"].startswith(f"{_PAGE}/"))
+    path = str(scope.get("path", ""))
+    return scope["type"] == "http" and (path == _PAGE or path.startswith(f"{_PAGE}/"))
 
 
 async def _refuse(send: Send) -> None:
