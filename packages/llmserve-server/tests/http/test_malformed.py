@@ -94,6 +94,12 @@ def test_a_form_that_the_page_does_not_know_is_refused(page: TestClient) -> None
     assert page.post("/web/gradio_api/component_server", content=b"--x--", headers=kind).status_code < 500
 
 
+def test_an_event_stream_of_nobody_ends_without_a_trace(page: TestClient, capfd: pytest.CaptureFixture[str]) -> None:
+    answer = page.get("/web/gradio_api/queue/data?session_hash=nobody")
+    assert answer.status_code < 500
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 def test_the_page_still_answers_what_its_script_asks(page: TestClient) -> None:
     assert page.get("/web/config").status_code == 200
     joined = page.post("/web/gradio_api/queue/join", json={"data": [], "fn_index": 0, "session_hash": "mine"})
