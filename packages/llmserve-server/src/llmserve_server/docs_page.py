@@ -22,11 +22,14 @@ def add_docs(app: FastAPI) -> None:
     document: list[bytes] = []
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> Response:
-        """Return the document. It is encoded once: that takes as long as ten steps."""
+    async def openapi(request: Request) -> Response:
+        """Return the document, with a proxy's prefix if there is one. It is encoded once, which takes as long as ten steps."""
         if not document:
             document.append(json.dumps(app.openapi()).encode())
-        return Response(document[0], media_type="application/json")
+        content, prefix = document[0], request.scope.get("root_path", "")
+        if prefix:
+            content = b'{"servers":' + json.dumps([{"url": prefix}]).encode() + b"," + content[1:]
+        return Response(content, media_type="application/json")
 
     if find_spec(_PACKAGE) is None:
         return

@@ -47,7 +47,8 @@ def start() -> Iterator[Callable[..., TestClient]]:
     def serve(address: str = "127.0.0.1", **settings: Any) -> TestClient:
         given = {"store_url": "sqlite://", "web": False, "engine": "python", "openai_api_key": "sk-1"}
         given |= {"baseline_min_interval_s": 0}
-        return TestClient(create_app(Settings(**(given | settings))), client=(address, 50_000))
+        app = create_app(Settings(**(given | settings)))
+        return TestClient(app, "http://localhost:7860", client=(address, 50_000))
 
     return serve
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmserve_server.access import Access
 from llmserve_server.errors import TokenRequired, Unauthorized
-from llmserve_server.middleware.paths import is_page, route_path
+from llmserve_server.middleware.paths import is_page, prefix_of, route_path
 from llmserve_server.middleware.refusal import refuse
 from llmserve_server.settings import Settings
 
@@ -63,7 +63,7 @@ def _spends(scope: Scope, path: str) -> bool:
 
 
 async def _to_form(scope: Scope, send: Send) -> None:
-    where = f"{scope.get('root_path', '')}{LOGIN}".encode("latin-1", "replace")
+    where = f"{prefix_of(scope)}{LOGIN}".encode("latin-1", "replace")
     headers = [(b"location", where), (b"content-length", b"0"), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

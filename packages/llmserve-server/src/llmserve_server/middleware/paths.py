@@ -6,9 +6,11 @@ from typing import Final
 
 from starlette.types import Scope
 
-__all__ = ["PAGE", "is_page", "route_path"]
+__all__ = ["KEPT_PREFIX", "PAGE", "is_page", "prefix_of", "route_path"]
 
 PAGE: Final = "/web"
+KEPT_PREFIX: Final = "llmserve.prefix"
+"""Key of a scope: the prefix that `PrefixMiddleware` has removed, until `RestorePrefixMiddleware` puts it back."""
 
 
 def route_path(scope: Scope) -> str:
@@ -20,6 +22,11 @@ def route_path(scope: Scope) -> str:
     if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}:
         return path[len(prefix) :]
     return path
+
+
+def prefix_of(scope: Scope) -> str:
+    """Return the prefix of a proxy, "" for none."""
+    return str(scope.get(KEPT_PREFIX) or scope.get("root_path", ""))
 
 
 def is_page(path: str) -> bool:

@@ -18,6 +18,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from llmserve_server.middleware.paths import KEPT_PREFIX
 from llmserve_server.settings import ROOT_PATH
 
 __all__ = ["PrefixMiddleware", "RestorePrefixMiddleware", "behind_proxies"]
@@ -27,7 +28,6 @@ _MAX_LETTERS: Final = 200
 _HEADER: Final = b"x-forwarded-prefix"
 _TRUSTED: Final = "llmserve.trusted_peer"
 """Key of a scope: whether its peer is a trusted proxy. uvicorn replaces the peer's address by the visitor's."""
-_KEPT: Final = "llmserve.prefix"
 
 
 class _Proxies:
@@ -73,7 +73,7 @@ class PrefixMiddleware:
             prefix = self._prefix(scope)
             if prefix:
                 scope["path"] = _below(prefix, scope["path"])
-                scope["root_path"], scope[_KEPT] = "", prefix
+                scope["root_path"], scope[KEPT_PREFIX] = "", prefix
         await self._app(scope, receive, send)
 
     def _prefix(self, scope: Scope) -> str:
@@ -95,7 +95,7 @@ class RestorePrefixMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or socket."""
-        prefix = scope.get(_KEPT)
+        prefix = scope.get(KEPT_PREFIX)
         if prefix is None:
             await self._app(scope, receive, send)
             return
