@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import make_url
 
 from llmserve_server.backends import SimulatedBackend
@@ -16,6 +18,23 @@ from llmserve_server.database import Database
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.settings import Settings
 from llmserve_server.store import EpisodeStore
+
+_LOGGERS = (None, "llmserve_server", "uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpx2", "openai")
+"""Loggers that `configure_logging`, uvicorn or a test sets; None is the root."""
+
+
+@pytest.fixture(autouse=True)
+def logging_is_restored() -> Iterator[None]:
+    """Undo what a test configures of the log, so that tests may run in any order."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    kept = [(logger.handlers[:], logger.level, logger.propagate, logger.disabled) for logger in loggers]
+    known = structlog.get_config()
+    yield
+    for logger, (handlers, level, propagate, disabled) in zip(loggers, kept, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate, logger.disabled = propagate, disabled
+    structlog.configure(**known)
 
 
 class Clock:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 
 import pytest
-import structlog
 from starlette.requests import ClientDisconnect
 
 from llmserve_server.log_config import configure_logging
@@ -15,18 +13,12 @@ from llmserve_server.settings import Settings
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What a configured process writes; the configuration is undone afterwards."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    known = structlog.get_config()
+def written(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a configured process writes."""
     text = io.StringIO()
     monkeypatch.setattr("sys.stderr", text)
     configure_logging(Settings(log_level="debug"))
-    yield text
-    root.handlers[:], root.level = before, level
-    structlog.configure(**known)
-    logging.getLogger("uvicorn.access").disabled = False
+    return text
 
 
 LINES = [

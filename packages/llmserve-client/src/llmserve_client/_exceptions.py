@@ -253,7 +253,7 @@ def refusal(
     return kind(message, code=code, status=status or usual, field=field, bound=bound, retry_after_s=retry_after_s)
 
 
-_NO_FALLBACK: Final = frozenset({401, 407, 429})
+_NO_FALLBACK: Final = frozenset({401, 403, 407, 429})
 """Handshake statuses that plain HTTP would get too, so falling back to HTTP does not help."""
 
 

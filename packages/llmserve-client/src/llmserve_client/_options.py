@@ -62,8 +62,8 @@ class Timeouts:
     connect_s: float = 10.0
     """For a connection, including the WebSocket handshake."""
     answer_s: float = 120.0
-    """For an answer, from its first byte to its last. It is long because a server's first episode may compile its
-    simulator. It also bounds the wait for a place on a full server (`Retries.wait_for_place`)."""
+    """For an answer, from its first byte to its last. It is long because a step in real mode sends
+    requests and waits for them. It also bounds the wait for a place on a full server (`Retries.wait_for_place`)."""
     baseline_s: float = 1800.0
     """For `baseline()`, which runs whole episodes and can call a language model."""
 

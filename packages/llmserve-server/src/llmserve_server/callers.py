@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
+from llmserve_server.paths import prefix_of
 from llmserve_server.settings import Settings
 
 __all__ = ["Caller", "Callers", "current_scope"]
@@ -63,7 +64,7 @@ class Callers:
         host = str((scope.get("client") or ("", 0))[0])
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         forwarded = any(name.startswith(_FORWARDED) or name in _FORWARDING for name, _ in headers)
-        forwarded = forwarded or bool(scope.get("app_root_path", scope.get("root_path")))  # a mounted app has its own
+        forwarded = forwarded or bool(prefix_of(scope))
         agent = _first(headers, b"user-agent")
         if not forwarded and _is_here(host, _first(headers, b"host")):
             return Caller(is_local=True, address=None, peer=_digest("this machine", agent))

@@ -82,7 +82,11 @@ def _settings(_: dict[str, Any]) -> str:
 
 def _metrics(document: dict[str, Any]) -> str:
     families = text_string_to_metric_families(document["page"])
-    rows = sorted((f"`{family.name}`", family.type, _cell(family.documentation)) for family in families)
+    rows = sorted(
+        (f"`{family.name}{'_total' * (family.type == 'counter')}`", family.type, _cell(family.documentation))
+        for family in families
+        if not family.name.endswith("_created")
+    )
     return markdown(("Metric", "Type", "Meaning"), rows)
 
 

@@ -181,7 +181,11 @@ class _Sessions:
             ("sessions_rebuilt", stats.rebuilt, "Sessions brought back from the store."),
             ("sessions_dropped", stats.dropped, "Sessions that left memory for want of use."),
             ("sessions_fenced", stats.fenced, "Calls that found another process ahead."),
-            ("sessions_refused", stats.refused, "Calls refused because every place was in use."),
-            ("episodes_pruned", stats.pruned, "Episodes removed from the store by age."),
+            (
+                "sessions_refused",
+                stats.refused,
+                "Calls refused because every place, or the address's share, was in use.",
+            ),
+            ("episodes_pruned", stats.pruned, "Episodes removed from the store by age or number."),
         ):
             yield CounterMetricFamily(f"llmserve:{name}", meaning, value=value)

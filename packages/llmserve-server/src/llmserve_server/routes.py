@@ -81,14 +81,7 @@ def register(
             reply = await dispatcher.run(fresh)
         response = _reply(reply)
         response.headers[HEADER] = reply.session_id
-        response.set_cookie(
-            COOKIE,
-            reply.session_id,
-            path=request.scope.get("root_path") or "/",
-            httponly=True,
-            samesite="lax",
-            secure=request.url.scheme == "https",
-        )
+        response.set_cookie(COOKIE, reply.session_id, **_cookie_options(request))
         return response
 
     @app.post(
@@ -176,7 +169,7 @@ def register(
         """Free the session's place at once. Its episodes stay stored: its id can still be graded and resumed."""
         await dispatcher.run(registry.leave, await session_of(request, query=True))
         response = Response(status_code=204)
-        response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+        response.delete_cookie(COOKIE, **_cookie_options(request))
         return response
 
     one_log = asyncio.Lock()
@@ -218,6 +211,12 @@ def register(
         return _json(catalogue)
 
     add_baseline_routes(app, baselines, access)
+
+
+def _cookie_options(request: Request) -> dict[str, Any]:
+    """Return the attributes of the session's cookie; only a cookie with the same path is deleted."""
+    path, is_https = request.scope.get("root_path") or "/", request.url.scheme == "https"
+    return {"path": path, "httponly": True, "samesite": "lax", "secure": is_https}
 
 
 def _in_place_of(session_id: str, registry: SessionRegistry, begin: Callable[[], Reply]) -> Reply:

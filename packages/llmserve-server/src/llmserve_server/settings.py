@@ -49,8 +49,8 @@ class _CoreSettings(BaseSettings):
     )
     engine: EngineKind = Field(
         default="auto",
-        description="Scheduler of the simulator; all give the same numbers. auto: the fastest installed, and plain Python "
-        "until that is compiled; with numba the first steps wait for the compiler.",
+        description="Scheduler of the simulator; all give the same numbers. auto: plain Python until "
+        "the compiled kernel is ready, then that. numba: the first steps wait for the compiler.",
     )
     host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a container that listens only on loopback cannot be reached
@@ -91,15 +91,16 @@ class _CoreSettings(BaseSettings):
         ge=1,
         le=100_000,
         description="Sessions in memory at once that one network address began, over whatever transport; unset: a "
-        "quarter of the places. This machine has no share. On a Space (SPACE_ID), where all callers have the proxy's "
-        "address, unset means that at capacity the sessions beyond the share yield after seconds.",
+        "quarter of the places. Callers on the server's machine have no such limit. On a Space (SPACE_ID), where all callers have the proxy's "
+        "address, unset means that at capacity the sessions beyond the share yield after five idle seconds.",
         json_schema_extra={"unit": "sessions"},
     )
     forwarded_allow_ips: str | None = Field(
         default=None,
         min_length=1,
         description="Proxies whose X-Forwarded-For is believed, as addresses or networks with commas between them; "
-        "uvicorn reads the same variable. Unset: none is believed; *: all are, so that callers may make up their address.",
+        "uvicorn reads the same variable. Unset: none is believed; *: all are, so that callers may make up their address. "
+        "X-Forwarded-Prefix is believed from the same proxies; unset: from 127.0.0.1.",
         validation_alias=AliasChoices("FORWARDED_ALLOW_IPS"),
     )
     space_id: str | None = Field(

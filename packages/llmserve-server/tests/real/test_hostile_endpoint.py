@@ -108,15 +108,10 @@ def test_a_url_with_a_password_works_and_is_logged_nowhere(
     say: Any,
     level: Any,
     capfd: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
 ) -> None:
-    root = logging.getLogger()
-    kept = root.handlers[:], root.level
-    request.addfinalizer(lambda: (root.handlers.__setitem__(slice(None), kept[0]), root.setLevel(kept[1])))
     configure_logging(Settings(log_level=level))
     for name in ("httpx", "httpx2", "openai"):  # as a host that wants these lines sets them
         logging.getLogger(name).setLevel(logging.DEBUG)
-        request.addfinalizer(lambda name=name: logging.getLogger(name).setLevel(logging.NOTSET))
     endpoint.script = say.tokens(2)
     secret = SecretStr(_with_password(endpoint.url) + "?api-key=s3cr-t")
     ask(config(endpoint.url, base_url=secret))

@@ -25,7 +25,7 @@ def settings(**given: object) -> Settings:
 @contextmanager
 def listening(chosen: Settings) -> Iterator[str]:
     """Serve on a free port of this machine; yield the URL."""
-    server = uvicorn.Server(uvicorn.Config(create_app(chosen), host="127.0.0.1", port=0, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(create_app(chosen), host="127.0.0.1", port=0, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     for _ in range(600):

@@ -18,7 +18,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from llmserve_server.middleware.paths import KEPT_PREFIX
+from llmserve_server.paths import KEPT_PREFIX
 from llmserve_server.settings import ROOT_PATH
 
 __all__ = ["PrefixMiddleware", "RestorePrefixMiddleware", "behind_proxies"]

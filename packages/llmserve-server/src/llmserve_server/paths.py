@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from starlette.types import Scope
+from collections.abc import Mapping
+from typing import Any, Final
 
 __all__ = ["KEPT_PREFIX", "PAGE", "is_page", "prefix_of", "route_path"]
 
@@ -13,7 +12,7 @@ KEPT_PREFIX: Final = "llmserve.prefix"
 """Key of a scope: the prefix that `PrefixMiddleware` has removed, until `RestorePrefixMiddleware` puts it back."""
 
 
-def route_path(scope: Scope) -> str:
+def route_path(scope: Mapping[str, Any]) -> str:
     """Return the path that routes are matched with."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "")
@@ -24,9 +23,10 @@ def route_path(scope: Scope) -> str:
     return path
 
 
-def prefix_of(scope: Scope) -> str:
+def prefix_of(scope: Mapping[str, Any]) -> str:
     """Return the prefix of a proxy, "" for none."""
-    return str(scope.get(KEPT_PREFIX) or scope.get("root_path", ""))
+    # The root path of a mounted application has the path of the mount at its end.
+    return str(scope.get(KEPT_PREFIX) or scope.get("app_root_path", scope.get("root_path", "")))
 
 
 def is_page(path: str) -> bool:
