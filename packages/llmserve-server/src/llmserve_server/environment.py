@@ -7,7 +7,7 @@ open, and resumed after it has closed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any, NoReturn
@@ -23,8 +23,9 @@ from llmserve_server import task_api
 from llmserve_server.__about__ import __version__
 from llmserve_server.callers import current_scope
 from llmserve_server.dispatch import Dispatcher
-from llmserve_server.errors import Busy, EpisodeState, ServiceError
+from llmserve_server.errors import Busy, EpisodeState, ServiceError, UnknownSession
 from llmserve_server.fast_path import current_fast_path
+from llmserve_server.paths import route_path
 from llmserve_server.rubric import RewardRubric
 from llmserve_server.sessions import Reply, SessionRegistry
 from llmserve_server.settings import DOCUMENTATION_URL
@@ -80,7 +81,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
         """Start an episode and return its first observation."""
         try:
             arguments = self._reset_arguments(seed, episode_id, options)
-            return self._taken(self._registry.reset(**arguments))
+            return self._taken(self._reset_now(**arguments))
         except Exception as error:  # noqa: BLE001 - OpenEnv shows the caller the text of any exception
             _refuse(error)
 
@@ -90,7 +91,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
         """Do what `reset` does without making other sessions wait."""
         try:
             arguments = self._reset_arguments(seed, episode_id, options)
-            taken = self._taken(await self._dispatcher.run(self._registry.reset, **arguments))
+            taken = self._taken(await self._dispatcher.run(self._reset_now, **arguments))
         except Exception as error:  # noqa: BLE001
             _refuse(error)
         self._use_fast_path()
@@ -127,9 +128,16 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
         try:
             reply = await self._dispatcher.step(self._session(), action.to_action(), step_index_of(action))
             self.rubric.see(reply.observation)
-            return to_wire(reply.observation)
         except Exception as error:  # noqa: BLE001
             _refuse(error)
+        self._use_fast_path()  # a socket may have been attached to an environment that has an episode
+        return to_wire(reply.observation)
+
+    async def bring_back(self) -> None:
+        """Load the session's episode in a thread if it has left memory, so that `state` need not wait for it."""
+        if self._session_id is not None and not self._registry.is_idle(self._session_id):
+            with suppress(ServiceError):  # `state` meets it again
+                await self._dispatcher.run(self._registry.state, self._session_id)
 
     @property
     def mcp_client(self) -> ToolClient:
@@ -231,6 +239,15 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
             request["session_id"] = self._session_id
         return request | self._caller()
 
+    def _reset_now(self, **arguments: Any) -> Reply:
+        """Reset this environment's session, or a new one if the store has pruned it."""
+        try:
+            return self._registry.reset(**arguments)
+        except UnknownSession:
+            if arguments["session_id"] != self._session_id or arguments["resume"]:
+                raise
+            return self._registry.reset(**(arguments | {"session_id": None}))
+
     def _use_fast_path(self) -> None:
         """Tell this socket, if there is one, that it has a session now."""
         fast_path = current_fast_path.get()
@@ -240,7 +257,7 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
     def _caller(self) -> dict[str, Any]:
         """Return what a new session is told of its caller: the transport, and the network address."""
         scope = current_scope.get()
-        transport = "mcp" if scope is not None and scope["path"] == "/mcp" else "websocket"
+        transport = "mcp" if scope is not None and route_path(scope) == "/mcp" else "websocket"
         return {"transport": transport, "address": self._registry.callers.of(scope).address}
 
     def _taken(self, reply: Reply) -> WireObservation:

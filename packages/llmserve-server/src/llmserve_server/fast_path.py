@@ -19,6 +19,8 @@ from llmserve_sim.schema import ServeAction, ServeObservation, parse_action
 
 __all__ = ["FastPath", "Stepper", "current_fast_path"]
 
+_HEAD: Final = 40
+"""Characters in which a frame without data names its type."""
 _STEPS: Final = ('{"type":"step"', '{"type": "step"')
 """The usual beginnings of a step's frame; frames spelt otherwise go to OpenEnv's handler."""
 _REPORT_EVERY_S: Final = 20.0
@@ -30,6 +32,10 @@ class Stepper(Protocol):
 
     async def step_now(self, action: ServeAction, step_index: int | None) -> ServeObservation | None:
         """Step if that would not wait, else return None. Raises a `ServiceError` if the step is refused."""
+        ...
+
+    async def bring_back(self) -> None:
+        """Load the session's episode if it has left memory, since OpenEnv's handler reads the state in the loop."""
         ...
 
     def close(self) -> None:
@@ -53,7 +59,11 @@ class FastPath:
 
     async def answer(self, text: str) -> str | None:
         """Return the answer to a frame, or None if OpenEnv's handler must answer it."""
-        if self.environment is None or not text.startswith(_STEPS):
+        if self.environment is None:
+            return None
+        if not text.startswith(_STEPS):
+            if '"state"' in text[:_HEAD]:
+                await self.environment.bring_back()
             return None
         now = monotonic()
         if now - self._reported >= _REPORT_EVERY_S:

@@ -21,6 +21,8 @@ __all__ = ["Hosts"]
 _PRIVATE: Final = (".local", ".localhost", ".internal", ".home.arpa", ".test")
 """Suffixes that no public DNS server answers for: RFC 6761, RFC 6762, RFC 8375, and ICANN's reservation of .internal."""
 _SPACES: Final = ".hf.space"
+_MOST_LETTERS: Final = 300
+"""Longest ``Host`` header that is looked at; a name has at most 253 letters (RFC 1035)."""
 _ORIGIN: Final = re.compile(r"https?://([^/@?#]+)")
 
 
@@ -39,8 +41,11 @@ class Hosts:
         self._below = tuple(name[1:] for name in named if name.startswith("*."))
         self._exact = frozenset(name for name in named if not name.startswith("*"))
         self._machine = socket.gethostname().lower()
-        self.goes_by = lru_cache(maxsize=1024)(self._goes_by)
-        """Return whether a ``Host`` header names this server; a page's requests all carry the same."""
+        self._cached = lru_cache(maxsize=1024)(self._goes_by)  # a page's requests all carry the same
+
+    def goes_by(self, host: str | bytes) -> bool:
+        """Return whether a ``Host`` header names this server."""
+        return len(host) <= _MOST_LETTERS and self._cached(host)
 
     def trusts(self, origin: str, hosts: Iterable[str]) -> bool:
         """Return whether an ``Origin`` is this server's own page, reached under one of `hosts`, or a named one's."""

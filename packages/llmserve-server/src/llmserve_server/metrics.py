@@ -86,6 +86,7 @@ class Metrics:
         self.sent = {outcome: self._messages.labels(outcome).inc for outcome in ("ok", "error")}
         """Counts one message sent over a socket, by outcome."""
         self._last: dict[str, ServeObservation] = {}
+        self._most_kept = 2 * registry.stats().places
         self._tokens: defaultdict[str, float] = defaultdict(float)
         self._preemptions: Counter[str] = Counter()
         self._page.register(_Sessions(registry))
@@ -99,6 +100,8 @@ class Metrics:
         """Count one step. Call it only on the event loop's thread."""
         self._steps.observe(seconds)
         self._last[session_id] = observation
+        if len(self._last) > self._most_kept:  # nobody asks for the page, which forgets the sessions that left
+            self._shown()
         task_id = observation.task_id
         self._tokens[task_id] += observation.throughput_tps * _window_s(task_id)
         forced = observation.metadata.get("window", {}).get("forced_evictions", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -165,6 +166,39 @@ def test_head_needs_the_token_and_is_logged_as_what_it_was(serve: Callable[..., 
     with structlog.testing.capture_logs() as lines:
         client.head("/tasks", headers={"Authorization": f"Bearer {TOKEN}"})
     assert [(line["method"], line["route"], line["status"]) for line in lines] == [("HEAD", "/tasks", 200)]
+
+
+def test_made_up_methods_and_callers_who_left_have_labels_of_their_own(serve: Callable[..., TestClient]) -> None:
+    client = serve()
+    client.request("BREW", "/tasks")
+
+    async def leave() -> None:
+        async def receive() -> dict[str, str]:
+            return {"type": "http.disconnect"}
+
+        async def send(message: object) -> None:
+            raise AssertionError(message)
+
+        headers = [(b"host", b"localhost"), (b"content-length", b"9")]
+        scope = {"type": "http", "method": "POST", "path": "/step", "headers": headers, "client": ("127.0.0.1", 1)}
+        await client.app(scope, receive, send)
+
+    asyncio.run(leave())
+    page = client.get("/metrics").text
+    assert "BREW" not in page
+    assert 'method="other"' in page
+    assert 'method="POST",route="unmatched",status="499"' in page
+    assert 'status="500"' not in page
+
+
+def test_metrics_keep_no_more_windows_than_there_can_be_sessions(serve: Callable[..., TestClient]) -> None:
+    client = serve(max_concurrent_envs=2)
+    for seed in range(12):
+        named = {"X-Session-Id": client.post("/reset", json={"seed": seed}).json()["session_id"]}
+        assert client.post("/step", json={"action": {}}, headers=named).status_code == 200
+        assert client.delete("/session", headers=named).status_code == 204
+        client.cookies.clear()
+    assert len(client.app.state.metrics._last) <= 4  # type: ignore[attr-defined]
 
 
 def test_logs_hold_no_secret(serve: Callable[..., TestClient], caplog: pytest.LogCaptureFixture) -> None:

@@ -67,6 +67,22 @@ def limits(app: App | None = None, **settings: Any) -> LimitsMiddleware:
     return LimitsMiddleware(app or App(), Settings(**settings))
 
 
+@pytest.mark.parametrize("header", [(b"content-length", b"9"), (b"transfer-encoding", b"chunked")])
+def test_a_body_that_never_begins_is_refused_after_its_time(header: tuple[bytes, bytes]) -> None:
+    sent: list[Message] = []
+
+    async def never() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/step", "headers": [header]}
+    asyncio.run(limits(body_timeout_s=0.1)(scope, never, send))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["error"]["code"]) == (408, "too_slow")
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_body_without_a_length_is_refused_where_it_passes_the_bound(path: str) -> None:
     app = App()

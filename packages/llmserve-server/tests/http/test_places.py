@@ -76,6 +76,18 @@ def test_a_silent_socket_that_was_never_reset_is_closed_and_others_are_not(serve
         assert call(busy, "step", {})["done"] is False
 
 
+def test_a_socket_that_is_attached_to_an_episode_is_not_taken_for_one_without(serve: Serve) -> None:
+    client = serve(reset_within_s=1)
+    session_id = client.post("/mcp", json=CREATE).json()["result"]["session_id"]
+    with client.websocket_connect(f"/ws?session_id={session_id}") as first:
+        call(first, "reset", {"seed": 1})
+    with client.websocket_connect(f"/ws?session_id={session_id}") as again, client.websocket_connect("/ws") as silent:
+        assert call(again, "step", {})["observation"]["step_index"] == 1
+        with pytest.raises(WebSocketDisconnect):
+            silent.receive_json()
+        assert call(again, "step", {})["observation"]["step_index"] == 2
+
+
 def test_a_socket_that_talks_is_not_closed_before_its_reset(serve: Serve) -> None:
     client = serve(reset_within_s=1)
     with client.websocket_connect("/ws") as socket:

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from llmserve_server.app import create_app
 from llmserve_server.middleware.prefix import behind_proxies
@@ -44,6 +45,23 @@ def below(page: FastAPI) -> Ask:
 def test_redirects_stay_below_the_prefix(below: Ask, kept: str, path: str) -> None:
     reply = below().get(kept + path, follow_redirects=False)
     assert (reply.status_code, reply.headers["location"]) == (307, f"{PREFIX}/web/")
+
+
+@pytest.mark.parametrize("kept", ["", PREFIX])
+def test_the_socket_at_mcp_speaks_json_rpc_below_a_prefix_too(below: Ask, kept: str) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"session_id": [1]}}
+    with below(host="space.example").websocket_connect(f"{kept}/mcp") as socket:
+        socket.send_json(call)
+        assert socket.receive_json()["error"]["data"]["field"] == "params.session_id"
+
+
+@pytest.mark.parametrize("path", ["/ws", "/mcp", "/grader", "/reset", "/web/"])
+def test_a_path_with_a_line_end_is_no_route(below: Ask, path: str) -> None:
+    """Starlette's patterns match it, and the layers before them would not know it."""
+    client = below(None)
+    assert client.post(f"{path}%0A").status_code == 404
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(f"{path}%0A"):
+        raise AssertionError
 
 
 def test_the_prefix_without_a_slash_leads_to_the_page_too(below: Ask) -> None:

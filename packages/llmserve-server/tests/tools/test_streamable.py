@@ -83,6 +83,57 @@ def test_an_address_has_its_share_over_mcp_too(serve: Callable[..., TestClient])
     assert ask(client, hello(client), "reset", {"seed": 1})["structuredContent"]["error"]["code"] == "at_capacity"
 
 
+def test_a_session_is_ended_without_a_place(serve: Callable[..., TestClient]) -> None:
+    client = serve(max_concurrent_envs=1, yield_after_s=0)
+    sessions = [hello(client) for _ in range(2)]
+    for session in sessions:  # the second takes the place of the first
+        assert not ask(client, session, "reset", {"seed": 1})["isError"]
+    assert client.delete("/mcp", headers={"Mcp-Session-Id": sessions[0]}).status_code == 204
+    assert client.delete("/mcp", headers={"Mcp-Session-Id": sessions[0]}).status_code == 404
+    assert not ask(client, sessions[1], "observe", {})["isError"]
+
+
+def test_hellos_of_one_address_do_not_push_out_anothers_session(
+    serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmserve_server.tools.streamable._MOST_SESSIONS", 8)
+    client = serve()
+    mine = hello(client)
+    client.headers["X-Forwarded-For"] = "203.0.113.7"
+    for _ in range(20):
+        hello(client)
+    assert len(client.app.state.mcp) == 8  # type: ignore[attr-defined]
+    del client.headers["X-Forwarded-For"]
+    assert not ask(client, mine, "reset", {"seed": 1})["isError"]
+
+
+def test_a_reset_after_the_store_has_pruned_the_session_begins_one(serve: Callable[..., TestClient]) -> None:
+    client = serve()
+    session = hello(client)
+    with client.websocket_connect("/ws") as socket:
+        for _ in range(2):
+            assert not ask(client, session, "reset", {"seed": 1})["isError"]
+            socket.send_json({"type": "reset", "data": {"seed": 1}})
+            assert socket.receive_json()["type"] == "observation"
+            registry = client.app.state.registry  # type: ignore[attr-defined]
+            for found in registry.open_sessions():
+                registry.close(found.session_id)
+            assert registry._store.prune(float("inf"), 100) == 2
+
+
+def test_a_session_that_is_brought_back_says_that_waiting_knobs_are_lost(
+    serve: Callable[..., TestClient], tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path / 'episodes.db'}"
+    first = serve(store_url=store)
+    session = hello(first)
+    ask(first, session, "reset", {"seed": 7})
+    ask(first, session, "set_knobs", {"batch_cap": 7})
+    second = serve(store_url=store)
+    said = [ask(second, session, "advance", {"windows": 1})["content"][0]["text"] for _ in range(2)]
+    assert ["knobs that were set and not run yet are lost" in text for text in said] == [True, False]
+
+
 def test_an_episode_goes_on_after_the_process_has_ended(serve: Callable[..., TestClient], tmp_path: Path) -> None:
     """Another process with the same store answers to the same Mcp-Session-Id."""
     store = f"sqlite:///{tmp_path / 'episodes.db'}"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gradio.context import LocalContext
 
-from llmserve_server.errors import AtCapacity
+from llmserve_server.errors import AtCapacity, EpisodeState
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.ui.controller import HOLD, PageController
 from llmserve_server.ui.playground import Visitors, VisitorsEnvironment
@@ -46,6 +46,12 @@ def test_visitors_are_told_apart_by_their_pages_and_addresses(registry: SessionR
 def visitors(registry: SessionRegistry) -> Visitors:
     """What stands behind OpenEnv's tab."""
     return Visitors(lambda: VisitorsEnvironment(registry, visitor_address(registry.callers)))
+
+
+def test_an_event_that_names_no_page_reaches_no_environment(visitors: Visitors) -> None:
+    """Else all who send none would share one."""
+    with event_of(""), pytest.raises(EpisodeState):
+        visitors.get_state()
 
 
 def test_in_openenvs_tab_nobody_steps_or_sees_anothers_episode(visitors: Visitors) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmserve_agents.tools import tables
@@ -50,6 +50,8 @@ class Toolbox:
         """The configuration that was set and has not run yet."""
         self._told: ServeObservation | None = None
         """The last window that an answer showed."""
+        self.note = ""
+        """A sentence to put before the text of the next answer."""
         self._untold: list[ServeObservation] = []
         """Windows that ran in a call that then failed."""
 
@@ -64,6 +66,8 @@ class Toolbox:
         if not isinstance(given, Mapping):
             raise InvalidInputError("arguments", "must be an object", got=given)
         answer: Answer = getattr(self, f"_{tool.name}")(given)
+        if self.note:
+            answer, self.note = replace(answer, text=f"{self.note}\n{answer.text}"), ""
         return answer
 
     def _tasks(self, arguments: Mapping[str, Any]) -> Answer:

@@ -55,10 +55,7 @@ class LimitsMiddleware:
         most_values = self._most_values if path == _GRADER else None
         body: _Body | None = None
         try:
-            length = dict(scope["headers"]).get(b"content-length", b"")
-            if length.isdigit() and (len(length) > _MOST_DIGITS or int(length) > bound):
-                raise TooLarge.of_bytes("body", bound)
-            message = await receive()
+            message = await self._first(scope, receive, bound)
             if message["type"] == "http.request":
                 piece = message.get("body", b"")
                 if message.get("more_body"):
@@ -87,20 +84,25 @@ class LimitsMiddleware:
             return min(_PAGE_BYTES, self._settings.max_body_bytes)
         return self._settings.max_body_bytes
 
+    async def _first(self, scope: Scope, receive: Receive, bound: int) -> Message:
+        """Return the first piece of the body, unless its declared length is over the bound."""
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and (len(length) > _MOST_DIGITS or int(length) > bound):
+            raise TooLarge.of_bytes("body", bound)
+        if length or b"transfer-encoding" in headers:
+            return await self._in_time(receive, asyncio.get_running_loop().time(), 0)
+        return await receive()  # it is there: the request has no body
+
     async def _rest(self, body: _Body, piece: bytes, receive: Receive) -> Message:
         """Read the rest of a body in several pieces, and return it as one message, or the client's disconnect."""
         body.count(piece)
         body.keep(piece)
         self._hold(body)
         loop = asyncio.get_running_loop()
-        start, patience = loop.time(), self._settings.body_timeout_s
+        start = loop.time()
         while True:
-            try:
-                async with asyncio.timeout_at(start + patience + body.size / _RATE):
-                    message = await receive()
-            except TimeoutError:
-                bound = f"within {patience:g} seconds and one more for each {_RATE // 1024} KiB"
-                raise TooSlow(f"body: must arrive {bound}", field="body", bound=bound) from None
+            message = await self._in_time(receive, start, body.size)
             if message["type"] != "http.request":
                 return message
             piece = message.get("body", b"")
@@ -109,6 +111,16 @@ class LimitsMiddleware:
             self._hold(body)
             if not message.get("more_body"):
                 return {"type": "http.request", "body": body.whole(), "more_body": False}
+
+    async def _in_time(self, receive: Receive, start: float, size: int) -> Message:
+        """Receive the next piece of a body that began to arrive at `start`, and of which `size` bytes are here."""
+        patience = self._settings.body_timeout_s
+        try:
+            async with asyncio.timeout_at(start + patience + size / _RATE):
+                return await receive()
+        except TimeoutError:
+            bound = f"within {patience:g} seconds and one more for each {_RATE // 1024} KiB"
+            raise TooSlow(f"body: must arrive {bound}", field="body", bound=bound) from None
 
     def _hold(self, body: _Body) -> None:
         """Account for what has arrived of `body`; refuse it if all bodies together are too large."""

@@ -18,6 +18,8 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from llmserve_server.errors import ServiceError
+from llmserve_server.middleware.refusal import refuse
 from llmserve_server.paths import KEPT_PREFIX
 from llmserve_server.settings import ROOT_PATH
 
@@ -70,6 +72,9 @@ class PrefixMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or socket."""
         if scope["type"] in {"http", "websocket"}:
+            if "\n" in scope["path"]:  # Starlette's patterns would match it without its last line's end
+                await refuse(ServiceError("Not Found", code="not_found"), scope, send, status=404)
+                return
             prefix = self._prefix(scope)
             if prefix:
                 scope["path"] = _below(prefix, scope["path"])

@@ -21,6 +21,10 @@ __all__ = ["TelemetryMiddleware"]
 
 _ERROR_FRAME: Final = ('{"type":"error"', '{"type": "error"')
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Methods that are named in metrics and logs; a caller may make up others."""
+_GONE: Final = 499
+"""Status that is counted for a request whose client left before it could be answered, as nginx does."""
 _HEADER: Final = b"x-request-id"
 _log = structlog.get_logger("llmserve_server")
 _stdlib_log = logging.getLogger("llmserve_server")
@@ -46,7 +50,7 @@ class TelemetryMiddleware:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         request_id = _request_id(scope)
-        status = 500
+        status = 0
 
         async def observed_send(message: Message) -> None:
             nonlocal status
@@ -57,11 +61,14 @@ class TelemetryMiddleware:
 
         try:
             await self._app(scope, receive, observed_send)
+            status = status or _GONE
         finally:
+            status = status or 500  # it raised before it answered
             took_s = time.perf_counter() - start
             route = _route(scope)
-            self._metrics.request(scope["method"], route, status, took_s)
-            self._say(scope["method"], route, status, took_s, request_id)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.request(method, route, status, took_s)
+            self._say(method, route, status, took_s, request_id)
 
     def _say(self, method: str, route: str, status: int, took_s: float, request_id: bytes) -> None:
         is_quiet = route in _QUIET and status < 500

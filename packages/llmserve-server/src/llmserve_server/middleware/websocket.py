@@ -71,7 +71,8 @@ class WebSocketMiddleware:
             lambda: self._reset_within_s if fast_path.environment is None else self._idle_timeout_s,
             partial(_hang_up, send),
         )
-        answer = _rpc_frame if scope["path"] == "/mcp" else _error_frame
+        is_rpc = scope["path"] == "/mcp"  # the routes put a proxy's prefix back into the path
+        answer = _rpc_frame if is_rpc else _error_frame
 
         async def guarded_receive() -> Message:
             while True:
@@ -87,12 +88,12 @@ class WebSocketMiddleware:
                     await send({"type": "websocket.send", "text": answer(*problem)})
                     continue
                 try:
-                    step = None if scope["path"] == "/mcp" else await fast_path.answer(str(text))
+                    step = None if is_rpc else await fast_path.answer(str(text))
                 except Exception as error:  # noqa: BLE001 - answered as OpenEnv's handler would answer it
                     _log.error("request_failed", exc_info=error)
                     step = _error_frame("EXECUTION_ERROR", _defect())
                 if step is None:
-                    step = _unhandled(str(text), is_rpc=scope["path"] == "/mcp")
+                    step = _unhandled(str(text), is_rpc=is_rpc)
                 if step is None:
                     return message
                 await send({"type": "websocket.send", "text": step})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 from llmserve_agents.tools import Forecast
 from llmserve_agents.tools.episode import catalogue
-from llmserve_server.errors import EpisodeState
+from llmserve_server.errors import EpisodeState, UnknownSession
 from llmserve_server.sessions import SessionRegistry, Transport
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
@@ -35,7 +36,8 @@ class RegistryEpisode:
     ) -> None:
         self._registry = registry
         self._transport: Transport = transport
-        self._address = address
+        self.address = address
+        """The caller's network address; None for this machine."""
         self._new_session_id = new_session_id
         self.session_id: str | None = None
         """The session; None before the first reset."""
@@ -49,14 +51,12 @@ class RegistryEpisode:
 
     def reset(self, task_id: str, seed: int | None) -> ServeObservation:
         """Start an episode, in a new session or in the present one."""
-        reply = self._registry.reset(
-            task_id,
-            seed,
-            session_id=self.session_id,
-            transport=self._transport,
-            address=self._address,
-            new_session_id=None if self.session_id is not None else self._new_session_id,
-        )
+        begin = partial(self._registry.reset, task_id, seed, transport=self._transport, address=self.address)
+        try:
+            reply = begin(session_id=self.session_id, new_session_id=self._id_of_a_new_session)
+        except UnknownSession:  # the store has pruned it
+            self.session_id = None
+            reply = begin(new_session_id=self._id_of_a_new_session)
         self.session_id = reply.session_id
         return reply.observation
 
@@ -96,6 +96,10 @@ class RegistryEpisode:
         """Remove the session from memory; it stays in the store."""
         if self.session_id is not None:
             self._registry.close(self.session_id)
+
+    @property
+    def _id_of_a_new_session(self) -> str | None:
+        return self._new_session_id if self.session_id is None else None
 
     def _session(self) -> str:
         if self.session_id is None:

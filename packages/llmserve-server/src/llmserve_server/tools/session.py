@@ -45,6 +45,10 @@ class ToolSession:
             for tool in self._toolbox.tools()
         ]
 
+    def note(self, text: str) -> None:
+        """Put a sentence before the text of the next answer."""
+        self._toolbox.note = text
+
     async def call(self, name: object, arguments: object) -> Answer:
         """Call a tool; a refusal is an answer too. A call that has begun ends, even if its caller has left."""
         async with self._lock:

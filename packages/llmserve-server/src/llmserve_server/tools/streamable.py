@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,7 +30,7 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 _MOST_SESSIONS: Final = 2048
-"""Sessions that are remembered between calls; the one that was not used for longest goes first."""
+"""Sessions that are remembered between calls, all addresses' together."""
 _INSTRUCTIONS: Final = (
     "Operate a simulated fleet of GPUs that serves a large language model. Call `reset` to start an episode, then "
     "`set_knobs` and `advance` until no windows are left, and `grade` at the end. `tasks` lists the tasks, `forecast` "
@@ -85,6 +85,8 @@ class McpSessions:
         self._monotonic = monotonic
         self._sessions: OrderedDict[str, tuple[ToolSession, float]] = OrderedDict()
         """By id, the one used longest ago first, with the time of its last use."""
+        self._counts: Counter[str | None] = Counter()
+        """How many of them each address began."""
         self._deleted: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -110,19 +112,27 @@ class McpSessions:
 
     async def delete(self, session_id: str | None) -> None:
         """End a session. Its episode stays in the store; raises `RpcError` if there is none."""
-        session = await self._session(session_id, None)
-        assert session_id is not None
-        self._sessions.pop(session_id, None)
+        if session_id is None:
+            raise _unnamed()
+        known = self._forget(session_id)
+        if session_id in self._deleted:
+            raise _unknown()
+        try:
+            await self._dispatcher.run(self._registry.leave, session_id)  # which needs no place
+        except UnknownSession:
+            if known is None:
+                raise _unknown() from None
+        except ServiceError as error:
+            raise RpcError(INVALID_REQUEST, error.message, status=error.status) from error
         self._deleted[session_id] = None
         while len(self._deleted) > _MOST_SESSIONS:
             self._deleted.popitem(last=False)
-        session.episode.close()
 
     def forget_idle(self) -> None:
         """Forget the sessions that have been idle. Those with an episode come back from the store when used."""
         since = self._monotonic() - self._idle_s
         while self._sessions and next(iter(self._sessions.values()))[1] <= since:
-            self._sessions.popitem(last=False)
+            self._forget(next(iter(self._sessions)))
 
     def _initialize(self, request_id: object, params: Mapping[str, Any], address: str | None) -> McpReply:
         if request_id is None:
@@ -142,7 +152,7 @@ class McpSessions:
     async def _session(self, session_id: str | None, address: str | None) -> ToolSession:
         """Return a session that is remembered here, or whose episode is in the store."""
         if session_id is None:
-            raise RpcError(INVALID_REQUEST, "Mcp-Session-Id: is required: initialize first", status=400)
+            raise _unnamed()
         found = self._sessions.get(session_id)
         session = self._new(session_id, address) if found is None else found[0]
         if found is None:
@@ -155,6 +165,7 @@ class McpSessions:
             except ServiceError as error:
                 raise RpcError(INVALID_REQUEST, error.message, status=error.status) from error
             session.episode.session_id = session_id
+            session.note("This session was brought back from the store: knobs that were set and not run yet are lost.")
         self._remember(session_id, session)
         return session
 
@@ -163,10 +174,23 @@ class McpSessions:
         return ToolSession(episode, self._dispatcher)
 
     def _remember(self, session_id: str, session: ToolSession) -> None:
+        if session_id not in self._sessions:
+            self._counts[session.episode.address] += 1
         self._sessions[session_id] = (session, self._monotonic())
         self._sessions.move_to_end(session_id)
-        while len(self._sessions) > _MOST_SESSIONS:
-            self._sessions.popitem(last=False)
+        if len(self._sessions) > _MOST_SESSIONS:  # the address with the most gives up its own, the oldest first
+            most = self._counts.most_common(1)[0][0]
+            self._forget(next(key for key, (kept, _) in self._sessions.items() if kept.episode.address == most))
+
+    def _forget(self, session_id: str) -> ToolSession | None:
+        found = self._sessions.pop(session_id, None)
+        if found is None:
+            return None
+        address = found[0].episode.address
+        self._counts[address] -= 1
+        if not self._counts[address]:
+            del self._counts[address]
+        return found[0]
 
 
 def rpc_error(code: int, message: str, request_id: object = None) -> dict[str, Any]:
@@ -212,6 +236,10 @@ def _is_id(value: object) -> bool:
 
 def _success(request_id: object, result: dict[str, Any]) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": request_id, "result": result}
+
+
+def _unnamed() -> RpcError:
+    return RpcError(INVALID_REQUEST, "Mcp-Session-Id: is required: initialize first", status=400)
 
 
 def _unknown() -> RpcError:

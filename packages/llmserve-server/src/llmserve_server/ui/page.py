@@ -19,6 +19,7 @@ from llmserve_agents.policy import AGENTS
 from llmserve_server.ui import theme
 from llmserve_server.ui.controller import PageController
 from llmserve_server.ui.gate import PageGate
+from llmserve_server.ui.gradio_log import quiet_gradio
 from llmserve_server.ui.handlers import Handlers
 from llmserve_server.ui.layout import Layout
 from llmserve_server.ui.login import add_login
@@ -60,6 +61,7 @@ def serve(app: FastAPI, registry: SessionRegistry, settings: Settings, access: A
     app.add_api_route("/favicon.ico", _icon, methods=["GET"], include_in_schema=False)
     if access is not None and access.required:
         add_login(app, access)
+    quiet_gradio()
     gr.mount_gradio_app(
         app,
         blocks(registry, settings),

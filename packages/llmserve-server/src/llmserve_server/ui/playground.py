@@ -109,6 +109,8 @@ class Visitors(web_interface.WebInterfaceManager):
 
     def _manager(self) -> web_interface.WebInterfaceManager:
         key = visitor_key()
+        if not key:  # one environment for all who name none would be everybody's
+            raise EpisodeState("the page names itself by its session_hash: open it in a browser")
         with self._turn:
             manager = self._managers.get(key)
             if manager is None:
