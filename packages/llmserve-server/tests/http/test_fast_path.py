@@ -46,6 +46,9 @@ class Walker:
         self.steps.append((action, step_index))
         return self.env.step(action)
 
+    async def bring_back(self) -> None:
+        """Load nothing."""
+
     def close(self) -> None:
         """Hold nothing."""
 
