@@ -143,8 +143,8 @@ def test_2_every_block_in_use_belongs_to_a_running_request(workload: Workload) -
         engine.step(plan)
         for replica in engine.replicas:
             running = replica.decoding + replica.prefilling
-            assert replica.used == sum(r.blocks for r in running) <= replica.pool
-            assert 0 <= replica.cached <= replica.num_free_blocks
+            assert replica.kv.used == sum(r.blocks for r in running) <= replica.kv.pool
+            assert 0 <= replica.kv.cached <= replica.kv.num_free
             assert all(r.blocks * BLOCK_TOKENS >= r.target for r in replica.prefilling)
             assert all(r.blocks * BLOCK_TOKENS >= r.stored for r in replica.decoding)
             waiting = [r for line in replica.resumed + replica.fresh for r in line]
@@ -202,10 +202,7 @@ def test_4_nothing_reacts_before_its_cause(make_engine: MakeEngine, workload: Wo
         workload.seed,
         workload.fleet,
         workload.slo,
-        with_traffic(
-            workload.traffic,
-            **{f.name: getattr(workload.traffic, f.name)[:keep] for f in fields(workload.traffic)},
-        ),
+        workload.traffic[:keep],
         workload.plans[: max(1, len(workload.plans) // 2)],
     )
     missing = workload.traffic.arrival_ps[keep:]

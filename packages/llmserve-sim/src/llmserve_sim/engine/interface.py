@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from llmserve_sim.engine.prefixes import Prefixes
+
     Ints = NDArray[np.int64]
 
 __all__ = [
@@ -76,9 +78,17 @@ class Traffic:
     output: Ints
     priority: Ints
     tenant: Ints
+    prefixes: Prefixes | None = None
+    """What the requests have in common. With it KV blocks have identities and are found again by their hashes, as in
+    vLLM; without, hits follow the curve of `WindowPlan.hit_q10`."""
 
     def __len__(self) -> int:
         return len(self.arrival_ps)
+
+    def __getitem__(self, index: slice | Ints) -> Traffic:
+        """Return the requests at `index`, an ascending selection."""
+        columns = (self.arrival_ps, self.prompt, self.output, self.priority, self.tenant)
+        return Traffic(*(c[index] for c in columns), None if self.prefixes is None else self.prefixes[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +171,8 @@ class FleetSpec:
     """An arrival that finds this many unfinished requests in the fleet is rejected."""
     patience_ps: int
     """A request that still waits for its first token after this long is abandoned; 0: never."""
+    unhashed_blocks_first: bool = False
+    """Freed blocks without a hash are taken before all cached ones (vLLM 0.33), not in turn (0.19)."""
 
     @property
     def min_pool_blocks(self) -> int:
@@ -198,7 +210,7 @@ class WindowPlan:
     resized: bool
     """Whether the agent's action, not the co-tenant, changed the pool."""
     hit_q10: int = 0
-    """Largest share of a prompt that the prefix cache can hit, in 1/1024."""
+    """Largest share of a prompt that the prefix cache can hit, in 1/1024; unused where `Traffic.prefixes` is given."""
     hit_half_blocks: int = 1
     """Number of cached blocks at which half of that share is hit."""
     tokens_per_step: tuple[tuple[int, ...], ...]
@@ -236,6 +248,10 @@ class WindowStats:
     forced_evictions: int = 0
     """Preemptions because the co-tenant took the blocks; `preemptions` does not count them."""
     handovers: int = 0
+    prefix_tokens: int = 0
+    """Tokens of newly admitted requests that the prefix cache held, and that were not computed therefore."""
+    recovered_tokens: int = 0
+    """The same of requests admitted again after a preemption."""
     due: list[int] = field(default_factory=lambda: [0, 0])
     """Requests that finished, were abandoned or were rejected."""
     met: list[int] = field(default_factory=lambda: [0, 0])

@@ -22,7 +22,7 @@ def variants(workload: Workload) -> list[Traffic]:
         order = np.random.default_rng(index).permutation(len(base))
         dealt = with_traffic(base, prompt=base.prompt[order], output=base.output[order])
         kept = slice(0, max(1, len(base) - index))
-        traffics.append(Traffic(*(getattr(dealt, name)[kept] for name in Traffic.__dataclass_fields__)))
+        traffics.append(dealt[kept])
     return traffics
 
 

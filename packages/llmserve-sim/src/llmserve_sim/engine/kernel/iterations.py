@@ -77,6 +77,7 @@ from llmserve_sim.engine.kernel.layout import (
     S_LAST,
     S_NEXT,
     S_OUTPUT,
+    S_PREEMPTIONS,
     S_PRODUCED,
     S_PROMPT,
     S_READY,
@@ -100,6 +101,8 @@ from llmserve_sim.engine.kernel.layout import (
     W_HANDOVERS,
     W_ITERATIONS,
     W_PREEMPTIONS,
+    W_PREFIX_TOKENS,
+    W_RECOVERED_TOKENS,
     W_TTFT_SUM_PS,
 )
 from llmserve_sim.engine.kernel.linked import queue_clear, queue_pop, queue_push, ring_drop, ring_push
@@ -432,6 +435,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
                 c = a[s + S_PROMPT] * a[PLAN_HIT_Q10] * cached // (1024 * (cached + a[PLAN_HIT_HALF_BLOCKS]))
                 if c >= target:
                     c = target - 1
+                a[W_PREFIX_TOKENS if a[s + S_PREEMPTIONS] == 0 else W_RECOVERED_TOKENS] += c
             q = target - c
             if q > left:
                 q = left

@@ -11,6 +11,7 @@ import numpy as np
 
 from llmserve_sim.engine.future import check_future
 from llmserve_sim.engine.interface import PRIORITY, STANDARD, Progress
+from llmserve_sim.engine.reference.blocks import BlockHashes, CountedBlocks, HashedBlocks
 from llmserve_sim.engine.reference.costs import IterationCosts
 from llmserve_sim.engine.reference.ledger import Ledger
 from llmserve_sim.engine.reference.replica import Replica
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Iterable, Iterator
 
+    from llmserve_sim.engine.reference.blocks import KVBlocks
     from llmserve_sim.engine.interface import (
         FleetSpec,
         LatencySink,
@@ -56,7 +58,15 @@ class ReferenceEngine:
         self.plan: WindowPlan | None = None
         self.handovers: list[Handover] = []
         self.ledger = Ledger(slo, record=record)
-        self.replicas = [Replica(index, self.ledger, fleet.patience_ps) for index in range(fleet.replicas)]
+        self.hashes = None if traffic.prefixes is None else BlockHashes(traffic.prefixes)
+        self.replicas = [
+            Replica(index, self.ledger, fleet.patience_ps, self._new_blocks()) for index in range(fleet.replicas)
+        ]
+
+    def _new_blocks(self) -> KVBlocks:
+        if self.hashes is None:
+            return CountedBlocks()
+        return HashedBlocks(self.hashes, unhashed_first=self.fleet.unhashed_blocks_first)
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end."""
@@ -80,11 +90,15 @@ class ReferenceEngine:
 
     def fork(self, traffic: Traffic | None = None) -> Self:
         """Return an independent engine in the same state, with the same future or the one in `traffic`."""
-        shared = (self.fleet, self.costs, self.traffic, self.offered, self.plan)
+        shared = (self.fleet, self.costs, self.traffic, self.offered, self.hashes, self.plan)
         clone = copy.deepcopy(self, {id(part): part for part in shared})
         if traffic is not None:
             check_future(self.offered, traffic, self.progress(), self.now)
             clone.offered, clone.traffic = traffic, _rows(traffic)
+            if traffic.prefixes is not None:
+                clone.hashes = BlockHashes(traffic.prefixes)
+                for replica in clone.replicas:
+                    replica.kv.hashes = clone.hashes
             for request, _ in clone.unfinished():
                 request.output = min(int(traffic.output[request.id]), self.fleet.max_len - request.prompt)
         return clone
@@ -187,7 +201,7 @@ class ReferenceEngine:
         if last is None:
             self._set_roles(plan)
             for replica in self.replicas:
-                replica.pool = plan.pool_blocks
+                replica.kv.resize(plan.pool_blocks)
             return
         self._abandon_expired()
         if plan.tier != last.tier or plan.split != last.split:
@@ -233,7 +247,7 @@ class ReferenceEngine:
             for queue in replica.fresh:
                 fresh.extend(queue)
                 queue.clear()
-            replica.cached = 0
+            replica.kv.forget()
             replica.link_free_ps = self.now
             replica.ready_ps = max(replica.ready_ps, self.now) + stall_ps
         self._set_roles(plan)
@@ -250,9 +264,9 @@ class ReferenceEngine:
         stats.queue_depth = len(waiting)
         stats.running = sum(replica.running for replica in replicas)
         stats.prefilling = sum(len(replica.prefilling) for replica in replicas)
-        stats.used_blocks = sum(replica.used for replica in replicas)
-        stats.pool_blocks = sum(replica.pool for replica in replicas)
-        stats.cached_blocks = sum(replica.cached for replica in replicas)
+        stats.used_blocks = sum(replica.kv.used for replica in replicas)
+        stats.pool_blocks = sum(replica.kv.pool for replica in replicas)
+        stats.cached_blocks = sum(replica.kv.cached for replica in replicas)
         stats.oldest_wait_ps = max((self.now - r.arrival_ps for r in waiting_fresh), default=0)
 
 

@@ -62,6 +62,13 @@ class Ledger:
         stats.offered_tenant[request.tenant] += request.output
         stats.total_arrived += 1
 
+    def found(self, request: Request) -> None:
+        """Count the tokens of an admitted request that the prefix cache holds."""
+        if request.preemptions == 0:
+            self.stats.prefix_tokens += request.computed
+        else:
+            self.stats.recovered_tokens += request.computed
+
     def prefilled(self, request: Request, now: int) -> None:
         """Count the token that a prefill yields: the first, with its TTFT, or the next one after a preemption."""
         if request.first_ps < 0:

@@ -11,6 +11,7 @@ from llmserve_sim.engine.reference.request import Request, blocks_of
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.interface import WindowPlan
+    from llmserve_sim.engine.reference.blocks import KVBlocks
     from llmserve_sim.engine.reference.costs import IterationCosts
     from llmserve_sim.engine.reference.ledger import Ledger
 
@@ -36,6 +37,7 @@ class Replica:
     index: int
     ledger: Ledger
     patience_ps: int
+    kv: KVBlocks
     prefill_only: bool = False
     """Hands over every request that its first token does not finish."""
     decode_only: bool = False
@@ -49,13 +51,6 @@ class Replica:
     prefilling: list[Request] = field(default_factory=list)
     """In order of admission."""
 
-    pool: int = 0
-    """KV blocks in all."""
-    used: int = 0
-    """KV blocks that running requests hold."""
-    cached: int = 0
-    """Free KV blocks that still hold a reusable prefix. Any allocation may take them."""
-
     iteration: Iteration | None = None
     ready_ps: int = 0
     """End of the last stall; no iteration starts before it."""
@@ -63,11 +58,6 @@ class Replica:
     """The link to the decode replicas is busy until then."""
     counters: list[int] = field(default_factory=lambda: [0] * TENANTS)
     """Fixed-point tokens that each tenant's decoding requests have gained in lock-step; whole tokens are delivered."""
-
-    @property
-    def num_free_blocks(self) -> int:
-        """KV blocks that no running request holds; negative while the pool has become too small."""
-        return self.pool - self.used
 
     @property
     def running(self) -> int:
@@ -112,19 +102,6 @@ class Replica:
 
     # -- KV blocks -------------------------------------------------------------------------------------------------
 
-    def allocate(self, request: Request, blocks: int) -> None:
-        """Allocate KV blocks to `request`, so that it holds `blocks`; they are taken from the cached blocks last."""
-        self.used += blocks - request.blocks
-        request.blocks = blocks
-        self.cached = min(self.cached, self.num_free_blocks)
-
-    def free(self, request: Request, *, cache: bool) -> None:
-        """Free the KV blocks of `request`; with `cache` its prefix in them stays reusable."""
-        self.used -= request.blocks
-        if cache:
-            self.cached += request.blocks
-        request.blocks = 0
-
     def preempt(self, request: Request) -> None:
         """Preempt a running request: free its KV blocks and put it at the front of its queue, to be recomputed."""
         if request in self.decoding:
@@ -133,7 +110,7 @@ class Replica:
             self.prefilling.remove(request)
             if self.iteration is not None:
                 self.iteration.chunks = [chunk for chunk in self.iteration.chunks if chunk[0] is not request]
-        self.free(request, cache=False)
+        self.kv.free(request, reusable=False)
         request.computed = 0
         request.preemptions += 1
         queues = self.fresh if request.first_ps < 0 else self.resumed
@@ -145,10 +122,9 @@ class Replica:
 
     def set_pool(self, blocks: int, priority: bool) -> int:
         """Resize the KV pool and return the number of requests preempted to fit it."""
-        self.pool = blocks
-        self.cached = min(self.cached, max(self.num_free_blocks, 0))
+        self.kv.resize(blocks)
         victims = 0
-        while self.num_free_blocks < 0:
+        while self.kv.missing > 0:
             self.preempt(self.victim(priority))
             victims += 1
         return victims
@@ -178,13 +154,14 @@ class Replica:
             rates = [plan.tokens_per_step[tenant][depth] for tenant in range(TENANTS)]
             gains = [self.gain(tenant, rates[tenant]) for tenant in range(TENANTS)]
             demand = sum(blocks_of(r.stored + gains[r.tenant]) - r.blocks for r in self.decoding)
-            if demand <= self.num_free_blocks:
+            if demand <= self.kv.num_free:
                 break
             self.preempt(self.victim(plan.priority))
             self.ledger.stats.preemptions += 1
             preempted = True
         for r in self.decoding:
-            self.allocate(r, blocks_of(r.stored + gains[r.tenant]))
+            self.kv.allocate(r, r.stored + gains[r.tenant])
+            self.kv.computed(r, r.stored + 1)
         left = budget - n * (depth + 1)
 
         # Then the prompts that are partly computed.
@@ -192,6 +169,7 @@ class Replica:
         for r in self.prefilling:
             new = min(r.target - r.computed, left)
             if new > 0:
+                self.kv.computed(r, r.computed + new)
                 chunks.append((r, new))
                 left -= new
 
@@ -204,25 +182,29 @@ class Replica:
             if r.has_kv:
                 self.reset_counter_if_first(r.tenant)
                 most = -(-rates[r.tenant] // FP)  # the most tokens that a step can yield; they must fit
-                if blocks_of(r.stored + most) > self.num_free_blocks or depth + 1 > left:
+                hit = self.kv.share(r)
+                if self.kv.shortage(r, r.stored + most, hit) > 0 or depth + 1 > left:
                     break
                 queue.popleft()
                 r.has_kv = False
-                self.allocate(r, blocks_of(r.stored + self.gain(r.tenant, rates[r.tenant])))
+                self.kv.allocate(r, r.stored + self.gain(r.tenant, rates[r.tenant]), hit)
+                self.kv.computed(r, r.stored + 1)
                 self.decoding.append(r)
                 left -= depth + 1
             else:
                 r.target = r.prompt + r.produced
-                blocks = blocks_of(r.target)
-                if blocks > self.num_free_blocks:
+                hit = self.kv.find(r, plan)
+                if self.kv.shortage(r, r.target, hit) > 0:
                     break
                 queue.popleft()
-                r.computed = self.prefix_hit(r, plan)
+                r.computed = hit.tokens
+                self.ledger.found(r)
                 if r.scheduled_ps < 0:
                     r.scheduled_ps = now
-                self.allocate(r, blocks)
+                self.kv.allocate(r, r.target, hit)
                 self.prefilling.append(r)
                 new = min(r.target - r.computed, left)
+                self.kv.computed(r, r.computed + new)
                 chunks.append((r, new))
                 left -= new
 
@@ -232,13 +214,6 @@ class Replica:
         context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in self.decoding)
         duration = costs.iteration_ps(len(self.decoding), depth, context_fp, chunks)
         self.iteration = Iteration(now + duration, duration, depth, rates, chunks)
-
-    def prefix_hit(self, request: Request, plan: WindowPlan) -> int:
-        """Return the prompt tokens that the prefix cache holds; the last token is always computed."""
-        if self.cached == 0:
-            return 0
-        hit = request.prompt * plan.hit_q10 * self.cached // (1024 * (self.cached + plan.hit_half_blocks))
-        return min(request.target - 1, hit)
 
     def complete(self) -> list[Request]:
         """Deliver the tokens of the iteration in flight and return the requests to hand over to a decode replica."""
@@ -272,7 +247,7 @@ class Replica:
                 continue
             self.prefilling.remove(r)
             if self.prefill_only and r.produced + 1 < r.output:
-                self.free(r, cache=True)  # its first token travels with its KV
+                self.kv.free(r, reusable=True)  # its first token travels with its KV
                 handed_over.append(r)
                 continue
             self.ledger.prefilled(r, now)
@@ -285,5 +260,5 @@ class Replica:
 
     def finish(self, request: Request) -> None:
         """Finish a request that has all its tokens: free its KV blocks and keep its prefix cached."""
-        self.free(request, cache=True)
+        self.kv.free(request, reusable=True)
         self.ledger.finished(request, self.index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmserve_sim.engine.interface import BLOCK_TOKENS
 
@@ -35,6 +35,10 @@ class Request:
     """Tokens of the target whose KV is computed."""
     blocks: int = 0
     """KV blocks held."""
+    table: list[int] = field(default_factory=list)
+    """Those blocks in order, where blocks have identities."""
+    hashed: int = 0
+    """Blocks of the table that have their hash."""
     has_kv: bool = False
     """Whether it waits with its KV, which a prefill replica has sent."""
     scheduled_ps: int = -1
