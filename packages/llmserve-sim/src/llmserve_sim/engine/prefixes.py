@@ -66,6 +66,11 @@ class Prefixes:
         """Return the prefixes of the requests at `index`."""
         return Prefixes(self.hashes, self.start[index], self.blocks[index])
 
+    def followed_by(self, requests: int) -> Prefixes:
+        """Return the prefixes with more requests, which share nothing."""
+        none = np.zeros(requests, dtype=np.int64)
+        return Prefixes(self.hashes, np.concatenate((self.start, none)), np.concatenate((self.blocks, none)))
+
     def of(self, request: int) -> Ints:
         """Return the hashes of a request."""
         first = int(self.start[request])

@@ -75,6 +75,7 @@ def resample(
         output=np.concatenate((output, coming.output)),
         priority=np.concatenate((past.priority[:kept], coming.priority)),
         tenant=np.concatenate((past.tenant[:kept], coming.tenant)),
+        prefixes=None if past.prefixes is None else past.prefixes[:kept].followed_by(len(coming)),
     )
 
     def join(old: NDArray[T], new: NDArray[T]) -> NDArray[T]:

@@ -2,7 +2,7 @@
 
 What a trace does not record comes from the task: tenant class and priority are drawn per request, acceptance and the
 co-tenant's memory per window. Every window counts as calm, because a trace names no phases. Windows without arrivals
-follow the last arrival, so that running requests can finish.
+follow the last arrival, so that running requests can finish. If the trace has block hashes, KV is found again by them.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def scenario_from_trace(trace: Trace, task: Task, seed: int = 0, *, drain_s: flo
         output=trace.output,
         priority=priorities(quiet, seed, counts, calm, calm),
         tenant=tenant_classes(quiet, seed, counts, calm),
+        prefixes=trace.prefixes,
     )
     return assemble(quiet, conditions, traffic)
 

@@ -1,4 +1,4 @@
-"""One row of a trace file: what its formats call their columns, and how a line becomes three integers.
+"""One row of a trace file: what its formats call their columns, and how a line becomes integers.
 
 Errors name file, line and column. `traces.py` opens the files and keeps the rows.
 """
@@ -10,11 +10,13 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
+from llmserve_sim.engine.interface import BLOCK_TOKENS
+from llmserve_sim.engine.prefixes import HASH_MAX
 from llmserve_sim.errors import InvalidInputError
 
-__all__ = ["JSON_LINES", "ROW_FORMATS", "RowFormat", "RowParser", "TraceLimits", "fields_of", "header_of"]
+__all__ = ["ROW_FORMATS", "Row", "RowFormat", "RowParser", "TraceLimits", "fields_of", "header_of"]
 
 _NS_PER_MS = 1_000_000
 _NS_PER_S = 1_000_000_000
@@ -47,11 +49,32 @@ class RowFormat:
     output: str
     columns: tuple[str, ...]
     zero_output_is_failure: bool = False
+    json: bool = False
+    """JSON lines with keys, not CSV with columns."""
+    time_ns: int = _NS_PER_S
+    """Unit of a time that is a number."""
+    hash_tokens: int = 0
+    """Prompt tokens that one of its `hash_ids` stands for; 0: it has none."""
+
+    @property
+    def hashes_per_id(self) -> int:
+        """KV blocks that one of its `hash_ids` stands for."""
+        return self.hash_tokens // BLOCK_TOKENS
 
 
-JSON_LINES = RowFormat(
-    "mooncake", "timestamp", "input_length", "output_length", ("timestamp", "input_length", "output_length")
-)
+class Row(NamedTuple):
+    """One request of a file."""
+
+    at_ns: int
+    """Since the file's first request."""
+    prompt: int
+    output: int
+    hash_ids: tuple[int, ...] = ()
+
+
+_JSON_KEYS = ("timestamp", "input_length", "output_length")
+_MOONCAKE = RowFormat("mooncake", *_JSON_KEYS, _JSON_KEYS, json=True, time_ns=_NS_PER_MS, hash_tokens=512)
+_BAILIAN = RowFormat("bailian", *_JSON_KEYS, ("chat_id", *_JSON_KEYS), json=True, hash_tokens=16)
 _AZURE = RowFormat(
     "azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 )
@@ -67,7 +90,8 @@ ROW_FORMATS = (
         _BURSTGPT_COLUMNS,
         zero_output_is_failure=True,
     ),
-    JSON_LINES,
+    _BAILIAN,
+    _MOONCAKE,
 )
 
 
@@ -87,11 +111,11 @@ def header_of(line: str) -> list[str]:
 
 
 class RowParser:
-    """Turns lines of one file into (nanoseconds since its first request, prompt, output)."""
+    """Turns lines of one file into rows, with their hashes if `hashes`."""
 
-    def __init__(self, name: str, style: RowFormat, header: str, limits: TraceLimits) -> None:
-        self.name, self.style, self.limits = name, style, limits
-        self.columns = header_of(header) if style is not JSON_LINES else []
+    def __init__(self, name: str, style: RowFormat, header: str, limits: TraceLimits, *, hashes: bool = False) -> None:
+        self.name, self.style, self.limits, self.hashes = name, style, limits, hashes
+        self.columns = [] if style.json else header_of(header)
         if len(set(self.columns)) < len(self.columns):
             raise InvalidInputError(f"{name}:line 1", "must name each column once", got=header.strip())
         known = {column.lower(): column for column in style.columns}
@@ -100,10 +124,10 @@ class RowParser:
         self._origin: datetime | int | None = None
         self._last_ns = 0
 
-    def row(self, number: int, line: str, *, ordered: bool = True) -> tuple[int, int, int] | None:
+    def row(self, number: int, line: str, *, ordered: bool = True) -> Row | None:
         """Return the request on this line, or None for a recorded failure; with `ordered`, time may not go back."""
         style = self.style
-        values = self._json(number, line) if style is JSON_LINES else self._csv(number, line)
+        values = self._json(number, line) if style.json else self._csv(number, line)
         at = self._time(number, values[style.time])
         prompt = self._tokens(number, style.prompt, values[style.prompt])
         output = self._tokens(
@@ -116,7 +140,19 @@ class RowParser:
         if output == 0:
             self.left_out += 1
             return None
-        return at, prompt, output
+        return Row(at, prompt, output, self._hash_ids(number, prompt, values) if self.hashes else ())
+
+    def _hash_ids(self, number: int, prompt: int, values: dict[str, object]) -> tuple[int, ...]:
+        """Return the ids of the prompt's blocks; the last block may be partly filled and may be left out."""
+        ids, each = values.get("hash_ids"), self.style.hash_tokens
+        full = prompt // each
+        if not isinstance(ids, list) or not full <= len(ids) <= full + (prompt % each > 0):
+            self._refuse(number, "hash_ids", f"must be a list with an integer for every {each} prompt tokens", ids)
+        most = HASH_MAX // self.style.hashes_per_id
+        for value in ids:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < most:
+                self._refuse(number, "hash_ids", f"must hold integers in 0..{most - 1}", value)
+        return tuple(ids)
 
     def _csv(self, number: int, line: str) -> dict[str, object]:
         try:
@@ -157,7 +193,8 @@ class RowParser:
         column = self.style.time
         if self.style is _AZURE:
             return self._clock(number, column, str(value))
-        unit, ns = ("milliseconds", _NS_PER_MS) if self.style is JSON_LINES else ("seconds", _NS_PER_S)
+        ns = self.style.time_ns
+        unit = "milliseconds" if ns == _NS_PER_MS else "seconds"
         most = _MAX_TIME_S * _NS_PER_S // ns
         bound = f"must be a number of {unit} in 0..{most}"
         if isinstance(value, str):

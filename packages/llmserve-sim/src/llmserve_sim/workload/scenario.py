@@ -88,7 +88,8 @@ class Scenario:
         sha = hashlib.sha256(self.window_ps.to_bytes(8, "little"))
         t = self.traffic
         arrays = (t.arrival_ps, t.prompt, t.output, t.priority, t.tenant, self.phase, self.cotenant_bytes)
-        for array in (*arrays, self.rate, self.acceptance, self.quality_stake):
+        shared = () if t.prefixes is None else (t.prefixes.hashes, t.prefixes.start, t.prefixes.blocks)
+        for array in (*arrays, self.rate, self.acceptance, self.quality_stake, *shared):
             sha.update(len(array).to_bytes(8, "little"))
             sha.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
         return sha.hexdigest()

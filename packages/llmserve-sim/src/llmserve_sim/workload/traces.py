@@ -5,7 +5,12 @@
 | `plain` | CSV | ``t_s,input,output`` (seconds, tokens) |
 | `azure` | CSV, Azure LLM inference traces 2023/2024 | ``TIMESTAMP,ContextTokens,GeneratedTokens`` (date and time) |
 | `burstgpt` | CSV, BurstGPT | ``Timestamp,Model,Request tokens,Response tokens,…`` (seconds) |
-| `mooncake` | JSON lines, Mooncake | ``timestamp`` (ms), ``input_length``, ``output_length``, … |
+| `mooncake` | JSON lines, Mooncake | ``timestamp`` (ms), ``input_length``, ``output_length``, ``hash_ids`` |
+| `bailian` | JSON lines, Qwen Bailian | ``chat_id``, ``timestamp`` (s), ``input_length``, ``output_length``, ``hash_ids`` |
+
+With `prefixes=True` the ``hash_ids`` say which prompts begin alike: each id stands for a block of the prompt (512
+tokens in Mooncake, 16 in Bailian) and all before it. They are read as blocks of 16 tokens. A partly filled last block
+of a file has an id of its own, so the next turn of a conversation seems to share up to one such block less than it does.
 
 Other columns and keys are ignored; columns may be quoted and in any case. Time counts from the
 file's first request and must not decrease: such a file is usually broken, or two files in one. `sort=True` accepts it
@@ -16,6 +21,7 @@ makes an episode of a trace.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -23,9 +29,11 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 
 import numpy as np
 
+from llmserve_sim.engine.interface import BLOCK_TOKENS
+from llmserve_sim.engine.prefixes import Prefixes
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.workload.random import require_integer
-from llmserve_sim.workload.rows import JSON_LINES, ROW_FORMATS, RowFormat, RowParser, TraceLimits, header_of
+from llmserve_sim.workload.rows import ROW_FORMATS, Row, RowFormat, RowParser, TraceLimits, header_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trace", "TraceFormat", "TraceLimits", "read_trace"]
 
-TraceFormat = Literal["auto", "plain", "azure", "burstgpt", "mooncake"]
+TraceFormat = Literal["auto", "plain", "azure", "burstgpt", "mooncake", "bailian"]
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -55,6 +63,8 @@ class Trace:
     """Length of the trace: what was cut out of it, or one picosecond past the last arrival."""
     left_out: int = field(default=0)
     """Rows that record a failed request (BurstGPT) and were left out."""
+    prefixes: Prefixes | None = None
+    """Block hashes of the prompts, if they were asked for."""
 
     def __len__(self) -> int:
         return len(self.arrival_ps)
@@ -83,11 +93,12 @@ def read_trace(
     limit: int | None = None,
     rate_scale: float = 1.0,
     sort: bool = False,
+    prefixes: bool = False,
     limits: TraceLimits | None = None,
 ) -> Trace:
     """Read a trace file, cut it to `duration_s` from `start_s` and to `limit` requests, then scale its rate.
 
-    Times are seconds of the recording, before scaling. Raises `InvalidInputError` with a field like
+    Times are seconds of the recording, before scaling. `prefixes` reads the block hashes too. Raises `InvalidInputError` with a field like
     ``trace.csv:line 17:input`` (or the argument's name) and a bound that says what is accepted.
     """
     limits = limits or TraceLimits()
@@ -102,7 +113,7 @@ def read_trace(
     path = Path(path)
     try:
         with path.open("rb") as file:
-            rows = _Cut(path.name, start_s, duration_s, limit, limits, sort=sort)
+            rows = _Cut(path.name, start_s, duration_s, limit, limits, sort=sort, hashes=prefixes)
             parser = rows.read(_lines(file, path.name, limits), format)
     except OSError as error:
         raise InvalidInputError(str(path), f"must be a readable file ({error.strerror})") from error
@@ -113,13 +124,21 @@ class _Cut:
     """Collects the requests of one file that lie inside the cut."""
 
     def __init__(
-        self, name: str, start_s: float, duration_s: float | None, limit: int | None, limits: TraceLimits, *, sort: bool
+        self,
+        name: str,
+        start_s: float,
+        duration_s: float | None,
+        limit: int | None,
+        limits: TraceLimits,
+        *,
+        sort: bool,
+        hashes: bool,
     ) -> None:
-        self.name, self.limits, self.sort = name, limits, sort
+        self.name, self.limits, self.sort, self.hashes = name, limits, sort, hashes
         self.start_ns = round(start_s * 1e9)
         self.stop_ns = None if duration_s is None else self.start_ns + round(duration_s * 1e9)
         self.limit = limit
-        self.kept: list[tuple[int, int, int]] = []
+        self.kept: list[Row] = []
         self.rows = 0
         self.limited = False
 
@@ -128,8 +147,11 @@ class _Cut:
         if not first.strip():
             raise InvalidInputError(f"{self.name}:line 1", "must be a header or a JSON object; the file begins empty")
         style = _detect(self.name, first, wanted)
-        parser = RowParser(self.name, style, first, self.limits)
-        if style is JSON_LINES:
+        if self.hashes and style.hash_tokens == 0:
+            named = [f.name for f in ROW_FORMATS if f.hash_tokens]
+            raise InvalidInputError("prefixes", f"must be false for {style.name}: only {', '.join(named)} have hashes")
+        parser = RowParser(self.name, style, first, self.limits, hashes=self.hashes)
+        if style.json:
             self._take(parser, number, first)
         blank = 0
         for number, line in lines:
@@ -149,9 +171,9 @@ class _Cut:
             return True
         self.rows += 1
         if not self.sort:
-            if self.stop_ns is not None and row[0] >= self.stop_ns:
+            if self.stop_ns is not None and row.at_ns >= self.stop_ns:
                 return False
-            if row[0] < self.start_ns:
+            if row.at_ns < self.start_ns:
                 return True
         self.kept.append(row)
         if len(self.kept) > self.limits.requests:
@@ -165,16 +187,16 @@ class _Cut:
         kept = self.kept
         if self.sort:
             # A stable sort by time alone, and times count from the earliest row, not from the first line's.
-            kept = sorted(kept, key=lambda row: row[0])
-            first = kept[0][0] if kept else 0
-            kept = [(t - first, p, o) for t, p, o in kept]
-            kept = [r for r in kept if r[0] >= self.start_ns and (self.stop_ns is None or r[0] < self.stop_ns)]
+            kept = sorted(kept, key=lambda row: row.at_ns)
+            first = kept[0].at_ns if kept else 0
+            kept = [r._replace(at_ns=r.at_ns - first) for r in kept]
+            kept = [r for r in kept if r.at_ns >= self.start_ns and (self.stop_ns is None or r.at_ns < self.stop_ns)]
             self.limited = self.limit is not None and len(kept) > self.limit
             kept = kept[: self.limit]
         if not kept:
             what = "a request inside the cut" if self.rows else "at least one request"
             raise InvalidInputError(self.name, f"must hold {what}")
-        array = np.array(kept, dtype=np.int64)
+        array = np.array([row[:3] for row in kept], dtype=np.int64)
         at = array[:, 0] - self.start_ns
         whole = self.stop_ns is None or self.limited
         duration_ns = int(at[-1]) if whole or self.stop_ns is None else self.stop_ns - self.start_ns
@@ -189,7 +211,20 @@ class _Cut:
             output=array[:, 2].copy(),
             duration_ps=duration_ns * 1000 + (1 if whole else 0),
             left_out=parser.left_out,
+            prefixes=_prefixes(kept, parser.style) if self.hashes else None,
         )
+
+
+def _prefixes(rows: list[Row], style: RowFormat) -> Prefixes:
+    """Return the rows' hash ids as hashes of KV blocks, of which one id covers several."""
+    each = style.hashes_per_id
+    blocks = np.array([min(r.prompt // BLOCK_TOKENS, len(r.hash_ids) * each) for r in rows], dtype=np.int64)
+    within = np.arange(each, dtype=np.int64)
+    parts = [
+        (np.array(r.hash_ids, dtype=np.int64)[:, None] * each + within).ravel()[:n]
+        for r, n in zip(rows, blocks.tolist(), strict=True)
+    ]
+    return Prefixes(np.concatenate(parts), np.cumsum(blocks) - blocks, blocks)
 
 
 def _detect(name: str, first: str, wanted: TraceFormat) -> RowFormat:
@@ -197,9 +232,14 @@ def _detect(name: str, first: str, wanted: TraceFormat) -> RowFormat:
         header = set(header_of(first))
     except ValueError:
         header = set()
-    found = JSON_LINES if first.lstrip().startswith("{") else None
-    if found is None:
-        found = next((f for f in ROW_FORMATS if f is not JSON_LINES and {c.lower() for c in f.columns} <= header), None)
+    try:
+        keys = json.loads(first) if first.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        keys = {}
+    if keys is None:
+        found = next((f for f in ROW_FORMATS if not f.json and {c.lower() for c in f.columns} <= header), None)
+    else:  # a line that is not JSON or lacks a key is named later, as any other is
+        found = next((f for f in ROW_FORMATS if f.json and f.columns[0] in keys), ROW_FORMATS[-1])
     known = "; ".join(f"{f.name}: {','.join(f.columns)}" for f in ROW_FORMATS)
     if found is None:
         raise InvalidInputError(f"{name}:line 1", f"must be the header of a known format ({known})", got=first.strip())
