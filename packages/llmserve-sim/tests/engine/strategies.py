@@ -24,8 +24,18 @@ from llmserve_sim.engine.interface import (
     WindowPlan,
     WindowStats,
 )
+from llmserve_sim.engine.prefixes import Prefixes
 
-__all__ = ["Workload", "events_of", "only_observed", "random_workload", "with_traffic", "workloads"]
+__all__ = [
+    "Workload",
+    "conversations",
+    "events_of",
+    "only_observed",
+    "random_conversations",
+    "random_workload",
+    "with_traffic",
+    "workloads",
+]
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,49 @@ def random_workload(seed: int) -> Workload:
         tpot_ps=(iteration * rng.randint(1, 5), iteration * rng.randint(1, 5)),
     )
     return Workload(seed, fleet, slo, traffic, plans)
+
+
+def conversations() -> st.SearchStrategy[Workload]:
+    """Random workloads whose requests share beginnings; a failure names the seed that builds it again."""
+    return st.integers(0, 2**32 - 1).map(random_conversations)
+
+
+def random_conversations(seed: int) -> Workload:
+    """The workload of a seed, with sessions behind a few system prompts; some requests share nothing.
+
+    Prompts and outputs keep their lengths: a turn has as much of its session's history as fits, and sometimes less.
+    """
+    w = random_workload(seed)
+    rng = Random(seed + 1)
+    traffic = w.traffic
+    if rng.random() < 0.3:  # all prompts alike in length: whole prompts are found, down to the last block
+        prompt = np.minimum(traffic.prompt, 16 * rng.randint(1, max(1, w.fleet.max_len // 16)))
+        traffic = replace(traffic, prompt=prompt)
+    full = ((traffic.prompt + traffic.output) // 16).tolist()
+    longest = min(max(full), 4096)
+    parts: list[np.ndarray] = []
+    lengths: list[int] = []
+    for system in range(rng.randint(1, 3)):  # all histories of one system prompt begin with the same hashes
+        shared = rng.choice([0, rng.randint(0, longest), longest])
+        for session in range(rng.choice([1, rng.randint(1, 3), rng.randint(1, 20)])):
+            own = (system * 64 + session + 8) << 20
+            parts.append(np.array([*(system << 20 | i for i in range(shared)), *(own | i for i in range(longest))]))
+            lengths.append(len(parts[-1]))
+    start = np.cumsum([0, *lengths[:-1]])
+    lonely = rng.choice([0.0, 0.1, 0.5])
+    chosen = [rng.randrange(len(parts)) for _ in full]
+    blocks = []
+    for most, session, prompt in zip(full, chosen, traffic.prompt.tolist(), strict=True):
+        if rng.random() < lonely:
+            blocks.append(0)
+        else:
+            blocks.append(min(lengths[session], rng.choice([most, most, prompt // 16, rng.randint(0, most)])))
+    prefixes = Prefixes(
+        np.concatenate(parts).astype(np.int64), start[chosen].astype(np.int64), np.array(blocks, np.int64)
+    )
+    plans = tuple(replace(plan, hit_q10=0) for plan in w.plans)
+    fleet = replace(w.fleet, unhashed_blocks_first=rng.random() < 0.3)
+    return Workload(seed, fleet, w.slo, replace(traffic, prefixes=prefixes), plans)
 
 
 def with_traffic(traffic: Traffic, **columns: np.ndarray) -> Traffic:

@@ -327,7 +327,9 @@ def pack_traffic(traffic: Traffic) -> Ints:
         InvalidInputError: arrivals out of order, a value out of range, or prefixes, which only the reference knows.
     """
     if traffic.prefixes is not None:
-        raise InvalidInputError("traffic.prefixes", "must be None: the kernel knows no block hashes, use ReferenceEngine")
+        raise InvalidInputError(
+            "traffic.prefixes", "must be None: the kernel knows no block hashes, use ReferenceEngine"
+        )
     for name, least, most in (
         ("arrival_ps", 0, 1 << 62),
         ("prompt", 1, TOKEN_MASK),
