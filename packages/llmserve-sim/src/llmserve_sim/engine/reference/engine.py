@@ -56,7 +56,7 @@ class ReferenceEngine:
         self.plan: WindowPlan | None = None
         self.handovers: list[Handover] = []
         self.ledger = Ledger(slo, record=record)
-        self.replicas = [Replica(index, self.ledger, fleet.patience_ps) for index in range(fleet.replicas)]
+        self.replicas = [Replica(index, self.ledger, fleet.patience_ps, fleet.rules) for index in range(fleet.replicas)]
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end."""
