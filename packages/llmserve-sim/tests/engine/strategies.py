@@ -110,9 +110,8 @@ def random_conversations(seed: int) -> Workload:
     prefixes = Prefixes(
         np.concatenate(parts).astype(np.int64), start[chosen].astype(np.int64), np.array(blocks, np.int64)
     )
-    plans = tuple(replace(plan, hit_q10=0) for plan in w.plans)
-    fleet = replace(w.fleet, unhashed_blocks_first=rng.random() < 0.3)
-    return Workload(seed, fleet, w.slo, replace(traffic, prefixes=prefixes), plans)
+    plans = tuple(replace(plan, hit_q10=rng.choice([0, 1024])) for plan in w.plans)  # the curve has no say here
+    return Workload(seed, w.fleet, w.slo, replace(traffic, prefixes=prefixes), plans)
 
 
 def with_traffic(traffic: Traffic, **columns: np.ndarray) -> Traffic:

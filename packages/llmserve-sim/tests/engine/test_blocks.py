@@ -12,7 +12,7 @@ from engine_strategies import Workload, conversations, random_conversations, ran
 from hypothesis import given, settings
 
 from llmserve_sim.engine import ReferenceEngine
-from llmserve_sim.engine.interface import BLOCK_TOKENS, Traffic
+from llmserve_sim.engine.interface import BLOCK_TOKENS, SchedulerRules, Traffic
 from llmserve_sim.engine.prefixes import HASH_MAX, Prefixes
 from llmserve_sim.engine.reference.blocks import BlockHashes, HashedBlocks, Hit
 from llmserve_sim.engine.reference.request import Request
@@ -200,10 +200,22 @@ def test_a_fork_must_keep_the_prefixes_of_requests_that_have_arrived() -> None:
 # -- the engine ------------------------------------------------------------------------------------------------------
 
 
+RULES = [
+    None,
+    SchedulerRules(whole_prompt=False, admission_lookahead=False, resumes_after_self_preemption=False),
+    SchedulerRules(whole_prompt=True, admission_lookahead=False, resumes_after_self_preemption=False),
+    SchedulerRules(
+        whole_prompt=True, admission_lookahead=True, resumes_after_self_preemption=True, unhashed_blocks_first=True
+    ),
+]
+"""The simulator's first scheduler, and those of vLLM 0.12, 0.19 and 0.33."""
+
+
 @some
 @given(workload=conversations())
 def test_a_block_is_free_or_counted_by_exactly_those_who_hold_it(workload: Workload) -> None:
-    engine = ReferenceEngine(workload.fleet, workload.slo, workload.traffic)
+    fleet = replace(workload.fleet, rules=RULES[workload.seed % len(RULES)])
+    engine = ReferenceEngine(fleet, workload.slo, workload.traffic)
     for plan in workload.plans:
         engine.step(plan)
         for replica in engine.replicas:
@@ -322,13 +334,16 @@ class SlowEngine(ReferenceEngine):
 
     def _new_blocks(self) -> HashedBlocks:
         assert self.hashes is not None
-        return SlowPool(self.hashes, unhashed_first=self.fleet.unhashed_blocks_first)
+        return SlowPool(
+            self.hashes, unhashed_first=self.fleet.rules is not None and self.fleet.rules.unhashed_blocks_first
+        )
 
 
 @settings(some, max_examples=25)
 @given(workload=conversations())
 def test_what_is_free_and_in_which_order_equals_an_exact_lru_over_contents(workload: Workload) -> None:
-    engine = SlowEngine(workload.fleet, workload.slo, workload.traffic[:120])
+    fleet = replace(workload.fleet, rules=RULES[workload.seed % len(RULES)])
+    engine = SlowEngine(fleet, workload.slo, workload.traffic[:120])
     for plan in workload.plans:
         engine.step(plan)
 
@@ -342,7 +357,7 @@ def test_conversations_find_prefixes_and_preempted_requests_their_own_blocks() -
         found += sum(s.prefix_tokens for s in stats) > 0
         recovered += sum(s.recovered_tokens for s in stats) > 0
     assert found >= 15
-    assert recovered >= 5
+    assert recovered >= 3
 
 
 def test_requests_that_share_nothing_still_find_their_own_blocks_after_a_preemption() -> None:
@@ -365,7 +380,7 @@ def test_a_change_of_tier_or_of_roles_empties_the_cache() -> None:
         last = None
         for plan in w.plans:
             if last is not None and (plan.tier, plan.split) != (last.tier, last.split):
-                engine._apply_plan(replace(plan, end_ps=engine.now))  # noqa: SLF001 - before anything runs again
+                engine._apply_plan(replace(plan, end_ps=engine.now))  # before anything runs again
                 assert all(replica.kv.cached == replica.kv.used == 0 for replica in engine.replicas)
                 changes += 1
             engine.step(plan)

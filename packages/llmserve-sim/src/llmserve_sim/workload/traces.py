@@ -84,7 +84,7 @@ class Trace:
         )
 
 
-def read_trace(
+def read_trace(  # noqa: PLR0913 - each is an option of the command line
     path: str | Path,
     *,
     format: TraceFormat = "auto",  # noqa: A002 - the word the command line uses

@@ -125,15 +125,15 @@ class CountedBlocks:
         hit = request.prompt * plan.hit_q10 * self.cached // (1024 * (self.cached + plan.hit_half_blocks))
         return Hit(min(request.target - 1, hit))
 
-    def share(self, request: Request) -> Hit:  # noqa: ARG002 - nothing is shared
+    def share(self, request: Request) -> Hit:
         """Return no blocks."""
         return Hit()
 
-    def shortage(self, request: Request, tokens: int, hit: Hit) -> int:  # noqa: ARG002 - a hit spares no block
+    def shortage(self, request: Request, tokens: int, hit: Hit) -> int:
         """Return how many free blocks are missing for `tokens` tokens of `request`."""
         return max(blocks_of(tokens) - request.blocks - self.num_free, 0)
 
-    def allocate(self, request: Request, tokens: int, hit: Hit | None = None) -> None:  # noqa: ARG002 - as above
+    def allocate(self, request: Request, tokens: int, hit: Hit | None = None) -> None:
         """Give `request` blocks for `tokens` tokens; they are taken from the cached blocks last."""
         self.used += blocks_of(tokens) - request.blocks
         request.blocks = blocks_of(tokens)
@@ -289,7 +289,7 @@ class HashedBlocks:
             self.blocks_of_hash.setdefault(identity, {})[block] = None
             request.hashed += 1
 
-    def free(self, request: Request, *, reusable: bool) -> None:  # noqa: ARG002 - its hash says what a block holds
+    def free(self, request: Request, *, reusable: bool) -> None:
         """Take all blocks from `request`, the last one first; those that nobody else holds join the free list."""
         for block in reversed(request.table):
             self.references[block] -= 1

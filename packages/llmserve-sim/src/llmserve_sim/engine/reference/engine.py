@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Iterable, Iterator
 
-    from llmserve_sim.engine.reference.blocks import KVBlocks
     from llmserve_sim.engine.interface import (
         FleetSpec,
         LatencySink,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         WindowPlan,
         WindowStats,
     )
+    from llmserve_sim.engine.reference.blocks import KVBlocks
 
 __all__ = ["ReferenceEngine"]
 
@@ -60,13 +60,15 @@ class ReferenceEngine:
         self.ledger = Ledger(slo, record=record)
         self.hashes = None if traffic.prefixes is None else BlockHashes(traffic.prefixes)
         self.replicas = [
-            Replica(index, self.ledger, fleet.patience_ps, self._new_blocks()) for index in range(fleet.replicas)
+            Replica(index, self.ledger, fleet.patience_ps, self._new_blocks(), fleet.rules)
+            for index in range(fleet.replicas)
         ]
 
     def _new_blocks(self) -> KVBlocks:
         if self.hashes is None:
             return CountedBlocks()
-        return HashedBlocks(self.hashes, unhashed_first=self.fleet.unhashed_blocks_first)
+        rules = self.fleet.rules
+        return HashedBlocks(self.hashes, unhashed_first=rules is not None and rules.unhashed_blocks_first)
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import FP, PRIORITY, STANDARD, TENANTS
 from llmserve_sim.engine.reference.request import Request, blocks_of
+from llmserve_sim.engine.reference.rules import schedule, victim_of
 
 if TYPE_CHECKING:
-    from llmserve_sim.engine.interface import WindowPlan
+    from llmserve_sim.engine.interface import SchedulerRules, WindowPlan
     from llmserve_sim.engine.reference.blocks import KVBlocks
     from llmserve_sim.engine.reference.costs import IterationCosts
     from llmserve_sim.engine.reference.ledger import Ledger
@@ -20,7 +21,7 @@ __all__ = ["Iteration", "Replica"]
 
 @dataclass(slots=True, eq=False)
 class Iteration:
-    """An iteration in flight. Its chunks are (request, new tokens); all of `Replica.decoding` takes part in it."""
+    """An iteration in flight. Its chunks are (request, new tokens)."""
 
     end_ps: int
     duration_ps: int
@@ -28,6 +29,8 @@ class Iteration:
     tokens_per_step: list[int]
     """By tenant, fixed-point."""
     chunks: list[tuple[Request, int]]
+    left_out: list[Request]
+    """Decoding requests that do not take part: a vLLM version's rules ended the step before them."""
 
 
 @dataclass(eq=False)
@@ -38,6 +41,8 @@ class Replica:
     ledger: Ledger
     patience_ps: int
     kv: KVBlocks
+    rules: SchedulerRules | None = None
+    """Of a vLLM version; None: the simulator's first scheduler."""
     prefill_only: bool = False
     """Hands over every request that its first token does not finish."""
     decode_only: bool = False
@@ -58,6 +63,8 @@ class Replica:
     """The link to the decode replicas is busy until then."""
     counters: list[int] = field(default_factory=lambda: [0] * TENANTS)
     """Fixed-point tokens that each tenant's decoding requests have gained in lock-step; whole tokens are delivered."""
+    admissions: int = 0
+    """Admissions so far, which number `Request.admitted`."""
 
     @property
     def running(self) -> int:
@@ -91,7 +98,13 @@ class Replica:
         return True
 
     def next_queue(self, priority: bool) -> deque[Request] | None:
-        """Return the waiting queue whose head is next: resumed before fresh, by class if `priority`, then by `seq`."""
+        """Return the waiting queue whose head is next: resumed before fresh, by class if `priority`, then by `seq`.
+
+        Under a vLLM version's rules: by class if `priority`, then by `seq`.
+        """
+        if self.rules is not None:
+            heads = [queue for queue in self.resumed + self.fresh if queue]
+            return min(heads, key=lambda q: (q[0].priority if priority else 0, q[0].seq), default=None)
         if priority:
             order = (self.resumed[PRIORITY], self.fresh[PRIORITY], self.resumed[STANDARD], self.fresh[STANDARD])
             return next((queue for queue in order if queue), None)
@@ -114,11 +127,29 @@ class Replica:
         request.computed = 0
         request.preemptions += 1
         queues = self.fresh if request.first_ps < 0 else self.resumed
-        queues[request.priority].appendleft(request)
+        queue = queues[request.priority]
+        if self.rules is None:
+            queue.appendleft(request)
+        else:  # victims need not leave in the opposite order of their coming
+            queue.insert(sum(1 for r in queue if r.seq < request.seq), request)
 
     def victim(self, priority: bool) -> Request:
         """Return the running request to preempt: the newest; with `priority` the newest of the standard class first."""
+        if self.rules is not None:
+            return victim_of(self.in_order(), priority)
         return max(self.decoding + self.prefilling, key=lambda r: (r.priority if priority else 0, r.seq))
+
+    def in_order(self) -> list[Request]:
+        """Return the running requests in order of admission, as vLLM keeps them."""
+        return sorted(self.decoding + self.prefilling, key=lambda r: r.admitted)
+
+    def admit(self, request: Request) -> None:
+        """Move the head of a waiting queue to the end of the running requests."""
+        request.admitted = self.admissions
+        self.admissions += 1
+        queues = self.resumed if request in self.resumed[request.priority] else self.fresh
+        queues[request.priority].remove(request)
+        (self.decoding if request.has_kv else self.prefilling).append(request)
 
     def set_pool(self, blocks: int, priority: bool) -> int:
         """Resize the KV pool and return the number of requests preempted to fit it."""
@@ -145,6 +176,10 @@ class Replica:
         """Schedule and start an iteration at `now`, unless no request waits or runs."""
         budget = costs.tables.budget
         self.abandon_expired(now)
+        if self.rules is not None:
+            batch = schedule(self, now, plan, budget, self.rules)
+            self.run(now, batch.depth, batch.rates, batch.chunks, batch.decoding, costs)
+            return
 
         # Decoding requests first: each needs blocks for the tokens of this step. The newest is preempted until all fit.
         preempted = False
@@ -211,9 +246,24 @@ class Replica:
         if not self.decoding and not chunks:
             assert not self.load, "if nothing runs, the head of the queue always fits"
             return
-        context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in self.decoding)
-        duration = costs.iteration_ps(len(self.decoding), depth, context_fp, chunks)
-        self.iteration = Iteration(now + duration, duration, depth, rates, chunks)
+        self.run(now, depth, rates, chunks, self.decoding, costs)
+
+    def run(
+        self,
+        now: int,
+        depth: int,
+        rates: list[int],
+        chunks: list[tuple[Request, int]],
+        decoding: list[Request],
+        costs: IterationCosts,
+    ) -> None:
+        """Start an iteration of prompt chunks and decoding requests, unless it is empty."""
+        if not decoding and not chunks:
+            return
+        context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in decoding)
+        duration = costs.iteration_ps(len(decoding), depth, context_fp, chunks)
+        left_out = [r for r in self.decoding if r not in decoding]
+        self.iteration = Iteration(now + duration, duration, depth, rates, chunks, left_out)
 
     def complete(self) -> list[Request]:
         """Deliver the tokens of the iteration in flight and return the requests to hand over to a decode replica."""
@@ -225,9 +275,10 @@ class Replica:
         stats.busy_ps += iteration.duration_ps
 
         gains = [self.gain(tenant, iteration.tokens_per_step[tenant]) for tenant in range(TENANTS)]
-        for tenant in {r.tenant for r in self.decoding}:
+        stepped = [r for r in self.decoding if r not in iteration.left_out]
+        for tenant in {r.tenant for r in stepped}:
             self.counters[tenant] += iteration.tokens_per_step[tenant]
-        stepped, self.decoding = self.decoding, []
+        self.decoding = [r for r in self.decoding if r in iteration.left_out]
         for r in stepped:
             rate = iteration.tokens_per_step[r.tenant]
             if iteration.depth > 0:

@@ -27,6 +27,8 @@ class Request:
     tenant: int
     seq: int = -1
     """Order of joining a replica; kept through preemption."""
+    admitted: int = -1
+    """Order of the last admission to the running requests, under a vLLM version's rules."""
     produced: int = 0
     """Output tokens delivered."""
     target: int = 0

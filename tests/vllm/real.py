@@ -1,0 +1,261 @@
+"""A workload through vLLM's own scheduler: a runner without a model, on the simulator's clock.
+
+The runner computes nothing. A step takes the time that the simulator's cost tables give its batch, and yields as many
+tokens as the simulator expects: one for each decoding request, or with speculation the tenant's rate, in lock-step.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from inspect import signature
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from llmserve_sim.engine.interface import BLOCK_TOKENS, FP, TENANTS
+from llmserve_sim.engine.reference.costs import IterationCosts
+from tests.vllm.history import MAX_LEN, History, Step, fleet_of, rates_of
+
+if TYPE_CHECKING:
+    from tests.vllm.workloads import Workload
+
+__all__ = ["VllmRun", "load_vllm"]
+
+
+class _Stub(ModuleType):
+    """A module whose names are all empty classes: vLLM imports them for grammars, which no workload asks for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def load_vllm() -> None:
+    """Import what the harness needs of vLLM; xgrammar, a gigabyte with its CUDA build, is replaced by a stub."""
+    logging.disable(logging.ERROR)
+    for name in ("xgrammar", "xgrammar.structural_tag", "xgrammar.openai_tool_call_schema"):
+        stub = _Stub(name)
+        stub.__path__ = []
+        sys.modules[name] = stub
+    for name in ("v1.core.sched.scheduler", "v1.core.sched.async_scheduler", "v1.structured_output"):
+        import_module(f"vllm.{name}")
+
+
+class _Settings(SimpleNamespace):
+    """A part of vLLM's configuration that the scheduler asks for but that is off here: every other field is None."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+class _Scheduled:
+    """The runner's view of one request in a step."""
+
+    def __init__(self, computed: int, target: int) -> None:
+        self.computed = computed
+        self.target = target
+
+
+class VllmRun:
+    """One workload in one of vLLM's schedulers."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.costs = IterationCosts(fleet_of(workload.budget).tiers[0])
+        self.rates = [row[workload.depth] for row in rates_of(workload.acceptance)]
+        self.counters = [0] * TENANTS
+        self.history = History()
+        self.scheduler = _make_scheduler(workload)
+        self.requests: dict[str, Any] = {}
+        self.scheduled_ps: dict[str, int] = {}
+        self.first_ps: dict[str, int] = {}
+        self.preemptions: dict[str, int] = {}
+        self.targets: dict[str, int] = {}
+        """Tokens of a prompt in work; a request without an entry decodes."""
+
+    def run(self) -> History:
+        """Run to the last token of the last request."""
+        now, arrivals, idle = 0, list(enumerate(self.workload.requests)), 0
+        while arrivals or self.requests:
+            while arrivals and arrivals[0][1].arrival_ps <= now:
+                self._add(*arrivals.pop(0))
+            self._set_cap(now)
+            output = self.scheduler.schedule()
+            for name in output.preempted_req_ids or ():
+                self.preemptions[name] += 1
+            if output.total_num_scheduled_tokens:
+                now, idle = self._execute(now, output), 0
+                continue
+            self._update(output, {})
+            if not self.requests:
+                now = arrivals[0][1].arrival_ps if arrivals else now
+            else:
+                idle += 1
+                if idle > 3:
+                    raise RuntimeError("vLLM schedules nothing although requests wait")
+        return self.history
+
+    def _add(self, index: int, row: Any) -> None:
+        from vllm.sampling_params import SamplingParams
+        from vllm.v1.request import Request
+
+        name = f"{index:06d}"
+        parameters = SamplingParams(max_tokens=row.output, ignore_eos=True)
+        arguments = {
+            "request_id": name,
+            "prompt_token_ids": [1] * row.prompt,
+            "sampling_params": parameters,
+            "pooling_params": None,
+            "eos_token_id": None,
+            "arrival_time": float(row.arrival_ps),
+            "priority": row.priority,
+        }
+        known = signature(Request.__init__).parameters
+        request = Request(**{key: value for key, value in arguments.items() if key in known})
+        self.requests[name] = request
+        self.preemptions[name] = 0
+        self.scheduler.add_request(request)
+
+    def _set_cap(self, now: int) -> None:
+        """Set the batch cap; running requests beyond a lowered one go on, and none is admitted beside them."""
+        cap = next(cap for start, cap in reversed(self.workload.caps) if start <= now)
+        self.scheduler.max_num_running_reqs = max(cap, len(self.scheduler.running))
+        if hasattr(self.scheduler, "max_num_active_reqs"):
+            self.scheduler.max_num_active_reqs = self.scheduler.max_num_running_reqs
+
+    def _execute(self, now: int, output: Any) -> int:
+        decoding, chunks, context_fp = list[str](), list[tuple[Any, int]](), 0
+        for name, new in output.num_scheduled_tokens.items():
+            request, row = self.requests[name], self.workload.requests[int(name)]
+            before = request.num_computed_tokens - new
+            if before == 0:
+                self.targets[name] = request.num_tokens
+            self.scheduled_ps.setdefault(name, now)
+            if name in self.targets:
+                chunks.append((_Scheduled(before, self.targets[name]), new))
+            else:
+                decoding.append(name)
+                context_fp += FP * request.num_tokens + self.counters[row.tenant] % FP
+        end = now + self.costs.iteration_ps(len(decoding), self.workload.depth, context_fp, chunks)
+        self.history.steps.append(Step(now, end, {int(n): t for n, t in output.num_scheduled_tokens.items()}))
+
+        tokens = dict[str, int]()
+        gains = [(c + r) // FP - c // FP for c, r in zip(self.counters, self.rates, strict=True)]
+        tenants = {self.workload.requests[int(name)].tenant for name in decoding}
+        for tenant in tenants:
+            self.counters[tenant] += self.rates[tenant]
+        for name in decoding:
+            row = self.workload.requests[int(name)]
+            tokens[name] = min(gains[row.tenant], row.output - self.requests[name].num_output_tokens)
+        entered = list[str]()
+        for name, new in output.num_scheduled_tokens.items():
+            request = self.requests[name]
+            if name in self.targets and request.num_computed_tokens == self.targets[name]:
+                del self.targets[name]
+                tokens[name] = 1
+                entered.append(name)
+        for name in tokens:
+            self.first_ps.setdefault(name, end)
+        self._update(output, tokens)
+        self._end(end, list(tokens))
+        self._restart_lock_step(set(entered))
+        return end
+
+    def _restart_lock_step(self, entered: set[str]) -> None:
+        """A tenant's lock-step starts anew with requests that decode where none of the tenant's did."""
+        decoders = {r.request_id for r in self.scheduler.running if r.request_id not in self.targets}
+        tenants = {self.workload.requests[int(name)].tenant for name in decoders & entered}
+        for tenant in tenants - {self.workload.requests[int(name)].tenant for name in decoders - entered}:
+            self.counters[tenant] = 0
+
+    def _update(self, output: Any, tokens: dict[str, int]) -> None:
+        """Give the scheduler the step's tokens, and where it speculates the next draft."""
+        from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
+
+        names = list(output.num_scheduled_tokens)
+        known = signature(ModelRunnerOutput).parameters
+        arguments = {
+            "req_ids": names,
+            "req_id_to_index": {name: i for i, name in enumerate(names)},
+            "sampled_token_ids": [[7] * tokens.get(name, 0) for name in names],
+            "logprobs": None,
+            "prompt_logprobs_dict": {},
+            "pooler_output": [],
+        }
+        result = ModelRunnerOutput(**{key: value for key, value in arguments.items() if key in known})
+        self.scheduler.update_from_output(output, result)
+        if self.workload.depth and names:
+            # The worker drafts nothing behind a prompt of which a part is still to be computed.
+            drafts = DraftTokenIds(names, [[7] * self.workload.depth if name in tokens else [] for name in names])
+            self.scheduler.update_draft_token_ids(drafts)
+
+    def _end(self, now: int, names: list[str]) -> None:
+        for name in names:
+            if self.requests[name].is_finished():
+                del self.requests[name]
+                times = (self.scheduled_ps[name], self.first_ps[name], now)
+                self.history.requests[int(name)] = (*times, self.preemptions[name])
+
+
+def _make_scheduler(workload: Workload) -> Any:
+    """Return vLLM's scheduler for one full-attention model, prefix caching off."""
+    import torch
+    from vllm.config import CacheConfig, SchedulerConfig
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+
+    most = max(cap for _, cap in workload.caps)
+    blocks = workload.blocks + 1  # vLLM keeps one block for padding
+    cache = CacheConfig(block_size=BLOCK_TOKENS, gpu_memory_utilization=0.9, enable_prefix_caching=False)
+    cache.num_gpu_blocks = blocks
+    config = SchedulerConfig(
+        max_num_seqs=most,
+        max_num_batched_tokens=workload.budget,
+        max_model_len=MAX_LEN,
+        enable_chunked_prefill=True,
+        is_encoder_decoder=False,
+        policy="priority" if workload.priority else "fcfs",
+    )
+    speculation = None
+    if workload.depth:
+        speculation = _Settings(
+            num_speculative_tokens=workload.depth,
+            use_eagle=lambda: True,
+            uses_draft_model=lambda: False,
+            max_num_new_slots_for_drafting=0,
+            method="eagle3",
+        )
+    parallel = _Settings(
+        pipeline_parallel_size=1,
+        decode_context_parallel_size=1,
+        prefill_context_parallel_size=1,
+        data_parallel_size=1,
+        data_parallel_rank=0,
+        data_parallel_index=0,
+    )
+    settings = _Settings(
+        scheduler_config=config,
+        cache_config=cache,
+        model_config=_Settings(max_model_len=MAX_LEN, is_encoder_decoder=False, is_diffusion=False),
+        parallel_config=parallel,
+        speculative_config=speculation,
+        observability_config=_Settings(kv_cache_metrics_sample=0.01),
+        num_speculative_tokens=workload.depth,
+        max_in_flight_tokens=workload.budget,
+    )
+    spec = FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    arguments = {
+        "vllm_config": settings,
+        "kv_cache_config": KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
+        "structured_output_manager": _Settings(should_advance=lambda *_: False, grammar_bitmask=lambda *_: None),
+        "block_size": BLOCK_TOKENS,
+        "hash_block_size": BLOCK_TOKENS,
+        "mm_registry": SimpleNamespace(supports_multimodal_inputs=lambda *_: False),
+        "log_stats": False,
+    }
+    known = signature(Scheduler.__init__).parameters
+    return Scheduler(**{key: value for key, value in arguments.items() if key in known})
