@@ -103,7 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
     app.add_middleware(RestorePrefixMiddleware)
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(JsonBodyMiddleware, settings=settings)
+    app.add_middleware(JsonBodyMiddleware)
     app.add_middleware(WebSocketMiddleware, settings=settings)
     app.add_middleware(LimitsMiddleware, settings=settings)
     app.add_middleware(AuthMiddleware, settings=settings, access=access)
