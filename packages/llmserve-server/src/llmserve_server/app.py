@@ -110,7 +110,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(OriginMiddleware, settings=settings)
     app.add_middleware(ServerMiddleware, settings=settings)
     app.add_middleware(TelemetryMiddleware, metrics=metrics)
-    app.add_middleware(PrefixMiddleware, root_path=settings.root_path)
+    app.add_middleware(PrefixMiddleware, settings=settings)
     if settings.web:
         from llmserve_server import ui
 
