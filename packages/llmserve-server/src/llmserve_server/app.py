@@ -91,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.mcp = mcp = McpSessions(registry, dispatcher, idle_s=settings.idle_timeout_s)
     register(app, registry, dispatcher, baselines, access)
     OpenEnvServer(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
-    register_tools(app, mcp, registry.callers, max_bytes=settings.max_body_bytes)
+    register_tools(app, mcp, registry.callers)
 
     @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())
     async def prometheus() -> Response:

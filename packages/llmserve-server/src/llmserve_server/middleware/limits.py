@@ -16,7 +16,7 @@ from llmserve_server.middleware.refusal import refuse
 from llmserve_server.paths import is_page, route_path
 from llmserve_server.settings import Settings
 
-__all__ = ["LimitsMiddleware"]
+__all__ = ["LimitsMiddleware", "replayed"]
 
 _GRADER: Final = "/grader"
 _PAGE_BYTES: Final = 64 * 1024
@@ -65,12 +65,7 @@ class LimitsMiddleware:
                     _Body(bound, most_values).count(piece)
             if message["type"] != "http.request":
                 return  # the client has gone before its request was complete
-            pending: list[Message] = [message]
-
-            async def again() -> Message:
-                return pending.pop() if pending else await receive()
-
-            await self._app(scope, again, send)
+            await self._app(scope, replayed(message, receive), send)
         except ServiceError as error:  # of this layer: the application answers its own
             await refuse(error, scope, send)
         finally:
@@ -138,6 +133,16 @@ class LimitsMiddleware:
     def _release(self, body: _Body) -> None:
         self._held -= body.held
         body.held = 0
+
+
+def replayed(message: Message, receive: Receive) -> Receive:
+    """Return a `receive` that gives `message` again, and then what the client sends."""
+    pending = [message]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return again
 
 
 class _Body:
