@@ -109,6 +109,13 @@ def test_a_wrong_token_is_answered_by_the_form_and_sets_nothing(visitor: TestCli
         assert "set-cookie" not in response.headers
 
 
+@pytest.mark.parametrize("body", [b'{"us\xff": 0}', b"token=\xff", b"a=1&" * 20, b"%", b"\x00"])
+def test_a_body_that_no_form_sends_is_a_wrong_token_too(visitor: TestClient, body: bytes) -> None:
+    response = visitor.post("/web/login", content=body, headers={"content-type": "text/plain"})
+    assert response.status_code == 401
+    assert "set-cookie" not in response.headers
+
+
 def test_in_a_frame_of_another_site_over_https_the_cookie_is_one_that_browsers_send(visitor: TestClient) -> None:
     """And only there: it is partitioned."""
     frame = {"X-Forwarded-Proto": "https", "Sec-Fetch-Dest": "iframe", "Sec-Fetch-Site": "same-origin"}
