@@ -14,10 +14,10 @@ import structlog
 from sqlalchemy import make_url
 
 from llmserve_server.backends import SimulatedBackend
-from llmserve_server.database import Database
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.settings import Settings
-from llmserve_server.store import EpisodeStore
+from llmserve_server.store.database import Database
+from llmserve_server.store.episodes import EpisodeStore
 
 _LOGGERS = (None, "llmserve_server", "uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpx2", "openai")
 """Loggers that `configure_logging`, uvicorn or a test sets; None is the root."""

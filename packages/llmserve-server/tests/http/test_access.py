@@ -9,9 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
-from llmserve_server import access
-from llmserve_server.access import COOKIE, Access
 from llmserve_server.app import create_app
+from llmserve_server.callers import access
+from llmserve_server.callers.access import COOKIE, Access
 from llmserve_server.settings import Settings
 
 TOKEN = "correct-horse"  # noqa: S105 - of a server that lives as long as its tests

@@ -11,9 +11,9 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmserve_server.callers.paths import is_page, route_path
 from llmserve_server.errors import Overloaded, ServiceError, TooLarge, TooSlow
 from llmserve_server.middleware.refusal import refuse
-from llmserve_server.paths import is_page, route_path
 from llmserve_server.settings import Settings
 
 __all__ = ["LimitsMiddleware", "replayed"]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 from fastapi import FastAPI, Request, Response
 
-from llmserve_server.callers import Callers
+from llmserve_server.callers.callers import Callers
 from llmserve_server.json_rpc import INTERNAL_ERROR, PARSE_ERROR, error_document
 from llmserve_server.openapi import rpc_errors
 from llmserve_server.tools.streamable import McpReply, McpSessions, RpcError

@@ -1,6 +1,6 @@
 """The form at ``/web/login``: it asks a visitor for the server's token once, and gives the browser a cookie.
 
-The cookie is HttpOnly and derived from the token (see `access.py`); the token is never in an address. It is
+The cookie is HttpOnly and derived from the token (see `callers/access.py`); the token is never in an address. It is
 ``SameSite=Strict``, except in a frame of another site over https, where a browser would not send it: a Space is shown
 in such a frame. There it is ``SameSite=None; Secure; Partitioned``, so that it is good below that site only, and the
 check of origins refuses what other pages send with it.
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from llmserve_server.access import COOKIE, COOKIE_S, Access
+from llmserve_server.callers.access import COOKIE, COOKIE_S, Access
 from llmserve_server.middleware.auth import LOGIN
 
 __all__ = ["add_login"]
