@@ -52,7 +52,9 @@ def main() -> int:
         preemptions[regime] += sum(row[3] for row in mine.requests.values())
         first = first or (None if same else workload)
 
-    table = Table("regime", "identical", "workloads", "preemptions", title=f"vLLM {arguments.version} and the reference")
+    table = Table(
+        "regime", "identical", "workloads", "preemptions", title=f"vLLM {arguments.version} and the reference"
+    )
     for regime in regimes:
         table.add_row(regime, *(str(count[regime]) for count in (identical, total, preemptions)))
     table.add_row("all", *(str(count.total()) for count in (identical, total, preemptions)), style="bold")

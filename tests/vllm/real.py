@@ -13,9 +13,10 @@ from inspect import signature
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from tests.vllm.history import MAX_LEN, History, Step, fleet_of, rates_of
+
 from llmserve_sim.engine.interface import BLOCK_TOKENS, FP, TENANTS
 from llmserve_sim.engine.reference.costs import IterationCosts
-from tests.vllm.history import MAX_LEN, History, Step, fleet_of, rates_of
 
 if TYPE_CHECKING:
     from tests.vllm.workloads import Workload
@@ -152,7 +153,7 @@ class VllmRun:
             row = self.workload.requests[int(name)]
             tokens[name] = min(gains[row.tenant], row.output - self.requests[name].num_output_tokens)
         entered = list[str]()
-        for name, new in output.num_scheduled_tokens.items():
+        for name in output.num_scheduled_tokens:
             request = self.requests[name]
             if name in self.targets and request.num_computed_tokens == self.targets[name]:
                 del self.targets[name]
@@ -204,6 +205,7 @@ class VllmRun:
 def _make_scheduler(workload: Workload) -> Any:
     """Return vLLM's scheduler for one full-attention model, prefix caching off."""
     import torch
+
     from vllm.config import CacheConfig, SchedulerConfig
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
