@@ -52,7 +52,9 @@ class History:
 def rates_of(acceptance: float) -> tuple[tuple[int, ...], ...]:
     """Return fixed-point tokens per step, [tenant][depth]; each tenant accepts a little less than the one before."""
     return tuple(
-        tuple(int(FP * sum((acceptance * (1 - 0.1 * tenant)) ** j for j in range(depth + 1))) for depth in range(DEPTHS))
+        tuple(
+            int(FP * sum((acceptance * (1 - 0.1 * tenant)) ** j for j in range(depth + 1))) for depth in range(DEPTHS)
+        )
         for tenant in range(TENANTS)
     )
 

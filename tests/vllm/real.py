@@ -13,9 +13,10 @@ from inspect import signature
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from tests.vllm.history import MAX_LEN, History, Step, fleet_of, rates_of
+
 from llmserve_sim.engine.interface import BLOCK_TOKENS, FP, TENANTS
 from llmserve_sim.engine.reference.costs import IterationCosts
-from tests.vllm.history import MAX_LEN, History, Step, fleet_of, rates_of
 
 if TYPE_CHECKING:
     from tests.vllm.workloads import Workload
@@ -152,7 +153,7 @@ class VllmRun:
             row = self.workload.requests[int(name)]
             tokens[name] = min(gains[row.tenant], row.output - self.requests[name].num_output_tokens)
         entered = list[str]()
-        for name, new in output.num_scheduled_tokens.items():
+        for name in output.num_scheduled_tokens:
             request = self.requests[name]
             if name in self.targets and request.num_computed_tokens == self.targets[name]:
                 del self.targets[name]
@@ -204,6 +205,7 @@ class VllmRun:
 def _make_scheduler(workload: Workload) -> Any:
     """Return vLLM's scheduler for one full-attention model, prefix caching off."""
     import torch
+
     from vllm.config import CacheConfig, SchedulerConfig
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
@@ -225,6 +227,11 @@ def _make_scheduler(workload: Workload) -> Any:
         speculation = _Settings(
             num_speculative_tokens=workload.depth,
             use_eagle=lambda: True,
+            use_eagle_block_drop=lambda: False,
+            needs_eagle_block_drop=lambda: False,
+            use_dflash=lambda: False,
+            use_dspark=lambda: False,
+            use_multi_module_mtp=lambda: False,
             uses_draft_model=lambda: False,
             max_num_new_slots_for_drafting=0,
             method="eagle3",
@@ -244,14 +251,23 @@ def _make_scheduler(workload: Workload) -> Any:
         parallel_config=parallel,
         speculative_config=speculation,
         observability_config=_Settings(kv_cache_metrics_sample=0.01),
+        ec_manager_config=_Settings(get_encoder_cache_manager_obj=lambda: None),
+        aux_output_config=_Settings(),
         num_speculative_tokens=workload.depth,
+        num_lookahead_tokens=workload.depth,
+        num_prefill_lookahead_tokens=0,
+        num_hash_lookahead_tokens=0,
+        max_concurrent_batches=1,
         max_in_flight_tokens=workload.budget,
     )
     spec = FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    grammars = _Settings(
+        should_advance=lambda *_: False, accept_tokens=lambda *_: True, validate_tokens=lambda _, tokens: tokens
+    )
     arguments = {
         "vllm_config": settings,
         "kv_cache_config": KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
-        "structured_output_manager": _Settings(should_advance=lambda *_: False, grammar_bitmask=lambda *_: None),
+        "structured_output_manager": grammars,
         "block_size": BLOCK_TOKENS,
         "hash_block_size": BLOCK_TOKENS,
         "mm_registry": SimpleNamespace(supports_multimodal_inputs=lambda *_: False),

@@ -6,15 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tests.vllm.history import History, Step, fleet_of, rates_of
 
 from llmserve_sim.engine.interface import Slo, Traffic, WindowPlan
 from llmserve_sim.engine.reference import ReferenceEngine
-from tests.vllm.history import History, Step, fleet_of, rates_of
 
 if TYPE_CHECKING:
+    from tests.vllm.workloads import Workload
+
     from llmserve_sim.engine.interface import SchedulerRules
     from llmserve_sim.engine.reference.replica import Replica
-    from tests.vllm.workloads import Workload
 
 __all__ = ["simulate"]
 

@@ -117,27 +117,27 @@ def shrink(workload: Workload, differs: Callable[[Workload], bool], attempts: in
     """Return a smaller workload that still differs: fewer requests, fewer changes of the cap, shorter outputs."""
     size = max(len(workload.requests) // 2, 1)
     while attempts > 0:
-        smaller = list[Workload]()
-        requests = workload.requests
-        for start in range(0, len(requests), size):
-            kept = requests[:start] + requests[start + size :]
-            if kept:
-                smaller.append(replace(workload, requests=kept))
-        if size == 1:
-            smaller += [replace(workload, caps=workload.caps[:i] + workload.caps[i + 1 :]) for i in range(1, len(workload.caps))]
-            for i, r in enumerate(requests):
-                if r.output > 1:
-                    shorter = replace(r, output=r.output // 2)
-                    smaller.append(replace(workload, requests=(*requests[:i], shorter, *requests[i + 1 :])))
-        for candidate in smaller:
-            attempts -= 1
-            if differs(candidate):
-                workload = candidate
-                break
-            if attempts <= 0:
-                break
+        candidates = _smaller(workload, size)[:attempts]
+        found = next((index for index, candidate in enumerate(candidates) if differs(candidate)), None)
+        attempts -= len(candidates) if found is None else found + 1
+        if found is not None:
+            workload = candidates[found]
+        elif size == 1:
+            break
         else:
-            if size == 1:
-                break
             size = max(size // 2, 1)
     return workload
+
+
+def _smaller(workload: Workload, size: int) -> list[Workload]:
+    """Return it without each run of `size` requests; at size 1 also without a change of the cap, or an output halved."""
+    requests, caps = workload.requests, workload.caps
+    starts = range(0, len(requests), size) if len(requests) > size else ()
+    smaller = [replace(workload, requests=requests[:i] + requests[i + size :]) for i in starts]
+    if size == 1:
+        smaller += [replace(workload, caps=caps[:i] + caps[i + 1 :]) for i in range(1, len(caps))]
+        for i, r in enumerate(requests):
+            if r.output > 1:
+                shorter = (*requests[:i], replace(r, output=r.output // 2), *requests[i + 1 :])
+                smaller.append(replace(workload, requests=shorter))
+    return smaller
