@@ -76,6 +76,11 @@ class Prefixes:
         first = int(self.start[request])
         return self.hashes[first : first + int(self.blocks[request])]
 
+    def packed(self) -> Ints:
+        """Return them as the kernel reads them: index of the first hash and number, per request, then all hashes."""
+        requests = np.stack((self.start + 2 * len(self), self.blocks), axis=1)
+        return np.concatenate((requests.ravel(), self.hashes)).astype(np.int64, copy=False)
+
     def repeats(self, other: Prefixes, requests: int) -> bool:
         """Return whether the first `requests` requests have the same hashes in both."""
         if not np.array_equal(self.blocks[:requests], other.blocks[:requests]):

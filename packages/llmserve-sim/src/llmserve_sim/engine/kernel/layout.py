@@ -8,7 +8,7 @@ Replicas and groups come first because CPython caches the integers up to 256: sm
 
 The names are offsets. The kernel imports them one by one, so that numba sees constants: `R_` replica, `G_` group of a
 replica, `H_` header, `P_` plan, `PLAN_` the plan in force (inside the header), `W_` window statistics, `S_` slot,
-`TB_` cost table, `REC_` request record.
+`TB_` cost table, `REC_` request record, `E_` block pool, `B_` run of blocks, `T_` block table of a request.
 """
 
 from __future__ import annotations
@@ -201,8 +201,49 @@ REC_REPLICA = 6
 RECORD_SIZE = 7
 STATUSES = ("finished", "abandoned", "rejected")
 FINISHED, ABANDONED, REJECTED = 0, 1, 2
+# ---- block pools (`blocks.py`): header | buckets | runs
+E_QUEUE = 0  # ring of the runs of free blocks
+E_POOL = 2  # size of the pool
+E_FREE = 3  # free blocks
+E_USED = 4  # blocks that requests hold; one that several share counts once
+E_CACHED = 5  # free blocks that have a hash
+E_UNHASHED_FIRST = 6  # whether free blocks without a hash are taken before all others
+E_MADE = 7  # offset of the next run that was never used
+E_RECYCLED = 8  # head of the runs that were used and are not now
+E_BUCKETS = 9  # offset of the buckets, of ENDS each
+E_MASK = 10  # number of buckets - 1
+POOL_HEADER = 11
+# ---- runs of blocks
+B_NEXT = 0  # neighbours among the free blocks
+B_PREV = 1
+B_SAME = 2  # the same in the bucket of its first block
+B_REQUEST = 4  # a request whose blocks B_INDEX.. these are
+B_INDEX = 5
+B_SIZE = 6
+B_KEY = 7  # identity of the first block; BLANK: none has one
+B_USERS = 8  # requests that hold the run
+B_BEFORE = 9  # the run before it that the same running request has computed
+B_STACK = 10  # scratch
+RUN_SIZE = 11
+BLANK = -(1 << 62)
+# ---- block table of a running request
+T_REQUEST = 0
+T_HITS = 1  # blocks that were found at its admission
+T_NAMED = 2  # blocks that have their hash, those included
+T_OWN = 3  # the last run that it has computed itself, 0 if none
+TABLE_SIZE = 4
 
 
 def row_size(replicas: int, max_unfinished: int) -> int:
     """Length of a row, in int64."""
     return MEMBERS + replicas * TENANTS * MEMBERS_SIZE + max_unfinished * SLOT_SIZE + max_unfinished
+
+
+def pool_buckets(blocks: int) -> int:
+    """Number of buckets, a power of two, of a pool of at most `blocks` blocks."""
+    return max(64, 1 << (blocks >> 3).bit_length())
+
+
+def pool_area(blocks: int) -> int:
+    """Length of the area of a pool of at most `blocks` blocks, in int64; each may be a run of its own."""
+    return POOL_HEADER + pool_buckets(blocks) * ENDS + (blocks + 1) * RUN_SIZE
