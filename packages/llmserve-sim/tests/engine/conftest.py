@@ -1,4 +1,4 @@
-"""Lets the tests here import `strategies.py` and `realistic.py` as `engine_*`, and offers each implementation."""
+"""Lets the tests here import `strategies.py`, `realistic.py` and `lru.py` as `engine_*`, and offers each implementation."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def _register(name: str) -> None:
 
 _register("strategies")
 _register("realistic")
+_register("lru")
 
 
 @pytest.fixture(scope="session", params=["reference", "kernel"])

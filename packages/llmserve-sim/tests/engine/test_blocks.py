@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from heapq import heapify, heappop, heappush
 
 import numpy as np
 import pytest
+from engine_lru import LruEngine
 from engine_strategies import Workload, conversations, random_conversations, random_workload
 from hypothesis import given, settings
 
@@ -238,112 +238,11 @@ def test_a_block_is_free_or_counted_by_exactly_those_who_hold_it(workload: Workl
                 assert all(kv.references[b] == 1 for b in r.table[r.hashed :])
 
 
-class SlowPool(HashedBlocks):
-    """The pool, checked against an exact LRU that knows contents only: no block ids, no lists, no reference counts.
-
-    An entry is one block's content with the time at which it was last freed. Room is made by dropping the entry that
-    was freed longest ago; entries in use have no time.
-    """
-
-    def __init__(self, hashes: BlockHashes, *, unhashed_first: bool = False) -> None:
-        super().__init__(hashes, unhashed_first=unhashed_first)
-        self.freed: list[tuple[int, int]] = []  # (time, entry), a heap
-        self.names: dict[int, int | None] = {}  # content of an entry that is free or in use
-        self.users: dict[int, list[int]] = {}  # requests that use an entry
-        self.own: dict[int, list[int]] = {}  # entries of a request, in order
-        self.clock = 0
-        self.entries = 0
-
-    def _new(self) -> int:
-        self.entries += 1
-        return self.entries
-
-    def _evict(self) -> None:
-        _, entry = heappop(self.freed)
-        del self.names[entry]
-
-    def _release(self, entry: int, *, first: bool = False) -> None:
-        self.clock += 1
-        heappush(self.freed, (-self.clock if first else self.clock, entry))
-
-    def resize(self, blocks: int) -> None:
-        before = self.used + len(self.free_list)
-        super().resize(blocks)
-        for _ in range(blocks - before):
-            entry = self._new()
-            self.names[entry] = None
-            self._release(entry)
-        self._settle()
-
-    def _settle(self) -> None:
-        while len(self.names) > self.pool and self.freed:
-            self._evict()
-
-    def allocate(self, request: Request, tokens: int, hit: Hit | None = None) -> None:
-        mine = self.own.setdefault(request.id, [])
-        if hit is not None and hit.blocks:
-            assert not mine
-            for index in range(len(hit.blocks)):
-                name = self.hashes.of(request.id, index)
-                entry = min(e for e, held in self.names.items() if held == name)
-                if not self.users.get(entry):
-                    self.freed = [item for item in self.freed if item[1] != entry]
-                    heapify(self.freed)
-                self.users.setdefault(entry, []).append(request.id)
-                mine.append(entry)
-        while len(mine) * BLOCK_TOKENS < tokens:
-            self._evict()
-            entry = self._new()
-            self.names[entry] = None
-            self.users[entry] = [request.id]
-            mine.append(entry)
-        super().allocate(request, tokens, hit)
-
-    def computed(self, request: Request, tokens: int) -> None:
-        mine = self.own[request.id]
-        for index in range(tokens // BLOCK_TOKENS):
-            if self.names[mine[index]] is None:
-                renamed = self._new()  # the order of naming decides which of two equal blocks is shared
-                self.names[renamed] = self.hashes.of(request.id, index)
-                self.users[renamed] = self.users.pop(mine[index])
-                del self.names[mine[index]]
-                mine[index] = renamed
-        super().computed(request, tokens)
-
-    def free(self, request: Request, *, reusable: bool) -> None:
-        for entry in reversed(self.own.pop(request.id, [])):
-            self.users[entry].remove(request.id)
-            if not self.users[entry]:
-                del self.users[entry]
-                self._release(entry, first=self.unhashed_first and self.names[entry] is None)
-        super().free(request, reusable=reusable)
-        self._settle()
-        self.check()
-
-    def forget(self) -> None:
-        super().forget()
-        self.names = dict.fromkeys(self.names)
-
-    def check(self) -> None:
-        order = [self.names[entry] for _, entry in sorted(self.freed)]
-        assert order == [self.hash_of.get(block) for block in self.free_list]
-
-
-class SlowEngine(ReferenceEngine):
-    """The reference with checked pools."""
-
-    def _new_blocks(self) -> HashedBlocks:
-        assert self.hashes is not None
-        return SlowPool(
-            self.hashes, unhashed_first=self.fleet.rules is not None and self.fleet.rules.unhashed_blocks_first
-        )
-
-
 @settings(some, max_examples=25)
 @given(workload=conversations())
 def test_what_is_free_and_in_which_order_equals_an_exact_lru_over_contents(workload: Workload) -> None:
     fleet = replace(workload.fleet, rules=RULES[workload.seed % len(RULES)])
-    engine = SlowEngine(fleet, workload.slo, workload.traffic[:120])
+    engine = LruEngine(fleet, workload.slo, workload.traffic[:120])
     for plan in workload.plans:
         engine.step(plan)
 

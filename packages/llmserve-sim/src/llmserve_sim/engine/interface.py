@@ -161,7 +161,7 @@ class SchedulerRules:
     resumes_after_self_preemption: bool
     """With priorities, a request that preempts itself leaves the step to those behind it (0.33); before, it ends it."""
     unhashed_blocks_first: bool = False
-    """Freed blocks without a hash are taken before all cached ones (0.33); before, in turn with them."""
+    """Freed blocks without a hash are taken before all cached ones (0.24); before, in turn with them."""
 
 
 @dataclass(frozen=True, eq=False)

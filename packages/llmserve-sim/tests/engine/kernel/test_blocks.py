@@ -25,7 +25,6 @@ from llmserve_sim.engine.kernel.layout import (
     E_BUCKETS,
     E_CACHED,
     E_FREE,
-    E_MADE,
     E_MASK,
     E_POOL,
     E_QUEUE,
@@ -41,7 +40,7 @@ from llmserve_sim.engine.prefixes import Prefixes
 from llmserve_sim.engine.reference.blocks import BlockHashes, HashedBlocks
 from llmserve_sim.engine.reference.request import Request, blocks_of
 
-some = settings(max_examples=400, deadline=None, derandomize=True, database=None)
+some = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 NO_DRAFT: Any = SimpleNamespace(depth=0)
 E = 1
 """Offset of the pool in the row; offset 0 means "no run"."""
@@ -266,3 +265,63 @@ def test_every_operation_leaves_the_pool_as_it_leaves_the_reference(seed: int) -
     for _ in range(120):
         pair.anything()
         pair.check()
+
+
+@settings(some, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_freed_request_leaves_as_few_runs_as_it_can(seed: int) -> None:
+    rng = Random(seed)
+    prefixes = Prefixes(np.arange(4000), np.zeros(8, np.int64), np.array([500 * r + 500 for r in range(8)]))
+    pool = Pool(plain, prefixes, 5000, unhashed_first=False, native=False)
+    plain.resize_pool(pool.a, E, 5000)
+    for r in range(8):  # turns of one conversation, each of which goes on where the one before has ended
+        t, blocks = pool.table(r), 500 * r + rng.randint(1, 500)
+        found, _, _ = plain.find_prefix(pool.a, pool.tr, E, r, blocks)
+        plain.share_prefix(pool.a, pool.tr, E, t, found)
+        plain.take_blocks(pool.a, E, blocks - found)
+        for named in sorted(rng.sample(range(found, blocks + 1), min(5, blocks + 1 - found))):
+            plain.name_blocks(pool.a, pool.tr, E, t, named)
+        plain.name_blocks(pool.a, pool.tr, E, t, blocks)
+        plain.free_table(pool.a, pool.tr, E, t, blocks)
+        assert len(pool.runs()) == 1
+
+
+class Counting(list):  # type: ignore[type-arg]
+    """A row that counts how often it is read."""
+
+    reads = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("blocks", [40, 4000])
+def test_a_lookup_costs_what_its_runs_cost_whatever_the_size_of_the_pool_and_the_prefix(blocks: int) -> None:
+    reads = []
+    for most in (5000, 200_000):
+        others = most // 50 - 100
+        hashes = np.arange(2 * blocks + 2 * others)
+        start = np.array([0, 0, *(2 * blocks + 2 * i for i in range(others))])
+        prefixes = Prefixes(hashes, start, np.array([blocks, 2 * blocks] + [2] * others))
+        pool = Pool(plain, prefixes, most, unhashed_first=False, native=False)
+        plain.resize_pool(pool.a, E, most)
+        for r in (0, *range(2, 2 + others)):
+            n = int(prefixes.blocks[r])
+            plain.take_blocks(pool.a, E, n)
+            plain.name_blocks(pool.a, pool.tr, E, pool.table(r), n)
+            plain.free_table(pool.a, pool.tr, E, pool.table(r), n)
+        pool.a = Counting(pool.a)
+        assert plain.find_prefix(pool.a, pool.tr, E, 1, 2 * blocks) == (blocks, blocks, 1)
+        reads.append(pool.a.reads)
+    assert max(reads) < 40
+
+
+def test_numba_does_the_same_as_plain_python() -> None:
+    pytest.importorskip("numba", reason="the extra `fast` is not installed")
+    fast = compiled.compiled_module("blocks")
+    for seed in range(12):
+        pair = Pair(Random(seed), fast, native=True)
+        for _ in range(120):
+            pair.anything()
+            pair.check()

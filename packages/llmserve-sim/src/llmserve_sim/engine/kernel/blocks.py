@@ -185,7 +185,7 @@ def drop_free(a: Row, e: int, blocks: int) -> None:
     while blocks > 0:
         b = a[e + E_QUEUE]
         size = a[b + B_SIZE]
-        gone = size if size < blocks else blocks
+        gone = min(size, blocks)
         blocks -= gone
         blank = a[b + B_KEY] == BLANK
         if not blank:
@@ -203,7 +203,7 @@ def fit_pool(a: Row, e: int) -> None:
     """Give up free blocks until the pool has its size or none is free."""
     over = a[e + E_USED] + a[e + E_FREE] - a[e + E_POOL]
     if over > 0:
-        drop_free(a, e, over if over < a[e + E_FREE] else a[e + E_FREE])
+        drop_free(a, e, min(over, a[e + E_FREE]))
 
 
 # -- the pool --------------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def name_blocks(a: Row, tr: Row, e: int, t: int, blocks: int) -> None:
         size = 1
         if other == 0:  # then those behind it are not there either
             size = blocks - index
-            if own != 0 and a[own + B_USERS] == 1 and True:
+            if own != 0 and a[own + B_USERS] == 1 and (a[own + B_SIZE] > 1 or not is_copied(a, e, own)):
                 a[own + B_SIZE] += size
                 break
         elif a[other + B_SIZE] > 1:  # if there were several copies, each would be a run of its own already

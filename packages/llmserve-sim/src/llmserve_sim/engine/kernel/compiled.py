@@ -30,11 +30,11 @@ from llmserve_sim.errors import MissingExtraError
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["available", "can_cache", "compiled_fleet", "is_cached", "is_loaded", "load"]
+__all__ = ["available", "can_cache", "compiled_fleet", "compiled_module", "is_cached", "is_loaded", "load"]
 
 _HERE = Path(__file__).parent
-_PARTS = ("linked", "histograms", "costs", "requests", "iterations", "fleet")
-_CONSTANTS = (_HERE / "layout.py", _HERE.parent / "histogram.py", _HERE.parent / "interface.py")
+_PARTS = ("linked", "histograms", "costs", "blocks", "requests", "iterations", "fleet")
+_CONSTANTS = tuple(_HERE.parent / name for name in ("kernel/layout.py", "histogram.py", "interface.py", "prefixes.py"))
 _log = logging.getLogger(__name__)
 _building = threading.Lock()
 """Held while the modules are imported again: `cache` alone would let two threads do it at once."""
@@ -60,7 +60,7 @@ def load() -> None:
 
 def is_loaded() -> bool:
     """Return whether this process has the compiled kernel, so that a window does not wait for it."""
-    return _decorated.cache_info().currsize > 0 and bool(_decorated().run_window.signatures)
+    return _decorated.cache_info().currsize > 0 and bool(_decorated()["fleet"].run_window.signatures)
 
 
 def is_cached() -> bool:
@@ -112,12 +112,21 @@ def compiled_fleet() -> ModuleType:
     Raises:
         MissingExtraError: numba is not installed.
     """
+    return compiled_module("fleet")
+
+
+def compiled_module(name: str) -> ModuleType:
+    """Return a module of the kernel with every function compiled; the first call of a function compiles it.
+
+    Raises:
+        MissingExtraError: numba is not installed.
+    """
     with _building:
-        return _decorated()
+        return _decorated()[name]
 
 
 @cache
-def _decorated() -> ModuleType:
+def _decorated() -> dict[str, ModuleType]:
     if not available():
         raise MissingExtraError("fast", "the compiled kernel")
     import numba
@@ -134,7 +143,7 @@ def _decorated() -> ModuleType:
                     value.__qualname__ = f"{name}_{digest}"
                     compiled[name] = jit(value)
                 setattr(module, name, compiled[name])
-    return modules[-1]
+    return dict(zip(_PARTS, modules, strict=True))
 
 
 def _signatures() -> dict[str, tuple[Any, ...]]:
