@@ -27,10 +27,9 @@ def check_future(past: Traffic, future: Traffic, progress: Progress, now_ps: int
             raise InvalidInputError(
                 f"traffic.{name}", f"must be as it was for the {arrived} requests that have arrived"
             )
-    if past.prefixes is not None or future.prefixes is not None:
-        same = past.prefixes is not None and future.prefixes is not None
-        if not same or not future.prefixes.repeats(past.prefixes, arrived):
-            raise InvalidInputError("traffic.prefixes", f"must be as they were for the {arrived} that have arrived")
+    was, becomes = past.prefixes, future.prefixes
+    if was is not becomes and (was is None or becomes is None or not becomes.repeats(was, arrived)):
+        raise InvalidInputError("traffic.prefixes", f"must be as they were for the {arrived} that have arrived")
     if np.any(future.output[:arrived][~progress.ended] <= progress.produced[~progress.ended]):
         raise InvalidInputError("traffic.output", "must exceed what an unfinished request has produced")
     if len(future) > arrived and int(future.arrival_ps[arrived]) < now_ps:

@@ -89,7 +89,9 @@ class Traffic:
     def __getitem__(self, index: slice | Ints) -> Traffic:
         """Return the requests at `index`, an ascending selection."""
         columns = (self.arrival_ps, self.prompt, self.output, self.priority, self.tenant)
-        return Traffic(*(c[index] for c in columns), None if self.prefixes is None else self.prefixes[index])
+        arrival_ps, prompt, output, priority, tenant = (column[index] for column in columns)
+        prefixes = None if self.prefixes is None else self.prefixes[index]
+        return Traffic(arrival_ps, prompt, output, priority, tenant, prefixes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,6 +100,7 @@ class ReferenceEngine:
             if traffic.prefixes is not None:
                 clone.hashes = BlockHashes(traffic.prefixes)
                 for replica in clone.replicas:
+                    assert isinstance(replica.kv, HashedBlocks)
                     replica.kv.hashes = clone.hashes
             for request, _ in clone.unfinished():
                 request.output = min(int(traffic.output[request.id]), self.fleet.max_len - request.prompt)
