@@ -103,14 +103,15 @@ ENGINES: dict[str, EngineVersion] = {
 }
 
 SCHEDULERS: dict[str, SchedulerRules] = {
-    version: SchedulerRules(whole_prompt, admission_lookahead, resumes_after_self_preemption)
-    for version, whole_prompt, admission_lookahead, resumes_after_self_preemption in (
-        ("vllm-0.12", False, False, False),
-        ("vllm-0.15", False, False, False),
-        ("vllm-0.19", True, False, False),
-        ("vllm-0.24", True, True, False),
-        ("vllm-0.32", True, True, False),
-        ("vllm-0.33", True, True, True),
+    version: SchedulerRules(*rules)
+    for version, *rules in (
+        # version, whole_prompt, admission_lookahead, resumes_after_self_preemption, asynchronous
+        ("vllm-0.12", False, False, False, False),
+        ("vllm-0.15", False, False, False, True),
+        ("vllm-0.19", True, False, False, True),
+        ("vllm-0.24", True, True, False, True),
+        ("vllm-0.32", True, True, False, True),
+        ("vllm-0.33", True, True, True, True),
     )
 }
 """The scheduling rules of vLLM's versions; `nox -s vllm` holds each against that version's own scheduler."""
