@@ -39,25 +39,27 @@ def main() -> int:
         return VllmRun(workload).run().difference(simulate(workload, rules))
 
     regimes = arguments.regime or list(REGIMES)
-    total, preemptions, identical = Counter[str](), Counter[str](), Counter[str]()
+    total, identical = Counter[tuple[str, bool]](), Counter[tuple[str, bool]]()
+    preemptions = Counter[str]()
     first: Workload | None = None
     console = Console(stderr=True)
     for index in track(range(arguments.workloads), f"vLLM {arguments.version}, seed {arguments.seed}", console=console):
-        regime = regimes[index % len(regimes)]
-        workload = make_workload(regime, arguments.seed + index)
+        workload = make_workload(regimes[index % len(regimes)], arguments.seed + index)
         mine = VllmRun(workload).run()
         same = mine.difference(simulate(workload, rules)) is None
-        total[regime] += 1
-        identical[regime] += same
-        preemptions[regime] += sum(row[3] for row in mine.requests.values())
+        kind = (workload.regime, workload.asynchronous)
+        total[kind] += 1
+        identical[kind] += same
+        preemptions[workload.regime] += sum(row[3] for row in mine.requests.values())
         first = first or (None if same else workload)
 
-    table = Table(
-        "regime", "identical", "workloads", "preemptions", title=f"vLLM {arguments.version} and the reference"
-    )
+    table = Table("identical workloads", "synchronous", "asynchronous", "preemptions")
+    table.title = f"vLLM {arguments.version} and the reference"
     for regime in regimes:
-        table.add_row(regime, *(str(count[regime]) for count in (identical, total, preemptions)))
-    table.add_row("all", *(str(count.total()) for count in (identical, total, preemptions)), style="bold")
+        counts = (f"{identical[regime, mode]} of {total[regime, mode]}" for mode in (False, True))
+        table.add_row(regime, *counts, str(preemptions[regime]))
+    everything = f"{identical.total()} of {total.total()}"
+    table.add_row("all", everything, "", str(preemptions.total()), style="bold")
     Console().print(table)
     if first is None:
         return 0

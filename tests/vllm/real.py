@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from types import ModuleType, SimpleNamespace
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from tests.vllm.workloads import Workload
 
 __all__ = ["VllmRun", "load_vllm"]
+
+TOKEN, STOP = 7, 2
+"""The only token that the runner samples, and the one that ends an output where its length is not known."""
 
 
 class _Stub(ModuleType):
@@ -53,12 +57,24 @@ class _Settings(SimpleNamespace):
         return None
 
 
-class _Scheduled:
-    """The runner's view of one request in a step."""
+class _Chunk:
+    """The runner's view of a prompt that is computed in part."""
 
     def __init__(self, computed: int, target: int) -> None:
         self.computed = computed
         self.target = target
+
+
+@dataclass
+class _Planned:
+    """A step as vLLM has scheduled it."""
+
+    output: Any
+    decoding: list[Any]
+    chunks: list[tuple[_Chunk, int]]
+    completing: list[Any]
+    """Requests whose chunk is the last of their prompt."""
+    end_ps: int = 0
 
 
 class VllmRun:
@@ -71,41 +87,79 @@ class VllmRun:
         self.counters = [0] * TENANTS
         self.history = History()
         self.scheduler = _make_scheduler(workload)
+        self.arrivals = list(enumerate(workload.requests))
         self.requests: dict[str, Any] = {}
+        """Unfinished ones, by name."""
         self.scheduled_ps: dict[str, int] = {}
         self.first_ps: dict[str, int] = {}
         self.preemptions: dict[str, int] = {}
         self.targets: dict[str, int] = {}
-        """Tokens of a prompt in work; a request without an entry decodes."""
+        """Tokens of a prompt that is scheduled in part; a request without an entry decodes."""
+        self.decodes: set[str] = set()
+        """Running requests that had their first token since they were last admitted."""
 
     def run(self) -> History:
         """Run to the last token of the last request."""
-        now, arrivals, idle = 0, list(enumerate(self.workload.requests)), 0
-        while arrivals or self.requests:
-            while arrivals and arrivals[0][1].arrival_ps <= now:
-                self._add(*arrivals.pop(0))
-            self._set_cap(now)
-            output = self.scheduler.schedule()
-            for name in output.preempted_req_ids or ():
-                self.preemptions[name] += 1
-            if output.total_num_scheduled_tokens:
-                now, idle = self._execute(now, output), 0
-                continue
-            self._update(output, {})
-            if not self.requests:
-                now = arrivals[0][1].arrival_ps if arrivals else now
-            else:
+        now, idle, running = 0, 0, None
+        while self.arrivals or self.requests or running:
+            planned = self._plan(now)
+            if running is None and planned is None:
                 idle += 1
+                if not self.requests and self.arrivals:
+                    now, idle = self.arrivals[0][1].arrival_ps, 0
                 if idle > 3:
                     raise RuntimeError("vLLM schedules nothing although requests wait")
+                continue
+            idle = 0
+            if running is None:
+                running, planned = planned, None
+                self._start(now, running)
+                if self.workload.asynchronous:
+                    continue
+            now = running.end_ps
+            self._complete(running)
+            running = planned
+            if running is not None:
+                self._start(now, running)
         return self.history
+
+    def _plan(self, now: int) -> _Planned | None:
+        """Let vLLM schedule a step, if it does not decline, after the arrivals until now."""
+        while self.arrivals and self.arrivals[0][1].arrival_ps <= now:
+            self._add(*self.arrivals.pop(0))
+        self._set_cap(now)
+        output = self.scheduler.schedule()
+        for name in output.preempted_req_ids or ():
+            self.preemptions[name] += 1
+            self.decodes.discard(name)
+        if not output.total_num_scheduled_tokens:
+            self._update(output, {})
+            return None
+        planned = _Planned(output, [], [], [])
+        for name, new in output.num_scheduled_tokens.items():
+            request = self.requests[name]
+            self.scheduled_ps.setdefault(name, now)
+            before = request.num_computed_tokens - new
+            if before == 0:
+                self.targets[name] = request.num_tokens
+            if name not in self.targets:
+                planned.decoding.append(request)
+                continue
+            planned.chunks.append((_Chunk(before, self.targets[name]), new))
+            if before + new == self.targets[name]:
+                del self.targets[name]
+                planned.completing.append(request)
+        return planned
 
     def _add(self, index: int, row: Any) -> None:
         from vllm.sampling_params import SamplingParams
         from vllm.v1.request import Request
 
         name = f"{index:06d}"
-        parameters = SamplingParams(max_tokens=row.output, ignore_eos=True)
+        if self.workload.length_known:
+            parameters = SamplingParams(max_tokens=row.output, ignore_eos=True)
+        else:
+            parameters = SamplingParams(max_tokens=MAX_LEN, ignore_eos=True, stop_token_ids=[STOP])
         arguments = {
             "request_id": name,
             "prompt_token_ids": [1] * row.prompt,
@@ -128,50 +182,42 @@ class VllmRun:
         if hasattr(self.scheduler, "max_num_active_reqs"):
             self.scheduler.max_num_active_reqs = self.scheduler.max_num_running_reqs
 
-    def _execute(self, now: int, output: Any) -> int:
-        decoding, chunks, context_fp = list[str](), list[tuple[Any, int]](), 0
-        for name, new in output.num_scheduled_tokens.items():
-            request, row = self.requests[name], self.workload.requests[int(name)]
-            before = request.num_computed_tokens - new
-            if before == 0:
-                self.targets[name] = request.num_tokens
-            self.scheduled_ps.setdefault(name, now)
-            if name in self.targets:
-                chunks.append((_Scheduled(before, self.targets[name]), new))
-            else:
-                decoding.append(name)
-                context_fp += FP * request.num_tokens + self.counters[row.tenant] % FP
-        end = now + self.costs.iteration_ps(len(decoding), self.workload.depth, context_fp, chunks)
-        self.history.steps.append(Step(now, end, {int(n): t for n, t in output.num_scheduled_tokens.items()}))
+    def _tenant(self, request: Any) -> int:
+        return self.workload.requests[int(request.request_id)].tenant
 
-        tokens = dict[str, int]()
+    def _start(self, now: int, step: _Planned) -> None:
+        """Price a step and write it down."""
+        context_fp = sum(FP * r.num_tokens + self.counters[self._tenant(r)] % FP for r in step.decoding)
+        took = self.costs.iteration_ps(len(step.decoding), self.workload.depth, context_fp, step.chunks)  # type: ignore[arg-type]
+        step.end_ps = now + took
+        tokens = {int(name): new for name, new in step.output.num_scheduled_tokens.items()}
+        self.history.steps.append(Step(now, step.end_ps, tokens))
+
+    def _complete(self, step: _Planned) -> None:
+        """Deliver a step's tokens. A request that ended while the step was scheduled already gets none."""
+        stepped = [r for r in step.decoding if not r.is_finished()]
         gains = [(c + r) // FP - c // FP for c, r in zip(self.counters, self.rates, strict=True)]
-        tenants = {self.workload.requests[int(name)].tenant for name in decoding}
-        for tenant in tenants:
+        for tenant in {self._tenant(r) for r in stepped}:
             self.counters[tenant] += self.rates[tenant]
-        for name in decoding:
-            row = self.workload.requests[int(name)]
-            tokens[name] = min(gains[row.tenant], row.output - self.requests[name].num_output_tokens)
-        entered = list[str]()
-        for name in output.num_scheduled_tokens:
-            request = self.requests[name]
-            if name in self.targets and request.num_computed_tokens == self.targets[name]:
-                del self.targets[name]
-                tokens[name] = 1
-                entered.append(name)
+        tokens = {r.request_id: min(gains[self._tenant(r)], self._left(r)) for r in stepped}
+        tokens |= {r.request_id: 1 for r in step.completing}
         for name in tokens:
-            self.first_ps.setdefault(name, end)
-        self._update(output, tokens)
-        self._end(end, list(tokens))
-        self._restart_lock_step(set(entered))
-        return end
-
-    def _restart_lock_step(self, entered: set[str]) -> None:
-        """A tenant's lock-step starts anew with requests that decode where none of the tenant's did."""
-        decoders = {r.request_id for r in self.scheduler.running if r.request_id not in self.targets}
-        tenants = {self.workload.requests[int(name)].tenant for name in decoders & entered}
-        for tenant in tenants - {self.workload.requests[int(name)].tenant for name in decoders - entered}:
+            self.first_ps.setdefault(name, step.end_ps)
+        self._update(step.output, tokens)
+        for name in tokens:
+            if self.requests[name].is_finished():
+                del self.requests[name]
+                self.decodes.discard(name)
+                times = (self.scheduled_ps[name], self.first_ps[name], step.end_ps)
+                self.history.requests[int(name)] = (*times, self.preemptions[name])
+        entered = [r for r in step.completing if r.status == r.status.RUNNING]
+        # A tenant's lock-step starts anew with requests that decode where none of the tenant's did.
+        for tenant in {self._tenant(r) for r in entered} - {self._tenant(self.requests[name]) for name in self.decodes}:
             self.counters[tenant] = 0
+        self.decodes |= {r.request_id for r in entered}
+
+    def _left(self, request: Any) -> int:
+        return self.workload.requests[int(request.request_id)].output - request.num_output_tokens
 
     def _update(self, output: Any, tokens: dict[str, int]) -> None:
         """Give the scheduler the step's tokens, and where it speculates the next draft."""
@@ -182,24 +228,22 @@ class VllmRun:
         arguments = {
             "req_ids": names,
             "req_id_to_index": {name: i for i, name in enumerate(names)},
-            "sampled_token_ids": [[7] * tokens.get(name, 0) for name in names],
+            "sampled_token_ids": [self._sampled(name, tokens.get(name, 0)) for name in names],
             "logprobs": None,
             "prompt_logprobs_dict": {},
             "pooler_output": [],
         }
         result = ModelRunnerOutput(**{key: value for key, value in arguments.items() if key in known})
         self.scheduler.update_from_output(output, result)
-        if self.workload.depth and names:
+        if self.workload.depth and names and not self.workload.asynchronous:
             # The worker drafts nothing behind a prompt of which a part is still to be computed.
-            drafts = DraftTokenIds(names, [[7] * self.workload.depth if name in tokens else [] for name in names])
+            drafts = DraftTokenIds(names, [[TOKEN] * self.workload.depth if name in tokens else [] for name in names])
             self.scheduler.update_draft_token_ids(drafts)
 
-    def _end(self, now: int, names: list[str]) -> None:
-        for name in names:
-            if self.requests[name].is_finished():
-                del self.requests[name]
-                times = (self.scheduled_ps[name], self.first_ps[name], now)
-                self.history.requests[int(name)] = (*times, self.preemptions[name])
+    def _sampled(self, name: str, count: int) -> list[int]:
+        """Return a request's new tokens, the last of its output as the stop token."""
+        ends = count > 0 and count == self._left(self.requests[name])
+        return [TOKEN] * (count - ends) + [STOP] * ends
 
 
 def _make_scheduler(workload: Workload) -> Any:
@@ -207,6 +251,7 @@ def _make_scheduler(workload: Workload) -> Any:
     import torch
 
     from vllm.config import CacheConfig, SchedulerConfig
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 
@@ -221,6 +266,7 @@ def _make_scheduler(workload: Workload) -> Any:
         enable_chunked_prefill=True,
         is_encoder_decoder=False,
         policy="priority" if workload.priority else "fcfs",
+        async_scheduling=workload.asynchronous,
     )
     speculation = None
     if workload.depth:
@@ -257,8 +303,8 @@ def _make_scheduler(workload: Workload) -> Any:
         num_lookahead_tokens=workload.depth,
         num_prefill_lookahead_tokens=0,
         num_hash_lookahead_tokens=0,
-        max_concurrent_batches=1,
-        max_in_flight_tokens=workload.budget,
+        max_concurrent_batches=2 if workload.asynchronous else 1,
+        max_in_flight_tokens=workload.budget * (2 if workload.asynchronous else 1),
     )
     spec = FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32)
     grammars = _Settings(
@@ -274,4 +320,5 @@ def _make_scheduler(workload: Workload) -> Any:
         "log_stats": False,
     }
     known = signature(Scheduler.__init__).parameters
-    return Scheduler(**{key: value for key, value in arguments.items() if key in known})
+    scheduler = AsyncScheduler if workload.asynchronous else Scheduler
+    return scheduler(**{key: value for key, value in arguments.items() if key in known})

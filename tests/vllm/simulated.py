@@ -28,6 +28,8 @@ def simulate(workload: Workload, rules: SchedulerRules | None) -> History:
     rows = workload.requests
     columns = ([getattr(r, name) for r in rows] for name in ("arrival_ps", "prompt", "output", "priority", "tenant"))
     traffic = Traffic(*(np.array(column, dtype=np.int64) for column in columns))
+    if rules is not None:
+        rules = replace(rules, asynchronous=workload.asynchronous, length_known=workload.length_known)
     engine = ReferenceEngine(replace(fleet_of(workload.budget), rules=rules), SLO, traffic, record=True)
     history = History()
     _write_steps(engine.replicas[0], history)
@@ -58,8 +60,6 @@ def _write_steps(replica: Replica, history: History) -> None:
         start(now, *arguments)  # type: ignore[arg-type]
         iteration = replica.iteration
         if iteration is not None:
-            decoding = {r.id: iteration.depth + 1 for r in replica.decoding if r not in iteration.left_out}
-            chunks = {r.id: new for r, new in iteration.chunks}
-            history.steps.append(Step(now, iteration.end_ps, decoding | chunks))
+            history.steps.append(Step(now, iteration.end_ps, {r.id: new for r, new in iteration.tokens().items()}))
 
     replica.start = started  # type: ignore[method-assign, assignment]

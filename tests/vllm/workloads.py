@@ -44,12 +44,18 @@ class Workload:
     """Draft tokens; 0: no speculation."""
     acceptance: float
     requests: tuple[Arrival, ...]
+    asynchronous: bool = False
+    """A step is scheduled while the one before it runs."""
+    length_known: bool = True
+    """Requests end by `max_tokens`, else by a stop token."""
 
     def __str__(self) -> str:
         rows = "\n".join(f"    {r}" for r in self.requests)
         settings = f"budget {self.budget}, {self.blocks} blocks, caps {self.caps}, depth {self.depth}"
         policy = "priority" if self.priority else "fcfs"
-        return f"{self.regime}: {settings}, acceptance {self.acceptance}, {policy}\n{rows}"
+        mode = "asynchronous" if self.asynchronous else "synchronous"
+        end = "max_tokens" if self.length_known else "a stop token"
+        return f"{self.regime}: {settings}, acceptance {self.acceptance}, {policy}, {mode}, ends by {end}\n{rows}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ def make_workload(regime: str, seed: int) -> Workload:
         depth=depth,
         acceptance=rng.uniform(0.2, 0.9),
         requests=tuple(requests),
+        asynchronous=rng.random() < 0.5,
+        length_known=rng.random() < 0.5,
     )
 
 

@@ -12,11 +12,12 @@ from engine_strategies import Workload, conversations, random_conversations, ran
 from hypothesis import given, settings
 
 from llmserve_sim.engine import ReferenceEngine
-from llmserve_sim.engine.interface import BLOCK_TOKENS, SchedulerRules, Traffic
+from llmserve_sim.engine.interface import BLOCK_TOKENS, Traffic
 from llmserve_sim.engine.prefixes import HASH_MAX, Prefixes
 from llmserve_sim.engine.reference.blocks import BlockHashes, HashedBlocks, Hit
 from llmserve_sim.engine.reference.request import Request
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.hardware import SCHEDULERS
 
 some = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -202,13 +203,9 @@ def test_a_fork_must_keep_the_prefixes_of_requests_that_have_arrived() -> None:
 
 RULES = [
     None,
-    SchedulerRules(whole_prompt=False, admission_lookahead=False, resumes_after_self_preemption=False),
-    SchedulerRules(whole_prompt=True, admission_lookahead=False, resumes_after_self_preemption=False),
-    SchedulerRules(
-        whole_prompt=True, admission_lookahead=True, resumes_after_self_preemption=True, unhashed_blocks_first=True
-    ),
+    *(replace(rules, asynchronous=late) for rules in dict.fromkeys(SCHEDULERS.values()) for late in (False, True)),
 ]
-"""The simulator's first scheduler, and those of vLLM 0.12, 0.19 and 0.33."""
+"""The simulator's first scheduler, and those of vLLM's versions, synchronous and asynchronous."""
 
 
 @some

@@ -60,7 +60,10 @@ every_time = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-every_rules = st.sampled_from(sorted(SCHEDULERS)).map(SCHEDULERS.__getitem__)
+SYNCHRONOUS = {version: replace(rules, asynchronous=False) for version, rules in SCHEDULERS.items()}
+every_rules = st.builds(
+    replace, st.sampled_from(list(SCHEDULERS.values())), asynchronous=st.booleans(), length_known=st.booleans()
+)
 
 
 def run(
@@ -82,20 +85,20 @@ TWO_LONG = [(0, 130, 2, 1), (1, 90, 2, 1)]
 
 
 def test_0_12_admits_a_prompt_of_which_a_chunk_fits() -> None:
-    _, records = run(SCHEDULERS["vllm-0.12"], TWO_LONG, PLAN)
+    _, records = run(SYNCHRONOUS["vllm-0.12"], TWO_LONG, PLAN)
     assert records[1].scheduled_ps == 328, "beside the last 2 of 130 tokens, before the first request ends"
     assert records[1].preemptions == 1
 
 
 def test_0_19_admits_a_prompt_only_if_all_of_it_fits() -> None:
-    _, records = run(SCHEDULERS["vllm-0.19"], TWO_LONG, PLAN)
+    _, records = run(SYNCHRONOUS["vllm-0.19"], TWO_LONG, PLAN)
     assert records[1].scheduled_ps == records[0].last_ps
     assert records[1].preemptions == 0
 
 
 def test_the_blocks_of_a_prompt_are_taken_chunk_by_chunk() -> None:
     early, late = replace(PLAN, end_ps=100), replace(PLAN, end_ps=10**6)
-    for rules, blocks in ((None, 9), (SCHEDULERS["vllm-0.19"], 4)):
+    for rules, blocks in ((None, 9), (SYNCHRONOUS["vllm-0.19"], 4)):
         stats, _ = run(rules, [(0, 130, 2, 1)], early, late)
         assert stats[0].used_blocks == blocks
 
@@ -103,7 +106,7 @@ def test_the_blocks_of_a_prompt_are_taken_chunk_by_chunk() -> None:
 def test_a_drafter_of_depth_k_needs_slots_for_1_and_2k_more_tokens() -> None:
     """11 tokens of prompt and 1 + 2 * 3: 18, which is 2 blocks; the expected gain of one token needs 1."""
     first, rest = replace(PLAN, depth=3, end_ps=150), replace(PLAN, depth=3)
-    for rules, blocks in ((None, 1), (SCHEDULERS["vllm-0.19"], 2)):
+    for rules, blocks in ((None, 1), (SYNCHRONOUS["vllm-0.19"], 2)):
         stats, _ = run(rules, [(0, 11, 4, 1)], first, rest)
         assert stats[0].used_blocks == blocks
 
@@ -111,7 +114,7 @@ def test_a_drafter_of_depth_k_needs_slots_for_1_and_2k_more_tokens() -> None:
 def test_0_24_needs_the_slots_looked_ahead_at_admission_already() -> None:
     first, rest = replace(PLAN, depth=3, end_ps=50), replace(PLAN, depth=3)
     for version, blocks in (("vllm-0.19", 1), ("vllm-0.24", 2)):
-        stats, _ = run(SCHEDULERS[version], [(0, 15, 4, 1)], first, rest)
+        stats, _ = run(SYNCHRONOUS[version], [(0, 15, 4, 1)], first, rest)
         assert stats[0].used_blocks == blocks
 
 
@@ -119,7 +122,7 @@ def test_0_24_needs_the_slots_looked_ahead_at_admission_already() -> None:
 def test_a_request_that_preempts_itself_ends_the_step_until_0_33(version: str, last_ps: int) -> None:
     """3, 3 and 2 blocks fill the pool. In the third step the second request needs one more, and is itself the victim."""
     requests = [(0, 40, 5, 0), (0, 48, 3, 1), (10, 32, 2, 0)]
-    _, records = run(SCHEDULERS[version], requests, replace(PLAN, priority=True, pool_blocks=8))
+    _, records = run(SYNCHRONOUS[version], requests, replace(PLAN, priority=True, pool_blocks=8))
     assert records[1].preemptions == 1
     assert records[2].last_ps == last_ps, "the third request's second token"
 
@@ -127,10 +130,45 @@ def test_a_request_that_preempts_itself_ends_the_step_until_0_33(version: str, l
 def test_of_requests_that_arrived_together_the_first_admitted_is_preempted() -> None:
     requests = [(0, 31, 20, 1), (0, 31, 20, 1)]
     plan = replace(PLAN, priority=True, pool_blocks=5)
-    _, records = run(SCHEDULERS["vllm-0.19"], requests, plan)
+    _, records = run(SYNCHRONOUS["vllm-0.19"], requests, plan)
     assert (records[0].preemptions, records[1].preemptions) == (1, 0)
     _, records = run(None, requests, plan)
     assert (records[0].preemptions, records[1].preemptions) == (0, 1)
+
+
+def test_an_arrival_waits_for_two_steps_to_end_where_a_step_is_scheduled_while_one_runs() -> None:
+    """A prompt of 60 until 160, its second token until 261. The arrival at 10 is scheduled at 160 in both cases."""
+    requests = [(0, 60, 3, 1), (10, 20, 1, 1)]
+    for asynchronous, first_ps in ((False, 160 + 121), (True, 261 + 121)):
+        _, records = run(replace(SCHEDULERS["vllm-0.19"], asynchronous=asynchronous), requests, PLAN)
+        assert records[1].scheduled_ps == 160
+        assert records[1].first_ps == first_ps
+
+
+def test_an_asynchronous_scheduler_learns_of_an_end_one_step_late_unless_the_length_is_known() -> None:
+    """The first request ends at 261, when the next step has been scheduled, with it if its length is unknown."""
+    requests = [(0, 60, 2, 1), (200, 20, 1, 1)]
+    for known, first_ps in ((True, 261 + 120), (False, 261 + 101 + 120)):
+        _, records = run(replace(SCHEDULERS["vllm-0.19"], length_known=known), requests, PLAN)
+        assert records[0].last_ps == 261
+        assert records[1].first_ps == first_ps
+
+
+def test_a_request_preempted_while_its_token_is_computed_gets_the_token() -> None:
+    """Two prompts of 2 blocks until 162, the second tokens until 264; at 162 the third tokens need 6 blocks of 5."""
+    requests = [(0, 31, 20, 1), (0, 31, 20, 1)]
+    early, late = replace(PLAN, pool_blocks=5, end_ps=265), replace(PLAN, pool_blocks=5)
+    stats, records = run(SCHEDULERS["vllm-0.19"], requests, early, late)
+    assert (stats[0].preemptions, stats[0].queue_depth, stats[0].delivered_tokens) == (1, 1, 4)
+    assert {r.status for r in records.values()} == {"finished"}
+
+
+def test_what_a_step_in_flight_computes_for_an_evicted_request_is_lost() -> None:
+    requests = [(0, 31, 20, 1), (0, 31, 20, 1)]
+    before, shrunk = replace(PLAN, end_ps=200), replace(PLAN, end_ps=265, pool_blocks=3)
+    stats, records = run(SCHEDULERS["vllm-0.19"], requests, before, shrunk, replace(PLAN, pool_blocks=12))
+    assert (stats[1].forced_evictions, stats[1].delivered_tokens) == (1, 1)
+    assert {r.status for r in records.values()} == {"finished"}
 
 
 @every_time
@@ -142,8 +180,8 @@ def test_blocks_and_requests_are_conserved_under_every_rule(workload: Workload, 
         stats = engine.step(plan)
         ended += len(engine.records())
         for replica in engine.replicas:
-            assert replica.used == sum(r.blocks for r in replica.decoding + replica.prefilling)
-            assert 0 <= replica.used <= plan.pool_blocks
+            assert replica.kv.used == sum(r.blocks for r in replica.decoding + replica.prefilling)
+            assert 0 <= replica.kv.used <= plan.pool_blocks
             assert not any(r.blocks for r in chain(*replica.resumed, *replica.fresh))
         assert ended == stats.total_finished + stats.total_abandoned + stats.total_rejected
     assert ended + sum(1 for _ in engine.unfinished()) == engine.arrived

@@ -148,7 +148,7 @@ class ReferenceEngine:
         for replica in self.replicas:
             if replica.iteration is not None:
                 times.append(replica.iteration.end_ps)
-            elif replica.load:
+            elif replica.load or replica.planned is not None:
                 times.append(max(replica.ready_ps, self.now))
         return min(times)
 
@@ -230,7 +230,7 @@ class ReferenceEngine:
     def _restart(self, plan: WindowPlan, stall_ps: int) -> None:
         """Free all KV, stall, and route every unfinished request anew, those with a first token first."""
         for replica in self.replicas:
-            replica.iteration = None
+            replica.iteration = replica.planned = None
             self.ledger.stats.preemptions += replica.running
             while replica.running:
                 replica.preempt(replica.victim(plan.priority))

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import FP, PRIORITY, STANDARD, TENANTS
-from llmserve_sim.engine.reference.request import Request, blocks_of
-from llmserve_sim.engine.reference.rules import schedule, victim_of
+from llmserve_sim.engine.reference import first_scheduler, rules
+from llmserve_sim.engine.reference.request import Request
+from llmserve_sim.engine.reference.steps import Batch, Iteration
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.interface import SchedulerRules, WindowPlan
@@ -16,21 +17,7 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.reference.costs import IterationCosts
     from llmserve_sim.engine.reference.ledger import Ledger
 
-__all__ = ["Iteration", "Replica"]
-
-
-@dataclass(slots=True, eq=False)
-class Iteration:
-    """An iteration in flight. Its chunks are (request, new tokens)."""
-
-    end_ps: int
-    duration_ps: int
-    depth: int
-    tokens_per_step: list[int]
-    """By tenant, fixed-point."""
-    chunks: list[tuple[Request, int]]
-    left_out: list[Request]
-    """Decoding requests that do not take part: a vLLM version's rules ended the step before them."""
+__all__ = ["Replica"]
 
 
 @dataclass(eq=False)
@@ -57,6 +44,8 @@ class Replica:
     """In order of admission."""
 
     iteration: Iteration | None = None
+    planned: Batch | None = None
+    """The step after the iteration in flight, which an asynchronous scheduler has chosen already."""
     ready_ps: int = 0
     """End of the last stall; no iteration starts before it."""
     link_free_ps: int = 0
@@ -121,22 +110,34 @@ class Replica:
             self.decoding.remove(request)
         else:
             self.prefilling.remove(request)
-            if self.iteration is not None:
-                self.iteration.chunks = [chunk for chunk in self.iteration.chunks if chunk[0] is not request]
         self.kv.free(request, reusable=False)
         request.computed = 0
         request.preemptions += 1
-        queues = self.fresh if request.first_ps < 0 else self.resumed
-        queue = queues[request.priority]
+        self.wait_again(request)
+
+    def wait_again(self, request: Request) -> None:
+        """Put a preempted request at the front of its queue; under a version's rules at its place in order of `seq`."""
+        queue = self.queue_of(request)
         if self.rules is None:
             queue.appendleft(request)
         else:  # victims need not leave in the opposite order of their coming
             queue.insert(sum(1 for r in queue if r.seq < request.seq), request)
 
+    def queue_of(self, request: Request) -> deque[Request]:
+        """Return the queue in which a preempted request waits."""
+        return (self.fresh if request.first_ps < 0 else self.resumed)[request.priority]
+
+    def evict(self, request: Request) -> None:
+        """Preempt a running request outside of a step: what a step in flight computes for it is lost."""
+        for step in (self.iteration, self.planned):
+            if step is not None:
+                step.drop(request)
+        self.preempt(request)
+
     def victim(self, priority: bool) -> Request:
         """Return the running request to preempt: the newest; with `priority` the newest of the standard class first."""
         if self.rules is not None:
-            return victim_of(self.in_order(), priority)
+            return rules.victim_of(self.in_order(), priority)
         return max(self.decoding + self.prefilling, key=lambda r: (r.priority if priority else 0, r.seq))
 
     def in_order(self) -> list[Request]:
@@ -156,7 +157,7 @@ class Replica:
         self.kv.resize(blocks)
         victims = 0
         while self.kv.missing > 0:
-            self.preempt(self.victim(priority))
+            self.evict(self.victim(priority))
             victims += 1
         return victims
 
@@ -174,111 +175,46 @@ class Replica:
 
     def start(self, now: int, plan: WindowPlan, costs: IterationCosts) -> None:
         """Schedule and start an iteration at `now`, unless no request waits or runs."""
-        budget = costs.tables.budget
         self.abandon_expired(now)
-        if self.rules is not None:
-            batch = schedule(self, now, plan, budget, self.rules)
-            self.run(now, batch.depth, batch.rates, batch.chunks, batch.decoding, costs)
+        batch, self.planned = self.planned, None
+        self._run(now, batch or self._schedule(now, plan, costs), costs)
+        if self.rules is not None and self.rules.asynchronous and self.iteration is not None:
+            self.planned = self._schedule(now, plan, costs)
+
+    def _schedule(self, now: int, plan: WindowPlan, costs: IterationCosts) -> Batch:
+        budget = costs.tables.budget
+        if self.rules is None:
+            return first_scheduler.schedule(self, now, plan, budget)
+        return rules.schedule(self, now, plan, budget, self.rules)
+
+    def _run(self, now: int, batch: Batch, costs: IterationCosts) -> None:
+        """Start an iteration, unless its batch is empty."""
+        if not batch:
             return
-
-        # Decoding requests first: each needs blocks for the tokens of this step. The newest is preempted until all fit.
-        preempted = False
-        while True:
-            n = len(self.decoding)
-            depth = max(min(plan.depth, budget // max(n, 1) - 1), 0)
-            rates = [plan.tokens_per_step[tenant][depth] for tenant in range(TENANTS)]
-            gains = [self.gain(tenant, rates[tenant]) for tenant in range(TENANTS)]
-            demand = sum(blocks_of(r.stored + gains[r.tenant]) - r.blocks for r in self.decoding)
-            if demand <= self.kv.num_free:
-                break
-            self.preempt(self.victim(plan.priority))
-            self.ledger.stats.preemptions += 1
-            preempted = True
-        for r in self.decoding:
-            self.kv.allocate(r, r.stored + gains[r.tenant])
-            self.kv.computed(r, r.stored + 1)
-        left = budget - n * (depth + 1)
-
-        # Then the prompts that are partly computed.
-        chunks: list[tuple[Request, int]] = []
-        for r in self.prefilling:
-            new = min(r.target - r.computed, left)
-            if new > 0:
-                self.kv.computed(r, r.computed + new)
-                chunks.append((r, new))
-                left -= new
-
-        # Then the waiting requests, strictly in order: one that does not fit blocks those behind it.
-        while not preempted and left > 0 and self.running < plan.batch_cap:
-            queue = self.next_queue(plan.priority)
-            if queue is None:
-                break
-            r = queue[0]
-            if r.has_kv:
-                self.reset_counter_if_first(r.tenant)
-                most = -(-rates[r.tenant] // FP)  # the most tokens that a step can yield; they must fit
-                hit = self.kv.share(r)
-                if self.kv.shortage(r, r.stored + most, hit) > 0 or depth + 1 > left:
-                    break
-                queue.popleft()
-                r.has_kv = False
-                self.kv.allocate(r, r.stored + self.gain(r.tenant, rates[r.tenant]), hit)
-                self.kv.computed(r, r.stored + 1)
-                self.decoding.append(r)
-                left -= depth + 1
-            else:
-                r.target = r.prompt + r.produced
-                hit = self.kv.find(r, plan)
-                if self.kv.shortage(r, r.target, hit) > 0:
-                    break
-                queue.popleft()
-                r.computed = hit.tokens
-                self.ledger.found(r)
-                if r.scheduled_ps < 0:
-                    r.scheduled_ps = now
-                self.kv.allocate(r, r.target, hit)
-                self.prefilling.append(r)
-                new = min(r.target - r.computed, left)
-                self.kv.computed(r, r.computed + new)
-                chunks.append((r, new))
-                left -= new
-
-        if not self.decoding and not chunks:
-            assert not self.load, "if nothing runs, the head of the queue always fits"
-            return
-        self.run(now, depth, rates, chunks, self.decoding, costs)
-
-    def run(
-        self,
-        now: int,
-        depth: int,
-        rates: list[int],
-        chunks: list[tuple[Request, int]],
-        decoding: list[Request],
-        costs: IterationCosts,
-    ) -> None:
-        """Start an iteration of prompt chunks and decoding requests, unless it is empty."""
-        if not decoding and not chunks:
-            return
-        context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in decoding)
-        duration = costs.iteration_ps(len(decoding), depth, context_fp, chunks)
-        left_out = [r for r in self.decoding if r not in decoding]
-        self.iteration = Iteration(now + duration, duration, depth, rates, chunks, left_out)
+        context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in batch.decoding)
+        duration = costs.iteration_ps(len(batch.decoding), batch.depth, context_fp, batch.chunks)
+        completing = [r for r, new in batch.chunks if r.computed + new == r.target]
+        self.iteration = Iteration(
+            batch.depth, batch.tokens_per_step, batch.chunks, batch.decoding, now + duration, duration, completing
+        )
 
     def complete(self) -> list[Request]:
         """Deliver the tokens of the iteration in flight and return the requests to hand over to a decode replica."""
         iteration = self.iteration
         assert iteration is not None
         self.iteration = None
-        now, stats = iteration.end_ps, self.ledger.stats
-        stats.iterations += 1
-        stats.busy_ps += iteration.duration_ps
+        self.ledger.stats.iterations += 1
+        self.ledger.stats.busy_ps += iteration.duration_ps
+        self._deliver_decoded(iteration)
+        return self._deliver_prefilled(iteration)
 
+    def _deliver_decoded(self, iteration: Iteration) -> None:
+        """Deliver the tokens of the decoding requests, also of one that was preempted while they were computed."""
+        now, stats = iteration.end_ps, self.ledger.stats
         gains = [self.gain(tenant, iteration.tokens_per_step[tenant]) for tenant in range(TENANTS)]
-        stepped = [r for r in self.decoding if r not in iteration.left_out]
+        stepped = [r for r in iteration.decoding if not r.ended]
         for tenant in {r.tenant for r in stepped}:
             self.counters[tenant] += iteration.tokens_per_step[tenant]
-        self.decoding = [r for r in self.decoding if r in iteration.left_out]
         for r in stepped:
             rate = iteration.tokens_per_step[r.tenant]
             if iteration.depth > 0:
@@ -286,24 +222,32 @@ class Replica:
                 stats.accepted_fp += rate - FP
             self.ledger.gap(r, now, rate)
             self.ledger.delivered(r, now, min(gains[r.tenant], r.output - r.produced))
+            if r.blocks and self.rules is not None and self.rules.asynchronous:
+                self.kv.computed(r, r.stored)  # they were not known when the step was scheduled
             if r.produced == r.output:
+                (self.decoding if r.blocks else self.resumed[r.priority]).remove(r)
                 self.finish(r)
-            else:
-                self.decoding.append(r)
 
+    def _deliver_prefilled(self, iteration: Iteration) -> list[Request]:
+        """Deliver the tokens of complete prompts and return the requests to hand over."""
         handed_over = []
         for r, new in iteration.chunks:
-            r.computed += new
-            if r.computed < r.target:
+            preempted = r.blocks == 0  # while its chunk was computed; the token counts, the KV is gone
+            if not preempted:
+                r.computed += new
+            hands_over = self.prefill_only and r.produced + 1 < r.output
+            if r not in iteration.completing or r.ended or (preempted and hands_over):
                 continue
-            self.prefilling.remove(r)
-            if self.prefill_only and r.produced + 1 < r.output:
+            (self.queue_of(r) if preempted else self.prefilling).remove(r)
+            if hands_over:
                 self.kv.free(r, reusable=True)  # its first token travels with its KV
                 handed_over.append(r)
                 continue
-            self.ledger.prefilled(r, now)
+            self.ledger.prefilled(r, iteration.end_ps)
             if r.produced == r.output:
                 self.finish(r)
+            elif preempted:
+                self.wait_again(r)
             else:
                 self.reset_counter_if_first(r.tenant)
                 self.decoding.append(r)

@@ -52,3 +52,8 @@ class Request:
     def stored(self) -> int:
         """Tokens whose KV a decoding request holds: all but the newest one, whose KV the next step computes."""
         return self.prompt + self.produced - 1
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has all its tokens, or was given up before the first."""
+        return self.produced == self.output or self.first_ps < 0 <= self.last_ps

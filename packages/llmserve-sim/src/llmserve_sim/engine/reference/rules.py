@@ -1,35 +1,25 @@
 """One step of vLLM's V1 scheduler, under the rules of one of its versions (`SchedulerRules`).
 
 It follows `Scheduler.schedule` of vLLM: running requests first, in order of admission, each with the slots of its new
-tokens; then, if none was preempted, the waiting requests. Two things are the simulator's own: a request that comes with
-its KV (split prefill and decode), and the depth of speculation, which is cut for all if the budget is too small.
+tokens; then, if none was preempted, the waiting requests. An asynchronous scheduler runs while a step is in flight, and
+counts that step's tokens as computed. Two things are the simulator's own: a request that comes with its KV (split prefill
+and decode), and the depth of speculation, which is cut for all if the budget is too small.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import BLOCK_TOKENS, TENANTS
 from llmserve_sim.engine.reference.request import blocks_of
+from llmserve_sim.engine.reference.steps import Batch
 
 if TYPE_CHECKING:
     from llmserve_sim.engine.interface import SchedulerRules, WindowPlan
     from llmserve_sim.engine.reference.replica import Replica
     from llmserve_sim.engine.reference.request import Request
 
-__all__ = ["Batch", "schedule", "victim_of"]
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """What one step computes."""
-
-    depth: int
-    rates: list[int]
-    """Fixed-point tokens per step, by tenant."""
-    chunks: list[tuple[Request, int]]
-    decoding: list[Request]
+__all__ = ["schedule", "victim_of"]
 
 
 def victim_of(running: list[Request], priority: bool) -> Request:
@@ -45,14 +35,17 @@ def schedule(replica: Replica, now: int, plan: WindowPlan, budget: int, rules: S
     while True:
         batch, preempted = _step(replica, now, plan, budget, rules)
         # A request that was alone and preempted itself leaves an empty step, which takes no time.
-        if batch.chunks or batch.decoding or not preempted:
+        if batch or not preempted or replica.iteration is not None:
             return batch
 
 
 def _step(replica: Replica, now: int, plan: WindowPlan, budget: int, rules: SchedulerRules) -> tuple[Batch, bool]:
-    depth = max(min(plan.depth, budget // max(len(replica.decoding), 1) - 1), 0)
+    in_flight = {} if replica.iteration is None else replica.iteration.tokens()
+    completing = {r for r in replica.prefilling if r.computed + in_flight.get(r, 0) == r.target}
+    decoding = completing.union(replica.decoding)
+    depth = max(min(plan.depth, budget // max(len(decoding), 1) - 1), 0)
     rates = [plan.tokens_per_step[tenant][depth] for tenant in range(TENANTS)]
-    scheduled, preempted = _schedule_running(replica, plan, depth, budget, rules)
+    scheduled, preempted = _schedule_running(replica, plan, depth, budget, rules, in_flight, decoding)
     left = budget - sum(scheduled.values())
     while not preempted and left > 0 and replica.running < plan.batch_cap:
         queue = replica.next_queue(plan.priority)
@@ -64,28 +57,41 @@ def _step(replica: Replica, now: int, plan: WindowPlan, budget: int, rules: Sche
             break
         if request.has_kv:
             replica.reset_counter_if_first(request.tenant)
+            decoding.add(request)
         elif request.scheduled_ps < 0:
             request.scheduled_ps = now
         replica.admit(request)
         request.has_kv = False
         scheduled[request] = new
         left -= new
-    assert scheduled or preempted or not replica.load, "if nothing runs, the head of the queue always fits"
-    chunks = [(r, scheduled[r]) for r in replica.prefilling if r in scheduled]
-    return Batch(depth, rates, chunks, [r for r in replica.decoding if r in scheduled]), preempted
+    idle = not scheduled and not preempted and replica.iteration is None
+    assert not idle or not replica.load, "if nothing runs, the head of the queue always fits"
+    chunks = [(r, new) for r, new in scheduled.items() if r not in decoding]
+    return Batch(depth, rates, chunks, [r for r in scheduled if r in decoding]), preempted
 
 
 def _schedule_running(
-    replica: Replica, plan: WindowPlan, depth: int, budget: int, rules: SchedulerRules
+    replica: Replica,
+    plan: WindowPlan,
+    depth: int,
+    budget: int,
+    rules: SchedulerRules,
+    in_flight: dict[Request, int],
+    decoding: set[Request],
 ) -> tuple[dict[Request, int], bool]:
     """Return the new tokens of the running requests that are scheduled, and whether one was preempted."""
     running, preempted, index = replica.in_order(), False, 0
     chosen: dict[Request, int] = {}
+    decodes_now = set(replica.decoding)
     while index < len(running) and budget > 0:
         request = running[index]
-        decodes = request in replica.decoding
-        computed = request.stored if decodes else request.computed
-        new = min(depth + 1 if decodes else request.target - request.computed, budget)
+        ahead = in_flight.get(request, 0)
+        last = replica.prefill_only or (rules.length_known and request.produced + 1 >= request.output)
+        if ahead and last and request in decoding:  # the step in flight yields its last token here
+            index += 1
+            continue
+        computed = (request.stored if request in decodes_now else request.computed) + ahead
+        new = min(depth + 1 if request in decoding else request.target - computed, budget)
         slots = computed + new + plan.depth
         while blocks_of(slots) - request.blocks > replica.kv.num_free:
             victim = victim_of(running, plan.priority)
@@ -103,7 +109,7 @@ def _schedule_running(
                 continue
             break
         replica.kv.allocate(request, max(slots, request.blocks * BLOCK_TOKENS))
-        replica.kv.computed(request, computed + 1 if decodes else computed + new)
+        replica.kv.computed(request, min(computed + new, request.prompt + request.produced))  # drafts may be refused
         chosen[request] = new
         budget -= new
         index += 1
