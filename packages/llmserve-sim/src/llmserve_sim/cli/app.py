@@ -223,6 +223,8 @@ def grade(
     choice = Choice(task or episode.task_id, episode.seed, deployment, recording)
     if task is None and recording is None and episode.task_id not in {known.id for known in list_tasks()}:
         raise InvalidInputError("--task", "must name the file of the task that the log is of", got=episode.task_id)
+    if recording is None and episode.scenario_digest is not None:
+        raise InvalidInputError("--trace", "must name the trace that the log is of, with the options of its run")
     with as_options():
         rules, scenario = choice.rules(), choice.scenario()
     with Console(stderr=True).status(f"replaying {len(episode.steps):,} windows"):
