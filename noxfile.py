@@ -21,7 +21,7 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 PACKAGES = ("sim", "client", "agents", "server")
-TESTED_WITH = {"client": "[gym]", "sim": "[cli,fast,gym]", "agents": "[cli,fast,llm,plot,tune]"}
+TESTED_WITH = {"client": "[gym]", "sim": "[cli,fast,files,gym]", "agents": "[cli,fast,llm,plot,tune]"}
 SOURCES = [ROOT / "packages" / f"llmserve-{name}" / "src" for name in PACKAGES]
 PYTHONS = ("3.11", "3.12", "3.13")
 OPENENVS = ("openenv>=0.10", "openenv-core==0.3.0")
