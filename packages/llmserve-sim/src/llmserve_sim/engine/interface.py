@@ -34,6 +34,7 @@ __all__ = [
     "REPLICAS_MAX",
     "SEQS_MAX",
     "STANDARD",
+    "STATUSES",
     "TENANTS",
     "TOTALS",
     "Engine",
@@ -64,6 +65,8 @@ SEQS_MAX = 512
 """Largest `batch_cap` (vLLM's `max_num_seqs`)."""
 PRIORITY, STANDARD = 0, 1
 """The two request classes, as vLLM orders them: a lower number is served first."""
+STATUSES = ("finished", "abandoned", "rejected")
+"""How a request ends; schedulers and `LatencySink` count a status as its place here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,7 +327,7 @@ class RequestRecord:
 
     id: int
     status: str
-    """"finished", "abandoned" or "rejected"."""
+    """One of `STATUSES`."""
     scheduled_ps: int
     first_ps: int
     last_ps: int

@@ -22,6 +22,7 @@ from llmserve_sim.engine.interface import (
     DEPTHS,
     REPLICAS_MAX,
     SEQS_MAX,
+    STATUSES,
     TENANTS,
     TOTALS,
     WindowPlan,
@@ -199,8 +200,7 @@ REC_LAST = 4
 REC_PREEMPTIONS = 5
 REC_REPLICA = 6
 RECORD_SIZE = 7
-STATUSES = ("finished", "abandoned", "rejected")
-FINISHED, ABANDONED, REJECTED = 0, 1, 2
+FINISHED, ABANDONED, REJECTED = range(len(STATUSES))
 # ---- block pools (`blocks.py`): header | buckets | runs
 E_QUEUE = 0  # ring of the runs of free blocks
 E_POOL = 2  # size of the pool
