@@ -44,11 +44,13 @@ def grade(
     deployment: str | Deployment | None = None,
     scenario: Scenario | None = None,
     engine: EngineKind = "auto",
+    tell_replay: bool = True,
 ) -> GradeReport:
     """Return the grade of `log` (JSON text, a mapping or an `EpisodeLog`); the same log always gets the same grade.
 
     `task` (by default the log's task id in the catalogue, and only there: a log opens no file), `deployment` and
-    `scenario` are what the episode ran on, if not the task's own. A log that does not replay gets `verified: false`, a
+    `scenario` are what the episode ran on, if not the task's own. With `tell_replay` the reason names the field that
+    differs and what the replay gives; whoever may not see the future of the seed is told the step only. A log that does not replay gets `verified: false`, a
     reason and no score; an unfinished episode `complete: false` and a score in which each missing window counts as one
     of the random policy. Raises `InvalidInputError` if `log` is not a log, and `UnknownTaskError` for a task that is
     not in the catalogue.
@@ -59,7 +61,7 @@ def grade(
     state = env.state()
     length = state.episode_length
     outcomes: list[Outcome] = []
-    reason = _foreign(log, state, scenario) or _replay(log, env, start, outcomes)
+    reason = _foreign(log, state, scenario) or _replay(log, env, start, outcomes, tell_replay)
     rewards = [step.observation.reward for step in log.steps]
     mean = fmean(rewards) if rewards else 0.0
     components = {} if reason or not rewards else _components(outcomes)
@@ -132,12 +134,12 @@ def _what_differs(log: EpisodeLog, state: ServeState, scenario_digest: str | Non
     )
 
 
-def _replay(log: EpisodeLog, env: ServingEnv, start: Outcome, outcomes: list[Outcome]) -> str | None:
+def _replay(log: EpisodeLog, env: ServingEnv, start: Outcome, outcomes: list[Outcome], tell_replay: bool) -> str | None:
     """Return why the replay differs from the log, or None; appends the replayed outcomes to `outcomes`."""
     task_id = env.task.id
     problem = _difference(log.initial_observation, start, task_id)
     if problem:
-        return f"initial_observation.{problem}"
+        return f"initial_observation.{problem}" if tell_replay else "initial_observation does not replay"
     for index, step in enumerate(log.steps):
         try:
             outcome = env.advance(step.action)
@@ -145,7 +147,7 @@ def _replay(log: EpisodeLog, env: ServingEnv, start: Outcome, outcomes: list[Out
             return f"steps.{index}.action was refused on replay: {error}"
         problem = _difference(step.observation, outcome, task_id)
         if problem:
-            return f"steps.{index}.observation.{problem}"
+            return f"steps.{index}.observation.{problem}" if tell_replay else f"steps.{index} does not replay"
         outcomes.append(outcome)
     return None
 
