@@ -136,6 +136,8 @@ def _rule(hint: Any, mark: Between | Column | None = None) -> Rule:
 
 
 def _integer(bound: Between, path: str, value: object) -> None:
+    if type(value) is int and bound.least < value <= bound.most:
+        return  # the usual case; plans are made in every window
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not bound.takes(int(value)):
         raise InvalidInputError(path, f"must be an integer in {bound}", got=value)
 
@@ -164,6 +166,10 @@ def _optional(rule: Rule, path: str, value: object) -> None:
 def _sequence(rule: Rule, length: int | None, path: str, value: object) -> None:
     if not isinstance(value, tuple) or length not in {None, len(value)}:
         raise InvalidInputError(path, "must be a tuple" + (f" of {length}" if length else ""), got=value)
+    if isinstance(rule, partial) and rule.func is _integer and set(map(type, value)) == {int}:
+        bound = rule.args[0]
+        if bound.takes(min(value)) and bound.takes(max(value)):
+            return
     for index, entry in enumerate(value):
         try:
             rule(path, entry)

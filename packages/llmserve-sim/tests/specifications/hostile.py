@@ -165,6 +165,8 @@ def main(arguments: Sequence[str]) -> None:
     counts = Counter(attempt(seed) for seed in range(int(arguments[0])))
     for outcome, count in sorted(counts.items()):
         sys.stdout.write(f"{count:6d}  {outcome}\n")
+    if any(outcome.split(": ")[1] not in {"ran", "made", "refused"} for outcome in counts):
+        sys.exit("an outcome that should not be")
 
 
 if __name__ == "__main__":
