@@ -70,8 +70,6 @@ class Column:
     sorted: bool = False
     dtype: type[np.generic] = np.int64
     inner: tuple[int, ...] = ()
-    nan: bool = False
-    """Whether NaN may stand for an entry that is not known."""
 
 
 class Checked:
@@ -209,8 +207,7 @@ def _column(column: Column, path: str, value: object) -> object:
         raise InvalidInputError(path, f"must be an array of {column.dtype.__name__}, shape ({shape})", got=value)
     if not _is_sealed(value):
         value = sealed(np.array(value, order="C", subok=False))
-    known = value[~np.isnan(value)] if column.nan else value
-    if known.size and not (column.each.takes(known.min().item()) and column.each.takes(known.max().item())):
+    if value.size and not (column.each.takes(value.min().item()) and column.each.takes(value.max().item())):
         raise InvalidInputError(path, f"must hold numbers in {column.each}", got=value)
     if column.sorted and np.any(value[1:] < value[:-1]):
         raise InvalidInputError(path, "must not decrease", got=value)

@@ -49,6 +49,7 @@ RESULTS = {
     "policies": {"RandomPolicy"},
     "reward": {"RewardMeter", "RewardTerms"},
     "schema": {"ActionField", "ObservationField"},
+    "workload.conditions": {"Conditions", "Seen"},
 }
 """By module: dataclasses that the package makes itself, of values that were checked where they came in."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from llmserve_sim.bounds import Between, Checked, Column
+from llmserve_sim.bounds import Between, Column
 from llmserve_sim.engine.units import TENANTS
 from llmserve_sim.workload.patterns import (
     Recurrence,
@@ -61,14 +61,13 @@ LOADED = int(Phase.BURST | Phase.SPIKE)
 PhaseColumn = Annotated[Ints, Column(Between(0, 31, "flags of Phase"))]
 RateColumn = Annotated[Floats, Column(Between(0, 1e12, "requests/s"), dtype=np.float64)]
 AcceptanceColumn = Annotated[Floats, Column(Between(0, 1), dtype=np.float64, inner=(TENANTS,))]
-Count = Annotated[Ints, Column(Between(0, 1 << 40, "requests"))]
 BytesColumn = Annotated[Ints, Column(Between(0, 1 << 50, "bytes"))]
 StakeColumn = Annotated[Floats, Column(Between(0, 1e6), dtype=np.float64, inner=(TENANTS,))]
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions(Checked):
-    """Per-window arrays of n windows.
+class Conditions:
+    """Per-window arrays of n windows. `Scenario` checks them.
 
     phase int64[n] (flags of `Phase`), rate float64[n] (requests/s), acceptance float64[n, 4], cotenant_bytes int64[n]
     (per GPU), quality_stake float64[n, 4].
@@ -88,18 +87,18 @@ class Conditions(Checked):
 
 
 @dataclass(frozen=True, eq=False)
-class Seen(Checked):
+class Seen:
     """What an operator has observed of the first m windows; each array has length m."""
 
-    arrivals: Count
-    priority_arrivals: Count
-    alternate_gain: Annotated[Floats, Column(Between(-1e300, 1e300), dtype=np.float64)]
+    arrivals: Ints
+    priority_arrivals: Ints
+    alternate_gain: Floats
     """Log-likelihood of the prompts seen under the alternation's lengths, minus under the usual ones."""
-    loaded: Annotated[Bools, Column(Between(0, 1), dtype=np.bool_)]
+    loaded: Bools
     """Burst or spike, which the arrivals reveal afterwards."""
-    mean_acceptance: Annotated[Floats, Column(Between(-1e300, 1e300), dtype=np.float64, nan=True)]
+    mean_acceptance: Floats
     """Of the mean class, before the dip; NaN where nothing was drafted."""
-    cotenant_bytes: BytesColumn
+    cotenant_bytes: Ints
 
     def __len__(self) -> int:
         return len(self.arrivals)
