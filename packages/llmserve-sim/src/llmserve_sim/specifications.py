@@ -11,6 +11,7 @@ from typing import Annotated
 
 from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.engine.interface import REPLICAS_MAX
+from llmserve_sim.engine.rules import SchedulerRules
 
 __all__ = [
     "AllReduceParameters",
@@ -226,6 +227,9 @@ class EngineVersion(Checked):
     """The same per sequence in the batch."""
     separate_attention: bool = False
     """Prefill and decode attention run as two kernels. False: one kernel for the whole batch, as in vLLM."""
+    rules: SchedulerRules | None = None
+    """Of the version's scheduler (`hardware.SCHEDULERS`). None: the simulator's first scheduler, the only one that the
+    kernel, and so the environment, can run."""
 
 
 @dataclass(frozen=True, slots=True)
