@@ -7,9 +7,11 @@ parameters and bytes. The times that the kernel parameters stand for are compute
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from llmserve_sim.engine.interface import REPLICAS_MAX, SchedulerRules
-from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.bounds import Between, Checked
+from llmserve_sim.engine.interface import REPLICAS_MAX
+from llmserve_sim.engine.rules import SchedulerRules
 
 __all__ = [
     "AllReduceParameters",
@@ -27,29 +29,38 @@ __all__ = [
 
 BYTES_BF16 = 2
 
+Microseconds = Annotated[float, Between(0, 1e6, "us")]
+Efficiency = Annotated[float, Between(1e-3, 10, "of the stated rate")]
+Exponent = Annotated[float, Between(0.1, 100)]
+OpsPerSecond = Annotated[float, Between(1e9, 1e18, "op/s")]
+BytesPerSecond = Annotated[float, Between(1e6, 1e15, "bytes/s")]
+Heads = Annotated[int, Between(1, 4096, "heads")]
+Width = Annotated[int, Between(1, 1 << 22, "elements")]
+Vocabulary = Annotated[int, Between(2, 1 << 24, "tokens")]
+
 
 @dataclass(frozen=True, slots=True)
-class GemmParameters:
+class GemmParameters(Checked):
     """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant)."""
 
-    t0_us: float
-    compute_efficiency: float
-    bandwidth_efficiency: float
-    p: float
+    t0_us: Microseconds
+    compute_efficiency: Efficiency
+    bandwidth_efficiency: Efficiency
+    p: Exponent
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeAttentionParameters:
+class DecodeAttentionParameters(Checked):
     """Paged decode attention: a fixed part, a part per (sequence, KV head), and the KV bytes, joined by a p-norm."""
 
-    t0_us: float
-    seq_us: float
-    bandwidth_efficiency: float
-    p: float
+    t0_us: Microseconds
+    seq_us: Microseconds
+    bandwidth_efficiency: Efficiency
+    p: Exponent
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillAttentionParameters:
+class PrefillAttentionParameters(Checked):
     """Prefill attention of chunks of `q` new tokens behind `c` cached ones.
 
     Work units are `ceil(q / tile) * (2 c + q + offset)`. With `tile` > 1 they are query tiles that sweep the context
@@ -57,15 +68,15 @@ class PrefillAttentionParameters:
     the time one CTA needs for one context token: a single long sweep cannot be split, however idle the GPU is.
     """
 
-    t0_us: float
-    compute_efficiency: float
-    tile: int
-    offset: int
-    critical_us_per_token: float
+    t0_us: Microseconds
+    compute_efficiency: Efficiency
+    tile: Annotated[int, Between(1, 65_536, "tokens")]
+    offset: Annotated[int, Between(0, 1 << 20, "tokens")]
+    critical_us_per_token: Microseconds
 
 
 @dataclass(frozen=True, slots=True)
-class MixedAttentionParameters:
+class MixedAttentionParameters(Checked):
     """Decode sequences inside a prefill kernel: no split-KV and, in FlashAttention 2, no packing of query heads.
 
     `seq_us` is paid per (sequence, head) over all SMs, `token_us` per (context token, head) over all SMs;
@@ -73,31 +84,31 @@ class MixedAttentionParameters:
     Heads are query heads, or KV heads where the kernel packs those that share one (FlashAttention 3, on H100).
     """
 
-    seq_us: float
-    token_us: float
-    amplification: float
+    seq_us: Microseconds
+    token_us: Microseconds
+    amplification: Annotated[float, Between(0, 100)]
     packs_heads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class AllReduceParameters:
+class AllReduceParameters(Checked):
     """`latency (1 + growth log2 N) + 2 (N - 1) / N bytes / (efficiency link)`."""
 
-    latency_us: float
-    growth: float
-    link_efficiency: float
+    latency_us: Microseconds
+    growth: Annotated[float, Between(0, 100)]
+    link_efficiency: Efficiency
 
 
 @dataclass(frozen=True, slots=True)
-class SmallKernelParameters:
+class SmallKernelParameters(Checked):
     """Norms, rotary embedding, activation: a fixed time per kernel plus the bytes they move."""
 
-    launch_us: float
-    bandwidth_efficiency: float
+    launch_us: Microseconds
+    bandwidth_efficiency: Efficiency
 
 
 @dataclass(frozen=True, slots=True)
-class KernelParameters:
+class KernelParameters(Checked):
     """Everything fitted for one GPU."""
 
     gemm: GemmParameters
@@ -113,45 +124,53 @@ class KernelParameters:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuSpec:
+class GpuSpec(Checked):
     """One GPU: data-sheet rates and the kernel constants fitted against them."""
 
     name: str
-    memory_bytes: int
+    memory_bytes: Annotated[int, Between(1 << 30, 1 << 42, "bytes")]
     """Total device memory as nvidia-smi reports it."""
-    peak_bf16_flops: float
+    peak_bf16_flops: OpsPerSecond
     """Dense BF16 tensor-core rate with FP32 accumulation, FLOP/s."""
-    peak_int8_ops: float
+    peak_int8_ops: OpsPerSecond
     """Dense INT8 tensor-core rate, op/s."""
-    hbm_bytes_per_s: float
-    sm_count: int
-    link_bytes_per_s: float
+    hbm_bytes_per_s: BytesPerSecond
+    sm_count: Annotated[int, Between(1, 65_536, "SMs")]
+    link_bytes_per_s: BytesPerSecond
     """One direction of the GPU-to-GPU link that tensor parallelism and KV hand-over use."""
-    host_bytes_per_s: float
+    host_bytes_per_s: BytesPerSecond
     """Rate at which weights reach the GPU from host memory."""
-    price_usd_per_hour: float
+    price_usd_per_hour: Annotated[float, Between(0, 1e6, "USD/h")]
     kernels: KernelParameters
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSpec:
+class ModelSpec(Checked):
     """A dense decoder-only transformer with grouped-query attention and a gated MLP."""
 
     name: str
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
+    layers: Annotated[int, Between(1, 1024, "layers")]
+    hidden: Width
+    intermediate: Width
+    heads: Heads
+    kv_heads: Heads
+    head_dim: Annotated[int, Between(1, 4096, "elements")]
+    vocab: Vocabulary
     qk_norm: bool = False
-    draft_vocab: int = 32_000
+    draft_vocab: Vocabulary = 32_000
     """Vocabulary of the EAGLE-3 draft head (32,000 in the published Llama-3.1-8B and Qwen3 heads)."""
+
+    def _relations(self) -> None:
+        if self.heads % self.kv_heads:
+            self._refuse("kv_heads", f"must divide the {self.heads} heads")
+
+    def kv_heads_per_gpu(self, tensor_parallel: int) -> int:
+        """KV heads on one GPU: ranks split them, or, where there are more ranks than KV heads, hold copies, as in vLLM."""
+        return max(1, self.kv_heads // tensor_parallel)
 
     def layer_matrices(self, tensor_parallel: int) -> tuple[tuple[float, float], ...]:
         """(n, k) of a layer's QKV, output, gate-up and down projections on one GPU."""
-        qkv = (self.heads + 2 * max(self.kv_heads, tensor_parallel)) * self.head_dim / tensor_parallel
+        qkv = (self.heads / tensor_parallel + 2 * self.kv_heads_per_gpu(tensor_parallel)) * self.head_dim
         attention = self.heads * self.head_dim / tensor_parallel
         mlp = self.intermediate / tensor_parallel
         return ((qkv, self.hidden), (self.hidden, attention), (2 * mlp, self.hidden), (self.hidden, mlp))
@@ -191,19 +210,20 @@ class ModelSpec:
     def elementwise_bytes(self, tensor_parallel: int) -> float:
         """Bytes per token that a layer's small kernels move on one GPU."""
         norms = 2 * 4 * self.hidden
-        qk = 2 * (self.heads + self.kv_heads) * self.head_dim * (1 + int(self.qk_norm)) / tensor_parallel
+        heads = self.heads / tensor_parallel + self.kv_heads_per_gpu(tensor_parallel)
+        qk = 2 * heads * self.head_dim * (1 + int(self.qk_norm))
         activation = 3 * self.intermediate / tensor_parallel
         return BYTES_BF16 * (norms + qk + activation)
 
 
 @dataclass(frozen=True, slots=True)
-class EngineVersion:
+class EngineVersion(Checked):
     """Time that the serving software adds to an iteration. One set per version, for every GPU and model."""
 
     name: str
-    iteration_us: float
+    iteration_us: Microseconds
     """Scheduling, input preparation and output processing that the GPU waits for."""
-    sequence_us: float
+    sequence_us: Microseconds
     """The same per sequence in the batch."""
     separate_attention: bool = False
     """Prefill and decode attention run as two kernels. False: one kernel for the whole batch, as in vLLM."""
@@ -213,42 +233,28 @@ class EngineVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class Deployment(Checked):
     """A fleet: `replicas` copies of `model`, each on `tensor_parallel` GPUs."""
 
     name: str
     gpu: GpuSpec
     model: ModelSpec
     engine: EngineVersion
-    replicas: int = 1
-    tensor_parallel: int = 1
-    max_num_batched_tokens: int = 2048
+    replicas: Annotated[int, Between(1, REPLICAS_MAX, "replicas")] = 1
+    tensor_parallel: Annotated[int, Between(1, 64, "GPUs")] = 1
+    max_num_batched_tokens: Annotated[int, Between(1, 16_384, "tokens")] = 2048
     """Most tokens in one iteration; vLLM's field of that name."""
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: Annotated[float, Between(0, 1, above=True)] = 0.9
     """Share of the device that the engine and its co-tenant may use; vLLM's default."""
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built.
-
-        Raises:
-            InvalidInputError: a field is out of range.
-        """
-        for name, kind in (("name", str), ("gpu", GpuSpec), ("model", ModelSpec), ("engine", EngineVersion)):
-            if not isinstance(getattr(self, name), kind):
-                raise InvalidInputError(f"deployment.{name}", f"must be a {kind.__name__}", got=getattr(self, name))
-        for name, most in (("replicas", REPLICAS_MAX), ("tensor_parallel", 64), ("max_num_batched_tokens", 16_384)):
-            count = getattr(self, name)
-            if type(count) is not int or not 1 <= count <= most:
-                raise InvalidInputError(f"deployment.{name}", f"must be an integer in 1..{most}", got=count)
-        if self.model.heads % self.tensor_parallel:
-            raise InvalidInputError(
-                "deployment.tensor_parallel",
-                f"must divide the model's {self.model.heads} heads",
-                got=self.tensor_parallel,
+    def _relations(self) -> None:
+        model, ranks = self.model, self.tensor_parallel
+        if model.heads % ranks:
+            self._refuse("tensor_parallel", f"must divide the model's {model.heads} heads")
+        if model.kv_heads % ranks and ranks % model.kv_heads:
+            self._refuse(
+                "tensor_parallel", f"must divide the model's {model.kv_heads} KV heads or be a multiple of them"
             )
-        share: object = self.gpu_memory_utilization  # annotations are not checked at run time
-        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0.0 < share <= 1.0:
-            raise InvalidInputError("deployment.gpu_memory_utilization", "must be a number in (0, 1]", got=share)
 
     @property
     def gpus(self) -> int:
