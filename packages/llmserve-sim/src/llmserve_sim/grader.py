@@ -18,6 +18,7 @@ from llmserve_sim.env import EngineKind, ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.observation import to_observation
 from llmserve_sim.references import load_references
+from llmserve_sim.reward import CountedTerms
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeObservation, parse_log, schema_hash
 from llmserve_sim.tasks.registry import catalogue_task
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["COMPONENTS", "grade", "score_of"]
 
 COMPONENTS = ("throughput", "slo", "memory", "cost", "quality")
-"""Unweighted episode means that a report shows, each in 0..1 (more memory pressure and cost is worse)."""
+"""Unweighted components that a report shows, each in 0..1 (more memory pressure and cost is worse)."""
 
 
 def grade(
@@ -160,5 +161,22 @@ def _difference(logged: ServeObservation, outcome: Outcome, task_id: str) -> str
 
 
 def _components(outcomes: list[Outcome]) -> dict[str, float]:
-    shares = [outcome.terms.shares() for outcome in outcomes if outcome.terms is not None]
-    return {name: fmean(share[name] for share in shares) for name in COMPONENTS}
+    """Return means over windows; where the reward counts, ratios of the episode's sums instead."""
+    terms = [outcome.terms for outcome in outcomes if outcome.terms is not None]
+    shares = [one.shares() for one in terms]
+    means = {name: fmean(share[name] for share in shares) for name in COMPONENTS}
+    counts = [one.counts for one in terms if isinstance(one, CountedTerms)]
+    if not counts:
+        return means
+
+    def ratio(part: str, whole: str, otherwise: float) -> float:
+        total = fsum(getattr(one, whole) for one in counts)
+        return min(1.0, fsum(getattr(one, part) for one in counts) / total) if total else otherwise
+
+    return {
+        "throughput": ratio("quality_tokens", "offered_tokens", 1.0),
+        "slo": ratio("met", "due", 1.0),
+        "memory": means["memory"],
+        "cost": ratio("bought_tokens", "delivered_tokens", 1.0),
+        "quality": ratio("quality_tokens", "good_tokens", means["quality"]),
+    }
