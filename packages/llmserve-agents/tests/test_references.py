@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,10 @@ def test_the_shipped_policy_takes_part_where_there_is_one(short: Task, monkeypat
     monkeypatch.setattr(references, "best_static", lambda *_, **__: (ServeAction(), 0.0))
     monkeypatch.setattr(references, "make_agent", lambda _: HeuristicPolicy())
     none = Effort(static_seeds=1, reference_seeds=1, budget=Budget(passes=1, strides=(), holds=(1,)))
-    scores = compute(short, none, log=lambda _: None)
+    scores = compute(short, replace(none, paired=True), log=lambda _: None)
     assert scores.ppo == scores.heuristic
+    assert scores.paired
+    assert scores.command.endswith(" --paired")
     assert scores.clairvoyant >= max(scores.best_static, scores.heuristic)
     assert "tuned-heuristic, ppo did" in scores.budget
 
@@ -128,6 +131,8 @@ def test_the_program_writes_where_the_simulator_reads(
     assert main([TASK, "static_workload", "--seeds", "7", "--passes", "3"]) == 0
     assert [name for name, _ in asked] == [TASK, "static_workload"]
     assert asked[0][1] == Effort(reference_seeds=7, budget=Budget(passes=3))
+    assert main([TASK, "--paired"]) == 0
+    assert asked[-1][1] == Effort(paired=True)
     written = (tmp_path / f"{TASK}.json").read_text(encoding="utf-8")
     assert ReferenceScores.model_validate_json(written) == found[0]
     assert f"{TASK}.json: random" in capsys.readouterr().out

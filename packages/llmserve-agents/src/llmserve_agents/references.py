@@ -51,6 +51,8 @@ class Effort:
     """Most episodes that a mean is over: the first seeds of the task's reference range."""
     budget: Budget = field(default_factory=lambda: Budget(passes=4))
     """Budget of the clairvoyant search, both halves together."""
+    paired: bool = False
+    """Whether episodes are scored by their difference to the best fixed configuration on the same seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def compute(task: Task, effort: Effort | None = None, *, log: Callable[[str], ob
         clairvoyant=float(found.values.mean()),
         heuristic=means["heuristic"],
         ppo=means.get("ppo"),
-        provisional="ppo" not in means or effort != Effort(),
+        provisional="ppo" not in means or effort != Effort(paired=effort.paired),
         simulator_version=__version__,
         task_digest=env.state().task_digest,
         seeds=seeds,
@@ -125,9 +127,10 @@ def compute(task: Task, effort: Effort | None = None, *, log: Callable[[str], ob
         ),
         command=(
             f"python -m llmserve_agents.references {task.id} --seeds {len(seeds)} --passes {effort.budget.passes} "
-            f"--static-seeds {effort.static_seeds}"
+            f"--static-seeds {effort.static_seeds}" + " --paired" * effort.paired
         ),
         best_static_action=fixed,
+        paired=effort.paired,
     )
 
 
@@ -143,12 +146,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=Effort().reference_seeds, help="reference seeds, at most (60)")
     parser.add_argument("--passes", type=int, default=Effort().budget.passes, help="passes of the search (4)")
     parser.add_argument("--static-seeds", type=int, default=Effort().static_seeds, help="training seeds (32)")
+    parser.add_argument("--paired", action="store_true", help="score episodes by their difference on the same seed")
     options = parser.parse_args(arguments)
     if unknown := [task for task in options.task if task not in known]:
         parser.error(f"task: must be of {', '.join(known)}, got {', '.join(unknown)}")
     if min(options.seeds, options.passes, options.static_seeds) < 1:
         parser.error("--seeds, --passes, --static-seeds: must be at least 1")
-    effort = Effort(options.static_seeds, options.seeds, Budget(passes=options.passes))
+    effort = Effort(options.static_seeds, options.seeds, Budget(passes=options.passes), options.paired)
     for task_id in options.task or known:
         found = compute(load_task(task_id), effort, log=_print)
         path = write_references(task_id, found)

@@ -294,6 +294,10 @@ class ReferenceScores(_Message):
     budget: str = Field(description="Search budget spent on each reference.")
     command: str = Field(description="Command that recomputes them.")
     best_static_action: ServeAction = Field(description="The fixed configuration behind `best_static`.")
+    paired: bool = Field(
+        default=False,
+        description="Whether an episode is scored by its difference to `best_static_action` on the same seed.",
+    )
 
 
 class GradeReport(_Message):
@@ -326,6 +330,12 @@ class GradeReport(_Message):
         default=None,
         description="Whether the server showed the episode's future before it was played, in a true fork for example; "
         "null where nobody can know, as for a log on its own.",
+    )
+    unclipped_score: float | None = Field(
+        default=None, description="The score before it is clipped to [0, 1]; null unless the references are paired."
+    )
+    clipped: bool | None = Field(
+        default=None, description="Whether the score was clipped; null unless the references are paired."
     )
 
 

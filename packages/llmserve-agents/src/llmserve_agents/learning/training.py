@@ -152,8 +152,8 @@ def compare(task: Task, result: TrainResult) -> Comparison:
         policy=result.validation,
         random=random,
         best_static=best_static,
-        score=None if references is None else score_of(result.validation, references),
-        random_score=None if references is None else score_of(random, references),
+        score=None if references is None else score_of(result.validation, references, best_static),
+        random_score=None if references is None else score_of(random, references, best_static),
     )
 
 
