@@ -14,7 +14,7 @@ from llmserve_agents import references
 from llmserve_agents.clairvoyant import Budget
 from llmserve_agents.policy import HeuristicPolicy, RandomPolicy, StaticPolicy
 from llmserve_agents.references import Effort, compute, main, run_agent
-from llmserve_agents.search import best_static
+from llmserve_agents.search import RefineBudget, best_static, evaluate_actions, refine_static
 from llmserve_agents.weights import WEIGHTS_VARIABLE
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.env import ServingEnv
@@ -24,6 +24,8 @@ from llmserve_sim.tasks import Task, load_task
 TASK = "bursty_workload"
 QUICK = Effort(
     static_seeds=2,
+    refine_seeds=4,
+    refine_episodes=300,
     reference_seeds=2,
     budget=Budget(passes=2, strides=(2,), holds=(2,), slow_holds=(6,), beyond=2),
 )
@@ -75,8 +77,10 @@ def test_every_mean_is_that_of_its_policy_on_the_reference_seeds(found: Any, sho
 
 
 def test_the_fixed_configuration_is_searched_on_training_seeds(found: Any, short: Task) -> None:
-    action, _ = _from_one_start(short, [0, 1])
-    assert found[0].best_static_action == action
+    on_grid, _ = _from_one_start(short, [0, 1])
+    refined = refine_static(short, [0, 1, 2, 3], [on_grid], RefineBudget(300))
+    assert found[0].best_static_action == refined.action
+    assert refined.value >= evaluate_actions(short, [on_grid], [0, 1, 2, 3]).mean()
 
 
 def test_what_was_computed_says_how_and_for_what(found: Any, short: Task) -> None:
@@ -85,7 +89,10 @@ def test_what_was_computed_says_how_and_for_what(found: Any, short: Task) -> Non
     assert scores.task_digest == short.digest
     assert scores.provisional
     assert scores.ppo is None
-    assert scores.command == f"python -m llmserve_agents.references {TASK} --seeds 2 --passes 2 --static-seeds 2"
+    assert scores.command == (
+        f"python -m llmserve_agents.references {TASK} --seeds 2 --passes 2 --static-seeds 2 "
+        "--refine-seeds 4 --refine-episodes 300"
+    )
     for words in ("2 training seeds", "2 passes", "best-static, heuristic did", "second half moved it by"):
         assert words in scores.budget
     for words in ("random 0.", "without ppo", "without tuned-heuristic", "clairvoyant with half the budget"):
@@ -106,7 +113,13 @@ def test_following_a_policy_gives_its_actions_and_what_they_earn(short: Task) ->
 def test_the_shipped_policy_takes_part_where_there_is_one(short: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "best_static", lambda *_, **__: (ServeAction(), 0.0))
     monkeypatch.setattr(references, "make_agent", lambda _: HeuristicPolicy())
-    none = Effort(static_seeds=1, reference_seeds=1, budget=Budget(passes=1, strides=(), holds=(1,)))
+    none = Effort(
+        static_seeds=1,
+        refine_seeds=1,
+        refine_episodes=10,
+        reference_seeds=1,
+        budget=Budget(passes=1, strides=(), holds=(1,)),
+    )
     scores = compute(short, replace(none, paired=True), log=lambda _: None)
     assert scores.ppo == scores.heuristic
     assert scores.paired
@@ -145,6 +158,7 @@ def test_the_program_writes_where_the_simulator_reads(
         (["short.toml"], "got short.toml"),
         ([TASK, "--seeds", "0"], "must be at least 1"),
         ([TASK, "--passes", "0"], "must be at least 1"),
+        ([TASK, "--refine-episodes", "9"], "at least twice --refine-seeds"),
         ([TASK, "--seeds", "many"], "--seeds"),
         (["--nonsense"], "--nonsense"),
     ],

@@ -26,12 +26,12 @@ from llmserve_agents.learning.checkpoint import identity, write
 from llmserve_agents.learning.config import PPOConfig, option_of, with_current_names
 from llmserve_agents.learning.curves import Curve, draw_learning_curves
 from llmserve_agents.learning.trainer import Trainer, TrainResult, Update, validation_seeds
-from llmserve_agents.search import evaluate_static, rollout
+from llmserve_agents.search import evaluate_actions, rollout
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grader import score_of
-from llmserve_sim.grid import GRID_SIZES, PREFILL_DECODE_SPLIT, to_indices
+from llmserve_sim.grid import GRID_SIZES, PREFILL_DECODE_SPLIT
 from llmserve_sim.references import load_references
 from llmserve_sim.tasks import list_tasks
 
@@ -161,7 +161,7 @@ def _best_static(task: Task, references: ReferenceScores | None, seeds: list[int
     """Return the mean reward per window of the best fixed configuration on `seeds`; None without references."""
     if references is None:
         return None
-    return float(evaluate_static(task, np.array([to_indices(references.best_static_action)]), seeds).mean())
+    return float(evaluate_actions(task, [references.best_static_action], seeds).mean())
 
 
 def _random(task: Task, seeds: list[int]) -> float:
