@@ -6,6 +6,7 @@ one.
 
 from __future__ import annotations
 
+from llmserve_sim.engine.interface import SchedulerRules
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance.calibration import A100_KERNELS, H100_KERNELS, RTX_4090_KERNELS, RTX_PRO_6000_KERNELS
 from llmserve_sim.specifications import Deployment, EngineVersion, GpuSpec, ModelSpec
@@ -17,6 +18,7 @@ __all__ = [
     "LLAMA_3_1_8B",
     "MODELS",
     "QWEN3_32B",
+    "SCHEDULERS",
     "Deployment",
     "EngineVersion",
     "GpuSpec",
@@ -99,6 +101,20 @@ ENGINES: dict[str, EngineVersion] = {
         EngineVersion("tensorrt-llm-0.14", iteration_us=0.0, sequence_us=10.0, separate_attention=True),
     )
 }
+
+SCHEDULERS: dict[str, SchedulerRules] = {
+    version: SchedulerRules(*rules)
+    for version, *rules in (
+        # version, whole_prompt, admission_lookahead, resumes_after_self_preemption, asynchronous
+        ("vllm-0.12", False, False, False, False),
+        ("vllm-0.15", False, False, False, True),
+        ("vllm-0.19", True, False, False, True),
+        ("vllm-0.24", True, True, False, True),
+        ("vllm-0.32", True, True, False, True),
+        ("vllm-0.33", True, True, True, True),
+    )
+}
+"""The scheduling rules of vLLM's versions; `nox -s vllm` holds each against that version's own scheduler."""
 
 DEPLOYMENTS: dict[str, Deployment] = {
     deployment.name: deployment

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmserve_sim.engine.interface import REPLICAS_MAX
+from llmserve_sim.engine.interface import REPLICAS_MAX, SchedulerRules
 from llmserve_sim.errors import InvalidInputError
 
 __all__ = [
@@ -207,6 +207,9 @@ class EngineVersion:
     """The same per sequence in the batch."""
     separate_attention: bool = False
     """Prefill and decode attention run as two kernels. False: one kernel for the whole batch, as in vLLM."""
+    rules: SchedulerRules | None = None
+    """Of the version's scheduler (`hardware.SCHEDULERS`). None: the simulator's first scheduler, the only one that the
+    kernel, and so the environment, can run."""
 
 
 @dataclass(frozen=True, slots=True)

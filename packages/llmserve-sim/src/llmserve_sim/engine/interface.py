@@ -32,12 +32,14 @@ __all__ = [
     "REPLICAS_MAX",
     "SEQS_MAX",
     "STANDARD",
+    "STATUSES",
     "TENANTS",
     "TOTALS",
     "Engine",
     "FleetSpec",
     "LatencySink",
     "RequestRecord",
+    "SchedulerRules",
     "Slo",
     "TierTables",
     "Traffic",
@@ -61,6 +63,8 @@ SEQS_MAX = 512
 """Largest `batch_cap` (vLLM's `max_num_seqs`)."""
 PRIORITY, STANDARD = 0, 1
 """The two request classes, as vLLM orders them: a lower number is served first."""
+STATUSES = ("finished", "abandoned", "rejected")
+"""How a request ends; schedulers and `LatencySink` count a status as its place here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +139,28 @@ class TierTables:
     """ps per decoding sequence when speculating."""
 
 
+@dataclass(frozen=True)
+class SchedulerRules:
+    """What differs between the schedulers of vLLM's versions; `nox -s vllm` compares each set with vLLM's own code.
+
+    All sets share vLLM's loop: running requests in order of admission, a prompt's blocks taken chunk by chunk, K more
+    slots looked ahead for a drafter of depth K, and of requests that arrived together the first admitted as victim.
+    """
+
+    whole_prompt: bool
+    """A prompt is admitted only if all its blocks are free (vLLM's `scheduler_reserve_full_isl`, not in 0.12)."""
+    admission_lookahead: bool
+    """The slots looked ahead are also needed at admission (0.33); before, from the next step on."""
+    resumes_after_self_preemption: bool
+    """With priorities, a request that preempts itself leaves the step to those behind it (0.33); before, it ends it."""
+    asynchronous: bool
+    """A step is scheduled when the one before it starts, as if that one had ended with every draft accepted (vLLM's
+    `async_scheduling`, the default from 0.14 on): an arrival waits for two steps to end, not for one."""
+    length_known: bool = False
+    """Requests end by their `max_tokens`, as in benchmarks that ignore the end-of-sequence token: an asynchronous
+    scheduler then leaves a request out of the step after its last token. False: it learns of the end too late for that."""
+
+
 @dataclass(frozen=True, eq=False)
 class FleetSpec:
     """A fleet of identical replicas and the fixed rules of its scheduler."""
@@ -161,6 +187,9 @@ class FleetSpec:
     """An arrival that finds this many unfinished requests in the fleet is rejected."""
     patience_ps: int
     """A request that still waits for its first token after this long is abandoned; 0: never."""
+    rules: SchedulerRules | None = None
+    """Of a vLLM version. None: the simulator's first scheduler, which decodes first and takes a prompt's blocks at once
+    and only the expected tokens' blocks of a step. Only the reference knows the others."""
 
     @property
     def min_pool_blocks(self) -> int:
@@ -280,7 +309,7 @@ class RequestRecord:
 
     id: int
     status: str
-    """"finished", "abandoned" or "rejected"."""
+    """One of `STATUSES`."""
     scheduled_ps: int
     first_ps: int
     last_ps: int

@@ -15,6 +15,7 @@ from llmserve_sim.engine.interface import (
     PRIORITY,
     SEQS_MAX,
     STANDARD,
+    STATUSES,
     TENANTS,
     FleetSpec,
     LatencySink,
@@ -81,7 +82,6 @@ from llmserve_sim.engine.kernel.layout import (
     STAT_COLUMNS,
     STATS,
     STATS_SIZE,
-    STATUSES,
     TB_SIZE,
     TENANT_SHIFT,
     TOKEN_BITS,
@@ -103,7 +103,17 @@ if TYPE_CHECKING:
 NO_EDGE = 1 << 52
 """A context (fixed-point tokens per sequence) that no sequence reaches; 512 times it does not overflow int64."""
 
-__all__ = ["Backend", "KernelEngine", "check_plan", "new_row", "pack_plan", "pack_tables", "pack_traffic", "read_stats"]
+__all__ = [
+    "Backend",
+    "KernelEngine",
+    "check_fleet",
+    "check_plan",
+    "new_row",
+    "pack_plan",
+    "pack_tables",
+    "pack_traffic",
+    "read_stats",
+]
 
 Backend = Literal["auto", "python", "numba"]
 
@@ -254,6 +264,16 @@ def _kernel(backend: str) -> Any:
     return compiled.compiled_fleet().run_window if backend == "numba" else fleet_kernel.run_window
 
 
+def check_fleet(fleet: FleetSpec) -> None:
+    """Raise an error if the kernel cannot run `fleet`.
+
+    Raises:
+        InvalidInputError: the fleet has the rules of a vLLM version, which only the reference engine knows.
+    """
+    if fleet.rules is not None:
+        raise InvalidInputError("fleet.rules", "must be None: only the reference engine knows others", got=fleet.rules)
+
+
 def check_plan(fleet: FleetSpec, plan: WindowPlan, now_ps: int) -> None:
     """Raise an error if the engine cannot run `plan`.
 
@@ -349,7 +369,12 @@ def pack_traffic(traffic: Traffic) -> Ints:
 
 
 def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False) -> Ints:
-    """Return the arena row of an idle fleet at time 0."""
+    """Return the arena row of an idle fleet at time 0.
+
+    Raises:
+        InvalidInputError: the kernel cannot run the fleet.
+    """
+    check_fleet(fleet)
     row = np.zeros(row_size(fleet.replicas, fleet.max_unfinished), dtype=np.int64)
     slots = MEMBERS + fleet.replicas * TENANTS * MEMBERS_SIZE
     groups = (int(traffic.tenant.max(initial=0)) + 1) * GROUP_SIZE

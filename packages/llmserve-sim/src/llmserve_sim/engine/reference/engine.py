@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from llmserve_sim.engine.future import check_future
-from llmserve_sim.engine.interface import PRIORITY, STANDARD, Progress
+from llmserve_sim.engine.interface import PRIORITY, STANDARD, STATUSES, Progress
 from llmserve_sim.engine.reference.costs import IterationCosts
 from llmserve_sim.engine.reference.ledger import Ledger
 from llmserve_sim.engine.reference.replica import Replica
@@ -56,7 +56,7 @@ class ReferenceEngine:
         self.plan: WindowPlan | None = None
         self.handovers: list[Handover] = []
         self.ledger = Ledger(slo, record=record)
-        self.replicas = [Replica(index, self.ledger, fleet.patience_ps) for index in range(fleet.replicas)]
+        self.replicas = [Replica(index, self.ledger, fleet.patience_ps, fleet.rules) for index in range(fleet.replicas)]
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end."""
@@ -118,8 +118,12 @@ class ReferenceEngine:
         """Add the last window's latencies."""
         ledger = self.ledger
         histograms = [0, 0, *ledger.ttft_hist, 0, 0, *ledger.itl_hist]
-        finished = [x for request_id, last_ps in ledger.done for x in (request_id, 0, 0, 0, last_ps, 0, 0)]
-        into.add(histograms, ledger.stats.ttft_sum_ps, finished, self.offered.arrival_ps)
+        ended = [
+            x
+            for r in ledger.ended
+            for x in (r.id, STATUSES.index(r.status), r.scheduled_ps, r.first_ps, r.last_ps, r.preemptions, r.replica)
+        ]
+        into.add(histograms, ledger.stats.ttft_sum_ps, ended, self.offered.arrival_ps)
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -131,7 +135,7 @@ class ReferenceEngine:
         for replica in self.replicas:
             if replica.iteration is not None:
                 times.append(replica.iteration.end_ps)
-            elif replica.load:
+            elif replica.load or replica.planned is not None:
                 times.append(max(replica.ready_ps, self.now))
         return min(times)
 
@@ -213,7 +217,7 @@ class ReferenceEngine:
     def _restart(self, plan: WindowPlan, stall_ps: int) -> None:
         """Free all KV, stall, and route every unfinished request anew, those with a first token first."""
         for replica in self.replicas:
-            replica.iteration = None
+            replica.iteration = replica.planned = None
             self.ledger.stats.preemptions += replica.running
             while replica.running:
                 replica.preempt(replica.victim(plan.priority))
