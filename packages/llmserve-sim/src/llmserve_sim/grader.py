@@ -5,10 +5,16 @@ a genuine log is scored: its mean reward per window, placed between the task's r
 random policy, 0.5 the best fixed configuration, 1 the clairvoyant search) and clipped to [0, 1]. The mean is over all
 windows of the task. A window that an unfinished episode lacks counts as the random reference, so stopping early never
 pays.
+
+If the references are *paired*, the best fixed configuration plays the same seed when the log is graded, and the score
+is 0.5 plus half the mean difference per window, over clairvoyant - best_static where it is positive and over
+best_static - random where it is negative. What the seed's traffic does to every policy alike then cancels out. A window
+that is lacking counts as random - best_static.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import fsum
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -18,6 +24,7 @@ from llmserve_sim.env import EngineKind, ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.observation import to_observation
 from llmserve_sim.references import load_references
+from llmserve_sim.reward import CountedTerms
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeObservation, parse_log, schema_hash
 from llmserve_sim.tasks.registry import catalogue_task
 
@@ -27,14 +34,14 @@ if TYPE_CHECKING:
 
     from llmserve_sim.env import Outcome
     from llmserve_sim.hardware import Deployment
-    from llmserve_sim.schema import ReferenceScores, ServeState
+    from llmserve_sim.schema import ReferenceScores, ServeAction, ServeState
     from llmserve_sim.tasks import Task
     from llmserve_sim.workload.scenario import Scenario
 
-__all__ = ["COMPONENTS", "grade", "score_of"]
+__all__ = ["COMPONENTS", "grade", "paired_score", "score_of"]
 
 COMPONENTS = ("throughput", "slo", "memory", "cost", "quality")
-"""Unweighted episode means that a report shows, each in 0..1 (more memory pressure and cost is worse)."""
+"""Unweighted components that a report shows, each in 0..1 (more memory pressure and cost is worse)."""
 
 
 def grade(
@@ -66,7 +73,7 @@ def grade(
     mean = fmean(rewards) if rewards else 0.0
     components = {} if reason or not rewards else _components(outcomes)
     references = None if reason or scenario is not None else load_references(env.task.id, state.task_digest)
-    score = None
+    score = unclipped = None
     if reason is None:
         if not rewards:
             reason, references = "no score: the log has no steps", None
@@ -74,7 +81,14 @@ def grade(
             reason = "no score: there are no references for this task and version"
         else:
             missing = length - len(rewards)
-            score = score_of(fsum([*rewards, missing * references.random]) / length, references)
+            if references.paired:
+                fixed = _fixed_rewards(env.task, env.deployment, references.best_static_action, log.seed, len(rewards))
+                lacking = missing * (references.random - references.best_static)
+                gained = fsum([*rewards, *(-reward for reward in fixed), lacking]) / length
+                unclipped = paired_score(gained, references)
+                score = min(1.0, max(0.0, unclipped))
+            else:
+                score = score_of(fsum([*rewards, missing * references.random]) / length, references)
         verified = True
     else:
         verified = False
@@ -93,11 +107,25 @@ def grade(
         components=components,
         references=references,
         simulator_version=__version__,
+        unclipped_score=unclipped,
+        clipped=None if unclipped is None else score != unclipped,
     )
 
 
-def score_of(mean_reward: float, references: ReferenceScores) -> float:
-    """Return the score in [0, 1] of a mean reward per window."""
+def paired_score(difference: float, references: ReferenceScores) -> float:
+    """Return the score, not clipped, of a mean difference per window to the best fixed configuration."""
+    low, middle, high = references.random, references.best_static, references.clairvoyant
+    return 0.5 + 0.5 * difference / (high - middle if difference > 0.0 else middle - low)
+
+
+def score_of(mean_reward: float, references: ReferenceScores, best_static: float | None = None) -> float:
+    """Return the score in [0, 1] of a mean reward per window.
+
+    `best_static` is the mean reward of the best fixed configuration on the same seeds: paired references measure from
+    it. Without it, and with other references, their own is taken.
+    """
+    if references.paired and best_static is not None:
+        return min(1.0, max(0.0, paired_score(mean_reward - best_static, references)))
     low, middle, high = references.random, references.best_static, references.clairvoyant
     if mean_reward <= middle:
         return max(0.0, 0.5 * (mean_reward - low) / (middle - low))
@@ -161,6 +189,33 @@ def _difference(logged: ServeObservation, outcome: Outcome, task_id: str) -> str
     return None
 
 
+@lru_cache(maxsize=64)
+def _fixed_rewards(
+    task: Task, deployment: Deployment, action: ServeAction, seed: int, windows: int
+) -> tuple[float, ...]:
+    """Return the rewards of the first windows under a fixed configuration: many agents are graded on one seed."""
+    env = ServingEnv(task, deployment=deployment)
+    env.start(seed)
+    return tuple(env.advance(action).reward for _ in range(windows))
+
+
 def _components(outcomes: list[Outcome]) -> dict[str, float]:
-    shares = [outcome.terms.shares() for outcome in outcomes if outcome.terms is not None]
-    return {name: fmean(share[name] for share in shares) for name in COMPONENTS}
+    """Return means over windows; where the reward counts, ratios of the episode's sums instead."""
+    terms = [outcome.terms for outcome in outcomes if outcome.terms is not None]
+    shares = [one.shares() for one in terms]
+    means = {name: fmean(share[name] for share in shares) for name in COMPONENTS}
+    counts = [one.counts for one in terms if isinstance(one, CountedTerms)]
+    if not counts:
+        return means
+
+    def ratio(part: str, whole: str, otherwise: float) -> float:
+        total = fsum(getattr(one, whole) for one in counts)
+        return min(1.0, fsum(getattr(one, part) for one in counts) / total) if total else otherwise
+
+    return {
+        "throughput": ratio("quality_tokens", "offered_tokens", 1.0),
+        "slo": ratio("met", "due", 1.0),
+        "memory": means["memory"],
+        "cost": ratio("bought_tokens", "delivered_tokens", 1.0),
+        "quality": ratio("quality_tokens", "good_tokens", means["quality"]),
+    }
