@@ -6,7 +6,10 @@ one.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.performance import calibration_0_1
 from llmserve_sim.performance.calibration import A100_KERNELS, H100_KERNELS, RTX_4090_KERNELS, RTX_PRO_6000_KERNELS
 from llmserve_sim.specifications import Deployment, EngineVersion, GpuSpec, ModelSpec
 
@@ -100,12 +103,30 @@ ENGINES: dict[str, EngineVersion] = {
     )
 }
 
+# Until the built-in tasks' references and weights are computed anew, the presets keep simulator 0.1's constants.
+_PINNED = {
+    name: replace(GPUS[name], kernels=kernels)
+    for name, kernels in (
+        ("A100-80G-SXM", calibration_0_1.A100_KERNELS),
+        ("H100-SXM", calibration_0_1.H100_KERNELS),
+        ("RTX-4090", calibration_0_1.RTX_4090_KERNELS),
+    )
+}
 DEPLOYMENTS: dict[str, Deployment] = {
-    deployment.name: deployment
-    for deployment in (
-        Deployment("a100-llama3.1-8b", GPUS["A100-80G-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.19"], replicas=2),
-        Deployment("rtx4090-llama3.1-8b", GPUS["RTX-4090"], LLAMA_3_1_8B, ENGINES["vllm-0.19"]),
-        Deployment("h100x2-qwen3-32b", GPUS["H100-SXM"], QWEN3_32B, ENGINES["vllm-0.19"], tensor_parallel=2),
+    name: Deployment(
+        name,
+        _PINNED[gpu],
+        model,
+        calibration_0_1.ENGINE,
+        replicas=replicas,
+        tensor_parallel=tensor_parallel,
+        max_num_batched_tokens=calibration_0_1.MAX_NUM_BATCHED_TOKENS,
+        activation_bytes=calibration_0_1.ACTIVATION_BYTES,
+    )
+    for name, gpu, model, replicas, tensor_parallel in (
+        ("a100-llama3.1-8b", "A100-80G-SXM", LLAMA_3_1_8B, 2, 1),
+        ("rtx4090-llama3.1-8b", "RTX-4090", LLAMA_3_1_8B, 1, 1),
+        ("h100x2-qwen3-32b", "H100-SXM", QWEN3_32B, 1, 2),
     )
 }
 

@@ -26,16 +26,36 @@ __all__ = [
 ]
 
 BYTES_BF16 = 2
+DEFAULT_FOR_GPU = -1
+"""`max_num_batched_tokens` that stands for the GPU's default."""
+_LARGE_BUDGET_BYTES = 70 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class GemmParameters:
-    """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant)."""
+    """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant).
+
+    With `tile_m` > 0, the output is cut into tiles that the SMs take in waves, and `tc` is the faster of two kernels:
+    `tile_m` x `tile_n` at full efficiency and 64 x 64 at `small_efficiency` of it.
+    """
 
     t0_us: float
     compute_efficiency: float
     bandwidth_efficiency: float
     p: float
+    tile_m: int = 0
+    """Rows of the large output tile; 0: no tiles, `tc` is the FLOPs over the rate."""
+    tile_n: int = 0
+    """Its columns."""
+    fill_k: float = 0.0
+    """Elements of k that filling and draining a tile's pipeline costs."""
+    wave: float = 0.0
+    """Share of the last wave's idle SMs that is paid, 0..1 (stream-K kernels leave less of it)."""
+    small_efficiency: float = 1.0
+    quantize_bytes: float = 0.0
+    """Bytes that turning one activation into 8 bits costs at the full bandwidth; 0 for 16-bit activations."""
+    unaligned: float = 1.0
+    """Factor on `tc` where m is no multiple of 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,8 @@ class PrefillAttentionParameters:
     tile: int
     offset: int
     critical_us_per_token: float
+    io: float = 0.0
+    """Times that queries, keys, values and outputs of the new tokens pass through memory, at the stated bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +99,8 @@ class MixedAttentionParameters:
     token_us: float
     amplification: float
     packs_heads: bool = False
+    separate: bool = False
+    """The attention library runs decodes in a kernel of their own (FlashInfer on B200): they cost what they cost alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +134,12 @@ class KernelParameters:
     """W8A8 GEMMs where they were measured on this GPU; None: derived from A100 (`quantization.py`)."""
     gemm_int4: GemmParameters | None = None
     """W4A16 GEMMs likewise."""
+    gemm_fp8: GemmParameters | None = None
+    """FP8 W8A8 GEMMs, quantising the activations included; None: not measured, or no such tensor cores."""
+    decode_fp8: DecodeAttentionParameters | None = None
+    """Decode attention over an FP8 KV cache."""
+    sustained: float = 1.0
+    """Share of the tables' compute rate that a server under steady load keeps: kernels are timed in short bursts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +161,27 @@ class GpuSpec:
     """Rate at which weights reach the GPU from host memory."""
     price_usd_per_hour: float
     kernels: KernelParameters
+    peak_fp8_flops: float = 0.0
+    """Dense FP8 tensor-core rate, FLOP/s; 0: none."""
+    l2_bytes: int = 0
+    """L2 cache; tells the fit which measured matrices stayed in it."""
+
+    @property
+    def default_token_budget(self) -> int:
+        """`max_num_batched_tokens` of `vllm serve`: 8,192 from 70 GiB on, except A100, else 2,048.
+
+        vllm/engine/arg_utils.py, `EngineArgs.get_batch_defaults` (usage context OPENAI_API_SERVER).
+        """
+        return 8192 if self._is_large else 2048
+
+    @property
+    def default_max_num_seqs(self) -> int:
+        """`max_num_seqs` of `vllm serve`: 1,024 where the token budget is the large one, else 256; same source."""
+        return 1024 if self._is_large else 256
+
+    @property
+    def _is_large(self) -> bool:
+        return self.memory_bytes >= _LARGE_BUDGET_BYTES and "a100" not in self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +270,12 @@ class Deployment:
     engine: EngineVersion
     replicas: int = 1
     tensor_parallel: int = 1
-    max_num_batched_tokens: int = 2048
-    """Most tokens in one iteration; vLLM's field of that name."""
+    max_num_batched_tokens: int = DEFAULT_FOR_GPU
+    """Most tokens in one iteration; vLLM's field of that name. `DEFAULT_FOR_GPU`: what vLLM's server takes on the GPU."""
     gpu_memory_utilization: float = 0.9
     """Share of the device that the engine and its co-tenant may use; vLLM's default."""
+    activation_bytes: int | None = None
+    """Reserved per GPU beside the weights; None: computed by `memory.py` from budget, model and parallelism."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built.
@@ -230,6 +283,8 @@ class Deployment:
         Raises:
             InvalidInputError: a field is out of range.
         """
+        if self.max_num_batched_tokens == DEFAULT_FOR_GPU and isinstance(self.gpu, GpuSpec):
+            object.__setattr__(self, "max_num_batched_tokens", self.gpu.default_token_budget)
         for name, kind in (("name", str), ("gpu", GpuSpec), ("model", ModelSpec), ("engine", EngineVersion)):
             if not isinstance(getattr(self, name), kind):
                 raise InvalidInputError(f"deployment.{name}", f"must be a {kind.__name__}", got=getattr(self, name))
@@ -242,6 +297,11 @@ class Deployment:
                 "deployment.tensor_parallel",
                 f"must divide the model's {self.model.heads} heads",
                 got=self.tensor_parallel,
+            )
+        reserved: object = self.activation_bytes
+        if reserved is not None and (type(reserved) is not int or not 0 <= reserved <= self.gpu.memory_bytes):
+            raise InvalidInputError(
+                "deployment.activation_bytes", f"None or an integer in 0..{self.gpu.memory_bytes} bytes", got=reserved
             )
         share: object = self.gpu_memory_utilization  # annotations are not checked at run time
         if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0.0 < share <= 1.0:
