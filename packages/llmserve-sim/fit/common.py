@@ -61,6 +61,7 @@ def fit(
     beside: Array | float = 0.0,
     weight: Array | float = 1.0,
     lower: float = 1e-6,
+    scale: float = SOFT_L1_SCALE,
 ) -> Array:
     """Positive parameters that minimise the robust log error of `predict + beside` against `measured + beside`.
 
@@ -75,7 +76,7 @@ def fit(
 
     bound = np.log(lower)
     solution = least_squares(
-        residual, np.log(np.asarray(start)), bounds=(bound, np.inf), loss="soft_l1", f_scale=SOFT_L1_SCALE, x_scale=0.1
+        residual, np.log(np.asarray(start)), bounds=(bound, np.inf), loss="soft_l1", f_scale=scale, x_scale=0.1
     )
     return np.asarray(np.exp(solution.x))
 
@@ -96,6 +97,8 @@ def error(what: str, predicted: Array, measured: Array, beside: Array | float = 
 
 def differences(name: str, committed: Any, refit: Any, tolerance: float) -> list[str]:
     """Names and values of committed constants that a refit moves by more than `tolerance` (relative)."""
+    if committed is None:
+        return [f"{name}: committed None, refit {refit}"]
     if is_dataclass(committed):
         return [
             line

@@ -10,7 +10,15 @@ from dataclasses import replace
 
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance import calibration_0_1
-from llmserve_sim.performance.calibration import A100_KERNELS, H100_KERNELS, RTX_4090_KERNELS, RTX_PRO_6000_KERNELS
+from llmserve_sim.performance.calibration import (
+    A100_KERNELS,
+    B200_KERNELS,
+    H100_KERNELS,
+    H200_KERNELS,
+    L40S_KERNELS,
+    RTX_4090_KERNELS,
+    RTX_PRO_6000_KERNELS,
+)
 from llmserve_sim.specifications import Deployment, EngineVersion, GpuSpec, ModelSpec
 
 __all__ = [
@@ -46,6 +54,7 @@ GPUS: dict[str, GpuSpec] = {
             host_bytes_per_s=12.6e9,
             price_usd_per_hour=1.99,  # middle of on-demand list prices, early 2026, 1.49-2.49 (pricegpu.pages.dev)
             kernels=A100_KERNELS,
+            l2_bytes=40 * MIB,
         ),
         GpuSpec(
             name="H100-SXM",
@@ -58,6 +67,8 @@ GPUS: dict[str, GpuSpec] = {
             host_bytes_per_s=25.2e9,
             price_usd_per_hour=2.95,  # median on-demand list price, May 2026 (aimultiple.com/gpu-index)
             kernels=H100_KERNELS,
+            peak_fp8_flops=1979e12,
+            l2_bytes=50 * MIB,
         ),
         GpuSpec(
             # Server Edition: 1.597 TB/s (the workstation card has 1.792). The measured GEMMs stream weights at 1.47
@@ -72,6 +83,8 @@ GPUS: dict[str, GpuSpec] = {
             host_bytes_per_s=25.2e9,
             price_usd_per_hour=1.57,  # on-demand list price, March 2026 (deploybase.ai/articles/runpod-gpu-pricing)
             kernels=RTX_PRO_6000_KERNELS,
+            peak_fp8_flops=935.6e12,
+            l2_bytes=128 * MIB,
         ),
         GpuSpec(
             name="RTX-4090",
@@ -84,6 +97,50 @@ GPUS: dict[str, GpuSpec] = {
             host_bytes_per_s=12.6e9,
             price_usd_per_hour=0.60,  # as above
             kernels=RTX_4090_KERNELS,
+            peak_fp8_flops=660.6e12,
+            l2_bytes=72 * MIB,
+        ),
+        GpuSpec(
+            name="H200-SXM",
+            memory_bytes=143_771 * MIB,
+            peak_bf16_flops=989e12,
+            peak_int8_ops=1979e12,
+            hbm_bytes_per_s=4.8e12,
+            sm_count=132,
+            link_bytes_per_s=450e9,
+            host_bytes_per_s=25.2e9,
+            price_usd_per_hour=4.00,  # middle of specialised clouds' 3.50-4.50, May 2026 (mercatus-ai.com)
+            kernels=H200_KERNELS,
+            peak_fp8_flops=1979e12,
+            l2_bytes=50 * MIB,
+        ),
+        GpuSpec(
+            name="B200-SXM",
+            memory_bytes=183_359 * MIB,
+            peak_bf16_flops=2250e12,
+            peak_int8_ops=4500e12,
+            hbm_bytes_per_s=8.0e12,
+            sm_count=148,
+            link_bytes_per_s=900e9,
+            host_bytes_per_s=25.2e9,
+            price_usd_per_hour=5.25,  # middle of specialised clouds' 4.50-6.00, March 2026 (lyceum.technology)
+            kernels=B200_KERNELS,
+            peak_fp8_flops=4500e12,
+            l2_bytes=126 * MIB,
+        ),
+        GpuSpec(
+            name="L40S",
+            memory_bytes=46_068 * MIB,
+            peak_bf16_flops=362.05e12,
+            peak_int8_ops=733e12,
+            hbm_bytes_per_s=0.864e12,
+            sm_count=142,
+            link_bytes_per_s=31.5e9,
+            host_bytes_per_s=12.6e9,
+            price_usd_per_hour=0.79,  # on-demand list price, March 2026 (deploybase.ai/articles/nvidia-l40s-price)
+            kernels=L40S_KERNELS,
+            peak_fp8_flops=733e12,
+            l2_bytes=96 * MIB,
         ),
     )
 }

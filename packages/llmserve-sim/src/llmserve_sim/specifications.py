@@ -105,11 +105,13 @@ class MixedAttentionParameters:
 
 @dataclass(frozen=True, slots=True)
 class AllReduceParameters:
-    """`latency (1 + growth log2 N) + 2 (N - 1) / N bytes / (efficiency link)`."""
+    """`latency (1 + growth log2 N) + 2 (N - 1) / N bytes (N / 2)^contention / (efficiency link)`."""
 
     latency_us: float
     growth: float
     link_efficiency: float
+    contention: float = 0.0
+    """How far the ranks' links share what lies behind them: PCIe through a host bridge; 0 for NVLink."""
 
 
 @dataclass(frozen=True, slots=True)

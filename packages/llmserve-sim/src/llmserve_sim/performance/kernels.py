@@ -7,8 +7,6 @@ This module knows nothing about models, batches or schedulers.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,10 +24,10 @@ __all__ = [
     "allreduce_us",
     "decode_attention_us",
     "gemm_us",
+    "io_offset",
     "mixed_decode_us",
     "prefill_attention_us",
     "small_kernels_us",
-    "with_io",
 ]
 
 Real = float | NDArray[np.float64]
@@ -100,21 +98,19 @@ def prefill_units(par: PrefillAttentionParameters, new: Real, cached: Real) -> R
     return np.ceil(np.asarray(new) / par.tile) * (2.0 * cached + new + par.offset)
 
 
-def with_io(
+def io_offset(
     par: PrefillAttentionParameters,
     *,
-    heads: float,
-    kv_heads: float,
+    heads: Real,
+    kv_heads: Real,
     head_dim: float,
     peak_flops: float,
     hbm_bytes_per_s: float,
-) -> PrefillAttentionParameters:
-    """The parameters for one model: the traffic of the new tokens, which is linear in them, becomes part of `offset`."""
-    if not par.io:
-        return par
+) -> Real:
+    """The traffic of the new tokens, which is linear in them, as so many tokens more of `offset`."""
     token_bytes = par.io * 2.0 * (heads + kv_heads) * head_dim * BYTES_BF16
     token_flops = 2.0 * heads * head_dim / (par.compute_efficiency * peak_flops)
-    return replace(par, offset=round(par.offset + token_bytes / hbm_bytes_per_s / token_flops), io=0.0)
+    return token_bytes / hbm_bytes_per_s / token_flops
 
 
 def prefill_attention_us(
@@ -184,6 +180,8 @@ def allreduce_us(par: AllReduceParameters, message_bytes: Real, *, ranks: Real, 
     """Time of one all-reduce among `ranks` GPUs (0 for one)."""
     latency = par.latency_us * (1.0 + par.growth * np.log2(ranks))
     wire = message_bytes * 2.0 * (ranks - 1.0) / ranks / (par.link_efficiency * link_bytes_per_s) * _US_PER_S
+    if par.contention:
+        wire = wire * (np.asarray(ranks) / 2.0) ** par.contention
     return np.where(np.asarray(ranks) > 1, latency + wire, 0.0)
 
 

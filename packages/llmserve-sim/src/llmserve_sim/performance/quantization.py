@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.performance.calibration import A100_KERNELS
+from llmserve_sim.performance.calibration import A100_BF16_PLAIN, A100_KERNELS
 from llmserve_sim.specifications import GemmParameters, GpuSpec, ModelSpec
 
 __all__ = ["TIERS", "WEIGHT_FORMATS", "WeightFormat", "gemm_parameters", "swap_s", "weight_bytes"]
@@ -76,7 +76,7 @@ def gemm_parameters(gpu: GpuSpec, name: str) -> GemmParameters:
     measured = gpu.kernels.gemm_int8 if is_int8 else gpu.kernels.gemm_int4
     if measured is not None:
         return measured
-    base = A100_KERNELS.gemm
+    base = A100_BF16_PLAIN
     form = A100_KERNELS.gemm_int8 if is_int8 else A100_KERNELS.gemm_int4
     if form is None:  # pragma: no cover - the A100 constants hold every format
         raise InvalidInputError("quantization_tier", "a format with A100 measurements", got=name)

@@ -70,14 +70,21 @@ class Roofline:
         self.head_gemm = _sustained(self.gpu.kernels.gemm, sustained)
         self.heads = self.model.heads / self.tp
         self.kv_heads = max(1.0, self.model.kv_heads / self.tp)
-        self.prefill = kernels.with_io(
-            _sustained(self.gpu.kernels.prefill, sustained),
+        self.prefill = self._prefill(_sustained(self.gpu.kernels.prefill, sustained))
+
+    def _prefill(self, par: PrefillAttentionParameters) -> PrefillAttentionParameters:
+        """The parameters for this model: the traffic of new tokens depends on its heads and becomes part of `offset`."""
+        if not par.io:
+            return par
+        traffic = kernels.io_offset(
+            par,
             heads=self.heads,
             kv_heads=self.kv_heads,
             head_dim=self.model.head_dim,
             peak_flops=self.gpu.peak_bf16_flops,
             hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
         )
+        return replace(par, offset=round(par.offset + float(traffic)), io=0.0)
 
     def layers_s(self, tokens: Real) -> Real:
         """GEMMs, small kernels and all-reduces of all layers for `tokens` tokens."""
