@@ -9,6 +9,7 @@ import pytest
 
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, QWEN3_32B, Deployment, get_deployment
+from llmserve_sim.performance import calibration_0_1
 
 
 def test_parameter_counts_are_those_of_the_published_checkpoints() -> None:
@@ -41,6 +42,25 @@ def test_the_presets_are_the_documented_three() -> None:
     assert get_deployment("a100-llama3.1-8b").can_split
     assert not get_deployment("rtx4090-llama3.1-8b").can_split
     assert get_deployment("h100x2-qwen3-32b").gpus == 2
+
+
+def test_the_token_budget_is_vllm_s_default_of_the_gpu_unless_named() -> None:
+    """8,192 tokens and 1,024 sequences from 70 GiB on, A100 excepted; 2,048 and 256 otherwise."""
+    defaults = {name: (gpu.default_token_budget, gpu.default_max_num_seqs) for name, gpu in GPUS.items()}
+    small = {"A100-80G-SXM", "RTX-4090", "L40S"}
+    assert defaults == {name: (2048, 256) if name in small else (8192, 1024) for name in GPUS}
+    own = Deployment("mine", GPUS["H100-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.19"])
+    assert own.max_num_batched_tokens == 8192
+    assert replace(own, max_num_batched_tokens=512).max_num_batched_tokens == 512
+
+
+def test_the_presets_keep_simulator_0_1_s_constants() -> None:
+    """The built-in tasks' references were computed on them."""
+    for deployment in DEPLOYMENTS.values():
+        assert deployment.engine == calibration_0_1.ENGINE
+        assert deployment.max_num_batched_tokens == 2048
+        assert deployment.activation_bytes == 2_500_000_000
+        assert deployment.gpu.kernels.gemm.tile_m == 0
 
 
 def test_a_fleet_costs_its_gpus() -> None:
@@ -76,6 +96,8 @@ def test_efficiencies_stay_within_what_the_data_sheets_allow() -> None:
         ("tensor_parallel", 0),
         ("tensor_parallel", 3),
         ("max_num_batched_tokens", 0),
+        ("activation_bytes", -1),
+        ("activation_bytes", 2.5e9),
         ("gpu_memory_utilization", 0.0),
         ("gpu_memory_utilization", 1.5),
         ("gpu_memory_utilization", float("nan")),

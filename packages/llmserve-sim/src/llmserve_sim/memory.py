@@ -30,7 +30,7 @@ _GIB = 2**30
 # What a started vLLM 0.19 leaves for the KV cache of Llama-3.1-8B fixes the three constants: 2,588 blocks on an RTX
 # 4090 (utilization .9, 2,048 tokens, 256 sequences), 476,016 tokens on an H100 (.95, 8,192 tokens, 1,024 sequences),
 # 63.76 and 67.44 GiB a GPU there at TP 2 and 4.
-CONTEXT_BYTES = int(1.29 * _GIB)
+CONTEXT_BYTES = int(1.27 * _GIB)
 """CUDA context, library workspaces, and what nvidia-smi counts and PyTorch does not see, per GPU."""
 COMMUNICATOR_BYTES = int(1.89 * _GIB)
 """Buffers of NCCL and of the custom all-reduce, per GPU of a tensor-parallel replica."""

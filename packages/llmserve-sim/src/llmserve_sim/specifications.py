@@ -258,6 +258,11 @@ class EngineVersion:
     """Scheduling, input preparation and output processing that the GPU waits for."""
     sequence_us: float
     """The same per sequence in the batch."""
+    frontend_us: float = 0.0
+    """HTTP, tokenisation and the way to the scheduler and back, once per request, beside the GPU's work.
+
+    Replays add it to a request's first and last token; episodes do not know it yet.
+    """
     separate_attention: bool = False
     """Prefill and decode attention run as two kernels. False: one kernel for the whole batch, as in vLLM."""
 

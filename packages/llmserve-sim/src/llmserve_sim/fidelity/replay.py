@@ -1,7 +1,7 @@
 """Replays a recorded load in the simulated engine, with the same arrivals, lengths, memory and limits.
 
 It uses the engine of episodes, in windows of one second and with fixed knobs: one replica, FP16, no drafting, no
-priorities, no deadline, no prefix cache.
+priorities, no deadline; a prefix cache only where the run is known to have had one.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class RecordedRun:
     """Most requests running at once."""
     kv_blocks: int | None = None
     """16-token KV blocks; None: what the memory model gives the whole GPU."""
+    cached_share: float = 0.0
+    """Share of each prompt that the prefix cache holds once the run is warm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,7 @@ def replay(run: RecordedRun, arrival_s: Floats, prompt: Floats, output: Floats) 
                 priority=False,
                 pool_blocks=blocks,
                 resized=False,
+                hit_q10=round(1024 * run.cached_share),
                 tokens_per_step=_NO_DRAFT,
             )
         )
@@ -102,7 +105,8 @@ def replay(run: RecordedRun, arrival_s: Floats, prompt: Floats, output: Floats) 
         preemptions += stats.preemptions
         levels.append((stats.running, stats.queue_depth, 100.0 * stats.used_blocks / stats.pool_blocks))
     running, waiting, kv = np.array(levels, dtype=np.float64).T
-    return Replay(first, last, running, waiting, kv, preemptions)
+    frontend_s = 1e-6 * run.deployment.engine.frontend_us
+    return Replay(first + frontend_s, last + frontend_s, running, waiting, kv, preemptions)
 
 
 def replay_log(run: RecordedRun, log: RequestLog) -> Replay:

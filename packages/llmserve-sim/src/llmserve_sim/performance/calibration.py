@@ -32,6 +32,13 @@ __all__ = [
     "RTX_PRO_6000_KERNELS",
 ]
 
+SUSTAINED_SXM = 0.77
+"""Of H100's short-burst compute rate, served Qwen3-32B kept this share (fit/overhead.py). Derived for H200, the same
+die, and for B200: unmeasured there. A100, at 400 W, served Llama-3-8B at the full rate of its table."""
+SUSTAINED_CARD = 0.78
+"""The same of the recorded run on RTX PRO 6000. Derived for L40S, the other server card without spare power. The RTX
+4090's constants come from profiles inside a server."""
+
 A100_BF16_PLAIN = GemmParameters(6.888, 0.8499, 0.8101, 1.665)
 """BF16 in the form of A100's other formats: what they are compared with where they are derived for other GPUs."""
 
@@ -70,6 +77,7 @@ H100_KERNELS = KernelParameters(
         unaligned=1.208,
     ),
     decode_fp8=DecodeAttentionParameters(14.9, 3.508, 0.8253, 1.001),
+    sustained=SUSTAINED_SXM,
 )
 H200_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -94,6 +102,7 @@ H200_KERNELS = KernelParameters(
         unaligned=1.203,
     ),
     decode_fp8=DecodeAttentionParameters(14.74, 3.638, 0.6439, 1.001),
+    sustained=SUSTAINED_SXM,
 )
 B200_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -118,6 +127,7 @@ B200_KERNELS = KernelParameters(
         unaligned=1.034,
     ),
     decode_fp8=DecodeAttentionParameters(10.17, 1.018, 0.8565, 1.785),
+    sustained=SUSTAINED_SXM,
 )
 L40S_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -142,6 +152,7 @@ L40S_KERNELS = KernelParameters(
         unaligned=0.9863,
     ),
     decode_fp8=DecodeAttentionParameters(11.03, 1.457, 0.8012, 1.001),
+    sustained=SUSTAINED_CARD,
 )
 RTX_PRO_6000_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -166,6 +177,7 @@ RTX_PRO_6000_KERNELS = KernelParameters(
         unaligned=0.9951,
     ),
     decode_fp8=DecodeAttentionParameters(12.09, 0.6249, 0.9339, 1.001),
+    sustained=SUSTAINED_CARD,
 )
 RTX_4090_KERNELS = KernelParameters(
     gemm=GemmParameters(4.6, 1.021, 0.923, 2.392),
