@@ -54,6 +54,8 @@ def _show_pyenv_interpreters() -> None:
 
 
 _show_pyenv_interpreters()
+# Many sessions start servers and commands by the dozen. Where bytecode may not be kept, each would compile every library.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "uv|venv"
 nox.options.envdir = str(_cache_folder())
@@ -179,7 +181,7 @@ def contract(session: nox.Session) -> None:
     """One episode gives the same bytes and grade in process and through every client; refusals lose nothing."""
     _compose(session)
     session.install(*GROUPS["test"])
-    session.run("pytest", *(session.posargs or ["tests/contract"]), env=_environment())
+    session.run("pytest", *(session.posargs or ["tests/contract", *TWO_AT_ONCE]), env=_environment())
 
 
 @nox.session(tags=["tests"], default=False)

@@ -130,7 +130,7 @@ def _request(path: str, body: bytes) -> bytes:
 
     A pooling client would spend more time on 128 connections than the server spends on the requests.
     """
-    head = f"POST {path} HTTP/1.1\r\nHost: loopback\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

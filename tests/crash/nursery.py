@@ -20,20 +20,22 @@ __all__: list[str] = []
 
 def main() -> None:
     """Answer until nobody asks any more."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the server prints is no answer
     Kernel().settled()
     # Made once and let go of, with nothing open: what the first application has to look up, the copies know.
     create_app(Settings(store_url="sqlite://")).state.registry.shutdown()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who is killed here is nobody's zombie
-    print("ready", flush=True)
+    print("ready", file=answers)
     for line in sys.stdin:
         port = str(int(line))
         process = os.fork()
         if process == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the pipe is for process ids
+            answers.close()
             serve(["--host", "127.0.0.1", "--port", port])
             os._exit(0)
-        print(process, flush=True)
+        print(process, file=answers)
 
 
 if __name__ == "__main__":

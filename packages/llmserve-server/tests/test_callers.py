@@ -24,7 +24,19 @@ def caller(client: str | None, *, named: str | None = None, root_path: str = "",
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "testclient"])
-@pytest.mark.parametrize("host", ["localhost", "localhost:7860", "127.0.0.1:1", "[::1]:7860", "LOCALHOST", "0.0.0.0:1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "localhost:7860",
+        "localhost:",
+        "localhost.:1",
+        "127.0.0.1:1",
+        "[::1]:7860",
+        "LOCALHOST",
+        "0.0.0.0:1",
+    ],
+)
 def test_a_call_from_this_machine_to_this_machine_is_local(address: str, host: str) -> None:
     found = caller(address, host=host)
     assert found.is_local
@@ -58,6 +70,8 @@ def test_a_call_below_a_prefix_or_to_a_foreign_host_came_through_a_proxy() -> No
     assert not caller("127.0.0.1", root_path="/envs").is_local
     assert not caller("127.0.0.1", host="somebody-llmserve.hf.space").is_local
     assert not caller("127.0.0.1", host="localhost.evil.example").is_local
+    assert not caller("127.0.0.1", host=":evil.example").is_local
+    assert not caller("127.0.0.1", host="localhost:1:evil.example").is_local
 
 
 def test_forwarding_headers_are_no_part_of_the_key() -> None:

@@ -367,7 +367,7 @@ class _Measured(SimulatedBackend):
         self.seen = super().step(action).model_copy(update={"metadata": {"measured": 0.1 + 0.2, "list": [1, 2.5]}})
         return self.seen
 
-    def restore(self, task_id: str, seed: int, episode_id: str, steps: Any) -> None:
+    def restore(self, task_id: str, seed: int, episode_id: str, steps: Any, forecasts: Any = ()) -> None:
         """Take the observations from the store."""
         super().restore(task_id, seed, episode_id, steps)
         self.seen = steps[-1].observation

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     uvicorn.run(
-        behind_proxies(app),
+        behind_proxies(app, settings.forwarded_allow_ips),
         proxy_headers=False,  # `behind_proxies` does it, after it has looked at the peer
         host=settings.host,
         port=settings.port,

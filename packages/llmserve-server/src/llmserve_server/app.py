@@ -103,14 +103,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = partial(openapi_of, app)  # type: ignore[method-assign]
     app.add_middleware(RestorePrefixMiddleware)
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(JsonBodyMiddleware, settings=settings)
+    app.add_middleware(JsonBodyMiddleware)
     app.add_middleware(WebSocketMiddleware, settings=settings)
     app.add_middleware(LimitsMiddleware, settings=settings)
     app.add_middleware(AuthMiddleware, settings=settings, access=access)
     app.add_middleware(OriginMiddleware, settings=settings)
     app.add_middleware(ServerMiddleware, settings=settings)
     app.add_middleware(TelemetryMiddleware, metrics=metrics)
-    app.add_middleware(PrefixMiddleware, root_path=settings.root_path)
+    app.add_middleware(PrefixMiddleware, settings=settings)
     if settings.web:
         from llmserve_server import ui
 

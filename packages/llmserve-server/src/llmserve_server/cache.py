@@ -189,10 +189,7 @@ class SessionCache:
         steps = self._store.steps(row)
         backend = self._make_backend()
         try:
-            if row.forecasts is None:
-                backend.restore(row.task_id, row.seed, row.episode_id, steps)
-            else:
-                backend.restore(row.task_id, row.seed, row.episode_id, steps, forecasts_of(row))
+            backend.restore(row.task_id, row.seed, row.episode_id, steps, forecasts_of(row))
             changed = backend.state().task_digest != row.task_digest
         except LLMServeError:  # the task no longer exists, or refuses an action that it accepted then
             changed = True

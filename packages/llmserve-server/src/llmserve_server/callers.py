@@ -11,9 +11,10 @@ import hashlib
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_network
 from typing import Any, Final
 
+from llmserve_server.hosts import address_of, name_of
 from llmserve_server.paths import prefix_of
 from llmserve_server.settings import Settings
 
@@ -76,7 +77,7 @@ class Callers:
 
 def _is_here(host: str, named: str) -> bool:
     """Return whether a peer is on this machine, and means this machine: a proxy on it passes on another host's name."""
-    address = _parsed(host)
+    address = address_of(host)
     if address is None:
         return host != ""  # no network gives such a name: the caller is in this process, a test client for example
     return address.is_loopback and _is_loopback_name(named)
@@ -84,9 +85,9 @@ def _is_here(host: str, named: str) -> bool:
 
 def _is_loopback_name(host: str) -> bool:
     """Return whether a Host header names loopback, with or without a port."""
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    address = _parsed(name)
-    return name.lower() in _LOCAL_NAMES if address is None else address.is_loopback or address.is_unspecified
+    name = name_of(host)
+    address = address_of(name)
+    return name in _LOCAL_NAMES if address is None else address.is_loopback or address.is_unspecified
 
 
 def _said(headers: list[tuple[bytes, bytes]]) -> set[str]:
@@ -101,20 +102,10 @@ def _said(headers: list[tuple[bytes, bytes]]) -> set[str]:
 
 def _network(host: str) -> str:
     """Return the address whose share a host takes: an IPv6 address stands for its network."""
-    address = _parsed(host)
+    address = address_of(host)
     if not isinstance(address, IPv6Address):
         return host if address is None else str(address)
     return str(ip_network((int(address), _IPV6_NETWORK_BITS), strict=False))
-
-
-def _parsed(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the IP address that a host is; None for a name. An IPv4 address in IPv6's form is one of IPv4."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return address if mapped is None else mapped
 
 
 def _first(headers: list[tuple[bytes, bytes]], wanted: bytes) -> str:

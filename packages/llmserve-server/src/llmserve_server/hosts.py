@@ -13,10 +13,10 @@ import re
 import socket
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-__all__ = ["Hosts"]
+__all__ = ["Hosts", "address_of", "name_of"]
 
 _PRIVATE: Final = (".local", ".localhost", ".internal", ".home.arpa", ".test")
 """Suffixes that no public DNS server answers for: RFC 6761, RFC 6762, RFC 8375, and ICANN's reservation of .internal."""
@@ -53,11 +53,11 @@ class Hosts:
         if found is None:  # "null", or a scheme that no page of ours has
             return False
         authority = found[1].lower()
-        return authority in {host.lower() for host in hosts} or self._named(_name(authority))
+        return authority in {host.lower() for host in hosts} or self._named(name_of(authority))
 
     def _goes_by(self, host: str | bytes) -> bool:
-        name = _name(host if isinstance(host, str) else host.decode("latin-1"))
-        if self._any or "." not in name or _is_address(name) or name == self._machine or self._named(name):
+        name = name_of(host if isinstance(host, str) else host.decode("latin-1"))
+        if self._any or "." not in name or name == self._machine or self._named(name) or address_of(name) is not None:
             return True
         return name.endswith((*_PRIVATE, _SPACES))
 
@@ -65,18 +65,20 @@ class Hosts:
         return name in self._exact or name.endswith(self._below)
 
 
-def _name(host: str) -> str:
+def name_of(host: str) -> str:
     """Return the name in ``name:port`` or ``[address]:port``, in lower case and without a final dot."""
     host = host.strip().lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
     name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() else host).rstrip(".")
+    return (name if colon and (port.isdigit() or not port) else host).rstrip(".")
 
 
-def _is_address(name: str) -> bool:
+def address_of(name: str) -> IPv4Address | IPv6Address | None:
+    """Return the IP address that `name` is; None for a name. An IPv4 address in IPv6's form is one of IPv4."""
     try:
-        ip_address(name)
+        address = ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped

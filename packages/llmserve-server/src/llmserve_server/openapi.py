@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from llmserve_server.wire import BaselineRequest, ErrorBody, ForkRequest, GradeRequest, ResetRequest, StepRequest
 
-__all__ = ["body", "errors", "keys", "openapi_of"]
+__all__ = ["body", "errors", "keys", "openapi_of", "rpc_errors"]
 
 _MEANING: Final = {
     400: "The server lacks a key that the call needs, or the request is malformed.",
@@ -32,6 +32,20 @@ _MEANING: Final = {
     503: "The episode store is unavailable: see `Retry-After`.",
 }
 _REF: Final = "#/components/schemas/{model}"
+_RPC_ERROR: Final = {
+    "type": "object",
+    "description": "A JSON-RPC error.",
+    "required": ["jsonrpc", "id", "error"],
+    "properties": {
+        "jsonrpc": {"const": "2.0"},
+        "id": {"type": ["string", "integer", "null"]},
+        "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
+        },
+    },
+}
 _BODIES: Final[tuple[type[BaseModel], ...]] = (
     BaselineRequest,
     ErrorBody,
@@ -45,6 +59,13 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the declaration of error `statuses`, and of 401, which every guarded route has."""
     return {status: {"model": ErrorBody, "description": _MEANING[status]} for status in sorted({401, *statuses})}
+
+
+def rpc_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the declaration of error `statuses` of a JSON-RPC route: its own errors, and those of the layers before it."""
+    schema = {"anyOf": [{"$ref": _REF.format(model="ErrorBody")}, _RPC_ERROR]}
+    content = {"application/json": {"schema": schema}}
+    return {status: {"description": _MEANING[status], "content": content} for status in sorted({401, *statuses})}
 
 
 def body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
@@ -102,11 +123,9 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
         for name, schema in definitions["$defs"].items():
             schemas.setdefault(name, schema)
         error = {"application/json": {"schema": {"$ref": _REF.format(model="ErrorBody")}}}
-        rpc = {"application/json": {"schema": {"type": "object", "description": "A JSON-RPC error."}}}
         for (path, method), statuses in _UNDECLARED.items():
             operation = document["paths"].get(path, {}).get(method)
             for status in (401, *statuses) if operation else ():
-                answer = rpc if (path, status) == ("/mcp", 400) else error
-                operation["responses"][str(status)] = {"description": _MEANING[status], "content": answer}
+                operation["responses"][str(status)] = {"description": _MEANING[status], "content": error}
         app.openapi_schema = document
     return app.openapi_schema

@@ -23,6 +23,8 @@ __all__ = ["GuardedProtocol", "ServerMiddleware", "protocol_for", "server_option
 
 _MOST_PIPELINED: Final = 32
 """Requests that may wait on one connection for the answer to an earlier one; clients send one, or a few."""
+_PIECE: Final = 16_384
+"""Most bytes parsed at once, so that a connection is refused before thousands of requests behind that are parsed."""
 _LINGER_S: Final = 2.0
 """Seconds in which a refused client may read its answer while what it still sends is dropped."""
 
@@ -62,6 +64,15 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived, and refuse headers, trailers and chunk extensions without an end."""
+        if len(data) <= _PIECE:
+            self._parse(data)
+            return
+        for start in range(0, len(data), _PIECE):
+            if self.transport.is_closing() or self.transport.get_protocol() is not self:  # refused, or now a WebSocket
+                return
+            self._parse(data[start : start + _PIECE])
+
+    def _parse(self, data: bytes) -> None:
         if self._is_refused:
             return
         self._loose += len(data)

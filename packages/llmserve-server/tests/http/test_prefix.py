@@ -127,6 +127,13 @@ def test_the_setting_is_the_prefix_where_the_proxy_names_none() -> None:
     assert named.get("/", follow_redirects=False).headers["location"] == "/other/web/"
 
 
+def test_the_setting_says_which_proxies_name_a_prefix() -> None:
+    app = create_app(Settings(store_url="sqlite://", engine="python", forwarded_allow_ips="203.0.113.0/24"))
+    for peer, where in ((STRANGER, f"{PREFIX}/web/"), (PROXY, "/web/")):
+        client = TestClient(app, client=peer, headers={"X-Forwarded-Prefix": PREFIX})
+        assert client.get("/", follow_redirects=False).headers["location"] == where
+
+
 @pytest.mark.parametrize("path", ["envs", "/envs/", "//envs", "/a b", "/", "http://x"])
 def test_a_setting_that_is_no_prefix_is_refused_by_name(path: str) -> None:
     with pytest.raises(SettingsError, match="LLMSERVE_ROOT_PATH"):

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmserve_server.protocol import GuardedProtocol, ServerMiddleware, server_options
 from llmserve_server.settings import Settings
@@ -190,3 +191,13 @@ def test_a_few_requests_may_wait_on_one_connection_and_no_more(serving: Serving)
     one = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     assert ask(serving, one * 5 + LAST).count(b"HTTP/1.1 200 ") == 6
     assert ask(serving, one * 1000).count(b"HTTP/1.1 200 ") < 100
+
+
+def test_the_requests_behind_a_refused_one_are_not_parsed(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing thousands of them would make everybody else wait."""
+    parsed: list[bytes] = []
+    protocol = serving.config.http_protocol_class
+    assert isinstance(protocol, type)
+    monkeypatch.setattr(protocol, "on_url", lambda self, url: parsed.append(url) or HttpToolsProtocol.on_url(self, url))
+    ask(serving, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50_000)
+    assert 32 < len(parsed) < 1000

@@ -5,20 +5,14 @@ Our own routes parse their bodies themselves, with errors that name the field; t
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmserve_server.errors import InvalidField, ServiceError, TooLarge
-from llmserve_server.middleware.json_text import (
-    INVALID_PARAMS,
-    PARSE_ERROR,
-    parse_json,
-    rpc_error,
-    rpc_problem,
-)
-from llmserve_server.settings import Settings
+from llmserve_server.errors import InvalidField
+from llmserve_server.json_rpc import INVALID_PARAMS, PARSE_ERROR
+from llmserve_server.middleware.json_text import parse_json, rpc_error, rpc_problem
+from llmserve_server.middleware.refusal import refuse
 
 __all__ = ["JsonBodyMiddleware"]
 
@@ -28,11 +22,13 @@ _WITH_BODY: Final = ("POST", "PUT", "PATCH", "DELETE")
 
 
 class JsonBodyMiddleware:
-    """Checks the JSON bodies of all routes but ours. `POST /mcp` is answered with a JSON-RPC error, status 400."""
+    """Checks the JSON bodies of all routes but ours. `POST /mcp` is answered with a JSON-RPC error, status 400.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    `LimitsMiddleware` stands before it: a body comes in one message, within its bound.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._bound = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; pass on anything else."""
@@ -43,31 +39,20 @@ class JsonBodyMiddleware:
         if not is_rpc and not _is_json(scope):
             await self._app(scope, receive, send)
             return
-        messages = await self._messages(receive)
-        if messages[-1]["type"] == "http.request":
-            body = b"".join(message.get("body", b"") for message in messages)
-            refusal = _rpc_refusal(body) if is_rpc else _refusal(body)
-            if len(body) > self._bound:
-                refusal = (TooLarge.status, json.dumps(TooLarge.of_bytes("body", self._bound).body()))
-            if refusal is not None:
-                await _answer(send, *refusal)
-                return
-            messages = [{"type": "http.request", "body": body, "more_body": False}]
+        message = await receive()
+        body = message.get("body", b"")
+        if is_rpc and (answer := _rpc_refusal(body)) is not None:
+            await _answer(send, answer.encode())
+            return
+        if not is_rpc and (problem := _problem(body)) is not None:
+            await refuse(problem, scope, send)
+            return
+        pending: list[Message] = [message]
 
         async def again() -> Message:
-            return messages.pop(0) if messages else await receive()
+            return pending.pop() if pending else await receive()
 
         await self._app(scope, again, send)
-
-    async def _messages(self, receive: Receive) -> list[Message]:
-        """Return the messages of a body, at most one more than the bound allows."""
-        messages, length = [await receive()], 0
-        while messages[-1].get("more_body"):
-            length += len(messages[-1].get("body", b""))
-            if length > self._bound:
-                break
-            messages.append(await receive())
-        return messages
 
 
 def _is_json(scope: Scope) -> bool:
@@ -77,31 +62,26 @@ def _is_json(scope: Scope) -> bool:
     return not subtype or subtype == b"application/json" or subtype.endswith(b"+json")
 
 
-def _refusal(body: bytes) -> tuple[int, str] | None:
+def _problem(body: bytes) -> InvalidField | None:
     if not body.strip():
         return None
     try:
         parse_json(body)
     except InvalidField as error:
-        return error.status, json.dumps(error.body())
+        return error
     return None
 
 
-def _rpc_refusal(body: bytes) -> tuple[int, str] | None:
-    status, number, call = 400, PARSE_ERROR, None
-    problem: ServiceError | None
+def _rpc_refusal(body: bytes) -> str | None:
     try:
         call = parse_json(body)
-        number, problem = INVALID_PARAMS, rpc_problem(call)
     except InvalidField as error:
-        problem = error
-    return None if problem is None else (status, rpc_error(number, problem, call))
+        return rpc_error(PARSE_ERROR, error)
+    problem = rpc_problem(call)
+    return None if problem is None else rpc_error(INVALID_PARAMS, problem, call)
 
 
-async def _answer(send: Send, status: int, text: str) -> None:
-    body = text.encode()
+async def _answer(send: Send, body: bytes) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == TooLarge.status:
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -12,12 +12,10 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from llmserve_server.errors import InvalidField, ServiceError
+from llmserve_server.json_rpc import error_document
 
-__all__ = ["INVALID_PARAMS", "INVALID_REQUEST", "PARSE_ERROR", "not_json", "parse_json", "rpc_error", "rpc_problem"]
+__all__ = ["not_json", "parse_json", "rpc_error", "rpc_problem"]
 
-PARSE_ERROR: Final = -32700
-INVALID_REQUEST: Final = -32600
-INVALID_PARAMS: Final = -32602
 _JSON: Final = "one JSON document in UTF-8, nested at most 100 deep, without NaN, infinity or half surrogates"
 
 
@@ -48,7 +46,5 @@ def rpc_problem(call: object) -> InvalidField | None:
 
 def rpc_error(number: int, error: ServiceError, call: object = None) -> str:
     """Return the JSON-RPC answer for `error`, with the id of the `call` if it has a usable one."""
-    key = call.get("id") if isinstance(call, dict) else None
-    key = key if isinstance(key, str) or type(key) is int else None
-    body = {"code": number, "message": error.message, "data": error.body()["error"]}
-    return json.dumps({"jsonrpc": "2.0", "id": key, "error": body})
+    call_id = call.get("id") if isinstance(call, dict) else None
+    return json.dumps(error_document(number, error.message, call_id, data=error.body()["error"]))

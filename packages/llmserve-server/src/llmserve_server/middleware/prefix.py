@@ -21,7 +21,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from llmserve_server.errors import ServiceError
 from llmserve_server.middleware.refusal import refuse
 from llmserve_server.paths import KEPT_PREFIX
-from llmserve_server.settings import ROOT_PATH
+from llmserve_server.settings import ROOT_PATH, Settings
 
 __all__ = ["PrefixMiddleware", "RestorePrefixMiddleware", "behind_proxies"]
 
@@ -33,10 +33,15 @@ _TRUSTED: Final = "llmserve.trusted_peer"
 
 
 class _Proxies:
-    """The addresses and networks in ``FORWARDED_ALLOW_IPS``, with uvicorn's default and its ``*``."""
+    """The addresses and networks of the believed proxies, as uvicorn reads them.
 
-    def __init__(self) -> None:
-        names = [name.strip() for name in os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1").split(",")]
+    Args:
+        named: the setting; None: what uvicorn finds in ``FORWARDED_ALLOW_IPS``, where an empty text names nobody.
+    """
+
+    def __init__(self, named: str | None) -> None:
+        self.text = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1") if named is None else named
+        names = [name.strip() for name in self.text.split(",")]
         self._everyone = names == ["*"]
         self._names = set(names)
         self._networks = []
@@ -61,13 +66,13 @@ class PrefixMiddleware:
 
     Args:
         app: the application.
-        root_path: the setting; "" for none.
+        settings: the path, "" for none, and the proxies that may name another.
     """
 
-    def __init__(self, app: ASGIApp, root_path: str) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._root_path = root_path
-        self._proxies = _Proxies()
+        self._root_path = settings.root_path
+        self._proxies = _Proxies(settings.forwarded_allow_ips)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or socket."""
@@ -112,13 +117,14 @@ class RestorePrefixMiddleware:
             scope["path"], scope["root_path"] = path, ""
 
 
-def behind_proxies(app: ASGIApp) -> ASGIApp:
+def behind_proxies(app: ASGIApp, named: str | None = None) -> ASGIApp:
     """Return `app` with uvicorn's handling of forwarded headers, which also notes whether the peer is trusted.
 
-    Start uvicorn with ``proxy_headers=False``: its own handling would hide the peer before it is noted.
+    `named` is the setting of the believed proxies. Start uvicorn with ``proxy_headers=False``: its own handling would
+    hide the peer before it is noted.
     """
-    proxies = _Proxies()
-    inner = ProxyHeadersMiddleware(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"))  # type: ignore[arg-type]
+    proxies = _Proxies(named)
+    inner = ProxyHeadersMiddleware(app, proxies.text)  # type: ignore[arg-type]
 
     async def noting(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in {"http", "websocket"}:

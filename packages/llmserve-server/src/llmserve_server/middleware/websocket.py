@@ -17,15 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmserve_server.callers import Callers, current_scope
 from llmserve_server.errors import AtCapacity, Busy, InvalidField, ServiceError, TooLarge, UnknownSession
 from llmserve_server.fast_path import FastPath, current_fast_path
-from llmserve_server.middleware.json_text import (
-    INVALID_PARAMS,
-    INVALID_REQUEST,
-    PARSE_ERROR,
-    not_json,
-    parse_json,
-    rpc_error,
-    rpc_problem,
-)
+from llmserve_server.json_rpc import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
+from llmserve_server.middleware.json_text import not_json, parse_json, rpc_error, rpc_problem
 from llmserve_server.middleware.silence import SilenceWatch
 from llmserve_server.settings import Settings
 from llmserve_server.wire import last_refusal

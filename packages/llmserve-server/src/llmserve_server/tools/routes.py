@@ -10,16 +10,15 @@ import structlog
 from fastapi import FastAPI, Request, Response
 
 from llmserve_server.callers import Callers
+from llmserve_server.json_rpc import INTERNAL_ERROR, INVALID_PARAMS, PARSE_ERROR, error_document
 from llmserve_server.middleware.websocket import frame_problem
-from llmserve_server.openapi import errors
-from llmserve_server.tools.streamable import INVALID_PARAMS, McpReply, McpSessions, RpcError, rpc_error
+from llmserve_server.openapi import rpc_errors
+from llmserve_server.tools.streamable import McpReply, McpSessions, RpcError
 
 __all__ = ["SESSION_HEADER", "register"]
 
 SESSION_HEADER: Final = "Mcp-Session-Id"
 _VERSION_HEADER: Final = "MCP-Protocol-Version"
-_PARSE_ERROR: Final = -32700
-_INTERNAL_ERROR: Final = -32603
 _MESSAGE: Final = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
     "parameters": [
@@ -43,7 +42,7 @@ def register(app: FastAPI, sessions: McpSessions, callers: Callers, *, max_bytes
         "/mcp",
         summary="Tools over MCP, and OpenEnv's JSON-RPC",
         tags=["Tools"],
-        responses={202: {"description": "A notification was taken."}, **errors(400, 404, 409, 413, 429, 503)},
+        responses={202: {"description": "A notification was taken."}, **rpc_errors(400, 404, 409, 413, 429, 503)},
         openapi_extra=_MESSAGE,
     )
     async def post(request: Request) -> Response:
@@ -52,7 +51,9 @@ def register(app: FastAPI, sessions: McpSessions, callers: Callers, *, max_bytes
         try:
             message = _message(await request.body(), max_bytes)
         except ValueError as error:
-            return _response(McpReply(200 if named is None else 400, rpc_error(_PARSE_ERROR, f"Parse error: {error}")))
+            return _response(
+                McpReply(200 if named is None else 400, error_document(PARSE_ERROR, f"Parse error: {error}"))
+            )
         if named is None and (not isinstance(message, Mapping) or message.get("method") != "initialize"):
             return _response(await _openenvs_answer(openenv, request, message))
         version = request.headers.get(_VERSION_HEADER)
@@ -64,7 +65,7 @@ def register(app: FastAPI, sessions: McpSessions, callers: Callers, *, max_bytes
         summary="End an MCP session",
         tags=["Tools"],
         status_code=204,
-        responses=errors(400, 404, 409, 429, 503),
+        responses=rpc_errors(400, 404, 409, 429, 503),
         openapi_extra={"parameters": _MESSAGE["parameters"]},
     )
     async def delete(request: Request) -> Response:
@@ -72,7 +73,7 @@ def register(app: FastAPI, sessions: McpSessions, callers: Callers, *, max_bytes
         try:
             await sessions.delete(request.headers.get(SESSION_HEADER))
         except RpcError as error:
-            return _response(McpReply(error.status, rpc_error(error.code, str(error))))
+            return _response(McpReply(error.status, error_document(error.code, str(error))))
         return Response(status_code=204)
 
 
@@ -99,12 +100,12 @@ async def _openenvs_answer(openenv: Callable[[Request], Awaitable[Any]], request
     params = message.get("params") if isinstance(message, Mapping) else None
     session_id = params.get("session_id") if isinstance(params, Mapping) else None
     if session_id is not None and not isinstance(session_id, str):
-        return McpReply(200, rpc_error(INVALID_PARAMS, "session_id: must be a text"))
+        return McpReply(200, error_document(INVALID_PARAMS, "session_id: must be a text"))
     try:
         return McpReply(200, await openenv(request))
     except Exception as error:  # noqa: BLE001 - JSON-RPC has its own way to say so
         _log.error("request_failed", exc_info=error)
-        return McpReply(200, rpc_error(_INTERNAL_ERROR, "the server failed on this call; its log says why"))
+        return McpReply(200, error_document(INTERNAL_ERROR, "the server failed on this call; its log says why"))
 
 
 def _response(reply: McpReply) -> Response:

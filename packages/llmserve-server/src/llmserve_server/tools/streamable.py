@@ -18,6 +18,7 @@ from typing import Any, Final
 from llmserve_server.__about__ import __version__
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.errors import ServiceError, UnknownSession, VersionChanged
+from llmserve_server.json_rpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, error_document, is_id
 from llmserve_server.sessions import SessionRegistry
 from llmserve_server.tools.episode import RegistryEpisode
 from llmserve_server.tools.session import ToolSession, tool_result
@@ -26,9 +27,6 @@ __all__ = ["PROTOCOLS", "McpReply", "McpSessions", "RpcError"]
 
 PROTOCOLS: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 """The protocol's revisions that are spoken, the newest first."""
-INVALID_REQUEST: Final = -32600
-METHOD_NOT_FOUND: Final = -32601
-INVALID_PARAMS: Final = -32602
 _MOST_SESSIONS: Final = 2048
 """Sessions that are remembered between calls, all addresses' together."""
 _INSTRUCTIONS: Final = (
@@ -107,8 +105,7 @@ class McpSessions:
                 return McpReply(202)
             return McpReply(200, _success(request_id, await _answer(session, method, params)))
         except RpcError as error:
-            identified = request_id if _is_id(request_id) else None
-            return McpReply(error.status, rpc_error(error.code, str(error), identified))
+            return McpReply(error.status, error_document(error.code, str(error), request_id))
 
     async def delete(self, session_id: str | None) -> None:
         """End a session. Its episode stays in the store; raises `RpcError` if there is none."""
@@ -193,11 +190,6 @@ class McpSessions:
         return found[0]
 
 
-def rpc_error(code: int, message: str, request_id: object = None) -> dict[str, Any]:
-    """Return JSON-RPC's error document."""
-    return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
-
-
 async def _answer(session: ToolSession, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     if method == "ping":
         return {}
@@ -212,7 +204,7 @@ def _read(message: object) -> tuple[str | None, Mapping[str, Any]]:
     """Return a message's method (None for an answer of the client) and parameters."""
     if not isinstance(message, Mapping) or message.get("jsonrpc") != "2.0":
         raise RpcError(INVALID_REQUEST, 'must be one JSON-RPC 2.0 message, an object with "jsonrpc": "2.0"', status=400)
-    if "id" in message and not _is_id(message["id"]):
+    if "id" in message and not is_id(message["id"]):
         raise RpcError(INVALID_REQUEST, "id: must be a text or an integer", status=400)
     method, params = message.get("method"), message.get("params")
     if method is None and ("result" in message or "error" in message):
@@ -228,10 +220,6 @@ def _check_version(version: str | None) -> None:
     if version is not None and version not in PROTOCOLS:
         bound = "must be one of " + ", ".join(PROTOCOLS)
         raise RpcError(INVALID_REQUEST, f"MCP-Protocol-Version: {bound}", status=400)
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _success(request_id: object, result: dict[str, Any]) -> dict[str, Any]:
