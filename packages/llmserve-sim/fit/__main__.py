@@ -15,6 +15,7 @@ from typing import Any
 import attention
 import gemm
 import kernel_tables
+import moe
 import other
 import overhead
 import speculation
@@ -39,6 +40,8 @@ def main() -> int:
     errors += found
     small, allreduce, found = other.run(gemms)
     errors += found
+    experts, experts_fp8, found = moe.run()
+    errors += found
 
     changed: list[str] = []
     for gpu in (*kernel_tables.GPUS, RTX_4090):
@@ -51,6 +54,8 @@ def main() -> int:
             "allreduce": allreduce.get(gpu.name, allreduce[L40S.name]),
         }
         refit |= {"gemm_fp8": fp8[gpu.name]} if gpu.name in fp8 else {}
+        refit |= {"moe": experts[gpu.name]} if gpu.name in experts else {}
+        refit |= {"moe_fp8": experts_fp8[gpu.name]} if gpu.name in experts_fp8 else {}
         refit |= {"decode_fp8": attentions.decode_fp8[gpu.name]} if gpu.name in attentions.decode_fp8 else {}
         if gpu is A100:
             refit |= {"gemm_int8": formats["INT8"], "gemm_int4": formats["INT4"]}

@@ -21,6 +21,7 @@ __all__ = [
     "KernelParameters",
     "MixedAttentionParameters",
     "ModelSpec",
+    "MoeParameters",
     "PrefillAttentionParameters",
     "SmallKernelParameters",
 ]
@@ -115,6 +116,25 @@ class AllReduceParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class MoeParameters:
+    """Fused mixture-of-experts MLP (gate-up, activation, down): `t0 + (tc^p + tm^p)^(1/p) + io`.
+
+    `tm` reads the weights of the experts that any token chose, `tc` multiplies the routed rows, each expert's padded by
+    `pad_rows`, and `io` moves the routed activations. Under a power law of popularity (exponent 1.2) `skewed_experts`
+    is the share of those experts that is touched, and `skewed_rows` the factor that the busiest GPU's rows take.
+    """
+
+    t0_us: float
+    compute_efficiency: float
+    bandwidth_efficiency: float
+    p: float
+    pad_rows: float
+    io: float
+    skewed_experts: float
+    skewed_rows: float
+
+
+@dataclass(frozen=True, slots=True)
 class SmallKernelParameters:
     """Norms, rotary embedding, activation: a fixed time per kernel plus the bytes they move."""
 
@@ -140,6 +160,10 @@ class KernelParameters:
     """FP8 W8A8 GEMMs, quantising the activations included; None: not measured, or no such tensor cores."""
     decode_fp8: DecodeAttentionParameters | None = None
     """Decode attention over an FP8 KV cache."""
+    moe: MoeParameters | None = None
+    """BF16 experts; None: not measured."""
+    moe_fp8: MoeParameters | None = None
+    """FP8 experts with scales per 128 x 128 block."""
     sustained: float = 1.0
     """Share of the tables' compute rate that a server under steady load keeps: kernels are timed in short bursts."""
 

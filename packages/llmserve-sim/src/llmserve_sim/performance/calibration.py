@@ -1,7 +1,7 @@
 """Constants fitted to measurements, one set per GPU. Regenerated and checked by `python packages/llmserve-sim/fit`.
 
 Which script fits what (all under packages/llmserve-sim/fit/, each prints its error): `gemm.py` the GEMMs,
-`attention.py` decode, prefill and mixed attention, `other.py` small kernels and all-reduces. Measurements:
+`attention.py` decode, prefill and mixed attention, `other.py` small kernels and all-reduces, `moe.py` fused experts. Measurements:
 ai-dynamo/aiconfigurator's kernel tables (vLLM 0.24; A100: 0.14), casys-kaist/LLMServingSim kernel profiles for the
 RTX 4090 and for the mixed and the small kernels of the RTX PRO 6000.
 
@@ -17,6 +17,7 @@ from llmserve_sim.specifications import (
     GemmParameters,
     KernelParameters,
     MixedAttentionParameters,
+    MoeParameters,
     PrefillAttentionParameters,
     SmallKernelParameters,
 )
@@ -78,6 +79,8 @@ H100_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(14.9, 3.508, 0.8253, 1.001),
     sustained=SUSTAINED_SXM,
+    moe=MoeParameters(40.12, 0.7505, 0.914, 4, 181.5, 1.783, 0.7485, 1.463),
+    moe_fp8=MoeParameters(45.9, 0.4478, 0.8612, 4, 90.57, 2.547, 0.764, 1.448),
 )
 H200_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -103,6 +106,8 @@ H200_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(14.74, 3.638, 0.6439, 1.001),
     sustained=SUSTAINED_SXM,
+    moe=MoeParameters(41.34, 0.81, 0.9206, 4, 136.8, 2.401, 0.7143, 1.535),
+    moe_fp8=MoeParameters(43.99, 0.4702, 0.8136, 4, 64.77, 3.794, 0.7787, 1.47),
 )
 B200_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -128,6 +133,8 @@ B200_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(10.17, 1.018, 0.8565, 1.785),
     sustained=SUSTAINED_SXM,
+    moe=MoeParameters(19.02, 0.4716, 0.8774, 4, 108.6, 0.133, 0.7335, 1.549),
+    moe_fp8=MoeParameters(35.25, 0.2347, 1, 4, 71.23, 1.508, 0.6098, 1.454),
 )
 L40S_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -153,6 +160,8 @@ L40S_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(11.03, 1.457, 0.8012, 1.001),
     sustained=SUSTAINED_CARD,
+    moe=MoeParameters(0.001, 1, 0.9562, 4, 507.7, 0.8644, 0.4185, 2.3),
+    moe_fp8=MoeParameters(3.894, 1, 0.777, 4, 423.1, 0.9364, 0.5183, 2.177),
 )
 RTX_PRO_6000_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -178,6 +187,7 @@ RTX_PRO_6000_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(12.09, 0.6249, 0.9339, 1.001),
     sustained=SUSTAINED_CARD,
+    moe=MoeParameters(28.43, 0.4548, 0.9005, 4, 69.01, 0.8226, 0.8572, 1.372),
 )
 RTX_4090_KERNELS = KernelParameters(
     gemm=GemmParameters(4.6, 1.021, 0.923, 2.392),

@@ -15,6 +15,7 @@ from llmserve_sim.specifications import (
     DecodeAttentionParameters,
     GemmParameters,
     MixedAttentionParameters,
+    MoeParameters,
     PrefillAttentionParameters,
     SmallKernelParameters,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "gemm_us",
     "io_offset",
     "mixed_decode_us",
+    "moe_us",
     "prefill_attention_us",
     "small_kernels_us",
 ]
@@ -174,6 +176,37 @@ def mixed_decode_us(
 def small_kernels_us(par: SmallKernelParameters, kernels: Real, moved_bytes: Real, *, hbm_bytes_per_s: float) -> Real:
     """Time of `kernels` element-wise kernels that together move `moved_bytes`."""
     return par.launch_us * kernels + moved_bytes / (par.bandwidth_efficiency * hbm_bytes_per_s) * _US_PER_S
+
+
+def moe_us(
+    par: MoeParameters,
+    tokens: Real,
+    *,
+    hidden: Real,
+    intermediate: Real,
+    top_k: Real,
+    experts: Real,
+    tensor_parallel: Real,
+    expert_parallel: Real,
+    peak_flops: float,
+    hbm_bytes_per_s: float,
+    weight_bytes: float = BYTES_BF16,
+    skewed: bool | NDArray[np.bool_] = False,
+) -> Real:
+    """Time of one layer's routed experts for `tokens` tokens of the whole replica, each choosing `top_k` of `experts`.
+
+    A GPU holds `experts / expert_parallel` experts, each cut into `tensor_parallel` parts along `intermediate`.
+    """
+    held = experts / expert_parallel
+    routed = tokens * top_k / expert_parallel
+    touched = held * (1.0 - (1.0 - top_k / experts) ** tokens) * np.where(skewed, par.skewed_experts, 1.0)
+    width = intermediate / tensor_parallel
+    rows = (routed + touched * par.pad_rows) * np.where(skewed, par.skewed_rows, 1.0)
+    compute = 6.0 * rows * hidden * width / (par.compute_efficiency * peak_flops) * _US_PER_S
+    weights = 3.0 * touched * hidden * width * weight_bytes
+    memory = weights / (par.bandwidth_efficiency * hbm_bytes_per_s) * _US_PER_S
+    moved = par.io * routed * (2.0 * hidden + 4.0 * width) * BYTES_BF16 / hbm_bytes_per_s * _US_PER_S
+    return par.t0_us + _p_norm(compute, memory, par.p) + moved
 
 
 def allreduce_us(par: AllReduceParameters, message_bytes: Real, *, ranks: Real, link_bytes_per_s: float) -> Real:
