@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import structlog
+from fastapi.testclient import TestClient
 from sqlalchemy import make_url
 
+from llmserve_server.app import create_app
 from llmserve_server.backends import SimulatedBackend
-from llmserve_server.database import Database
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.settings import Settings
-from llmserve_server.store import EpisodeStore
+from llmserve_server.store.database import Database
+from llmserve_server.store.episodes import EpisodeStore
 
 _LOGGERS = (None, "llmserve_server", "uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpx2", "openai")
 """Loggers that `configure_logging`, uvicorn or a test sets; None is the root."""
@@ -107,3 +109,25 @@ def make_registry(open_store: Callable[[], EpisodeStore], clock: Clock) -> Calla
 def registry(make_registry: Callable[..., SessionRegistry]) -> SessionRegistry:
     """A registry with the default settings."""
     return make_registry()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., TestClient]]:
+    """Start a whole server with some settings in the test's process, and stop it afterwards. `address` is the caller's; without, it is this machine."""
+    given = {"store_url": "sqlite://", "web": False, "engine": "python", "max_concurrent_envs": 1000}
+    running: list[TestClient] = []
+
+    def start(*, address: str = "127.0.0.1", **settings: Any) -> TestClient:
+        client = TestClient(
+            create_app(Settings(**(given | settings))),
+            base_url="http://localhost:7860",
+            raise_server_exceptions=False,
+            client=(address, 50_000),
+        )
+        client.__enter__()
+        running.append(client)
+        return client
+
+    yield start
+    for client in running:
+        client.__exit__(None, None, None)

@@ -16,15 +16,13 @@ import structlog
 from fastapi import FastAPI, Response
 from openenv.core.env_server.types import ServerMode
 
-from llmserve_server.access import Access
 from llmserve_server.backends import BackendFactory, SimulatedBackend
 from llmserve_server.backends.kernel import Kernel
 from llmserve_server.backends.latencies import Latencies
 from llmserve_server.baseline import BaselineRunner
+from llmserve_server.callers.access import Access
 from llmserve_server.dispatch import Dispatcher
-from llmserve_server.docs_page import add_docs
 from llmserve_server.errors import ServiceError
-from llmserve_server.exception_handlers import add_exception_handlers
 from llmserve_server.metrics import CONTENT_TYPE, Metrics
 from llmserve_server.middleware.auth import AuthMiddleware
 from llmserve_server.middleware.head import HeadMiddleware
@@ -35,12 +33,14 @@ from llmserve_server.middleware.prefix import PrefixMiddleware, RestorePrefixMid
 from llmserve_server.middleware.telemetry import TelemetryMiddleware
 from llmserve_server.middleware.websocket import WebSocketMiddleware
 from llmserve_server.openapi import errors, openapi_of
-from llmserve_server.openenv_server import OpenEnvServer
+from llmserve_server.openenv.server import OpenEnvServer
 from llmserve_server.protocol import ServerMiddleware
-from llmserve_server.routes import register
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.routes.docs_page import add_docs
+from llmserve_server.routes.episodes import register
+from llmserve_server.routes.exception_handlers import add_exception_handlers
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.settings import Settings, unknown_variables
-from llmserve_server.store import open_store
+from llmserve_server.store.episodes import open_store
 from llmserve_server.tools.routes import register as register_tools
 from llmserve_server.tools.streamable import McpSessions
 
@@ -91,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.mcp = mcp = McpSessions(registry, dispatcher, idle_s=settings.idle_timeout_s)
     register(app, registry, dispatcher, baselines, access)
     OpenEnvServer(settings, registry, dispatcher).register_routes(app, mode=ServerMode.PRODUCTION)
-    register_tools(app, mcp, registry.callers, max_bytes=settings.max_body_bytes)
+    register_tools(app, mcp, registry.callers)
 
     @app.get("/metrics", tags=["Health"], summary="Prometheus metrics", responses=_metrics_responses())
     async def prometheus() -> Response:

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import ParamSpec, TypeVar
 
 from llmserve_server.metrics import Metrics
-from llmserve_server.sessions import Reply, SessionRegistry
+from llmserve_server.sessions.registry import Reply, SessionRegistry
 from llmserve_sim.schema import ServeAction, ServeObservation
 
 __all__ = ["Dispatcher"]

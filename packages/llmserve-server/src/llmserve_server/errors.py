@@ -29,7 +29,7 @@
     ├── ShuttingDown       503 shutting_down        take the step again once the server is back
     └── StoreUnavailable   503 store_unavailable    come back after `retry_after_s`
 
-`to_service_error` converts the simulator's errors. `exception_handlers.py` turns all of them into HTTP responses.
+`to_service_error` converts the simulator's errors. `routes/exception_handlers.py` turns all of them into HTTP responses.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from llmserve_server.backends.latencies import Latencies, Series
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_sim.schema import ServeObservation
 from llmserve_sim.tasks.registry import catalogue_task
 

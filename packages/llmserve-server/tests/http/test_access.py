@@ -9,9 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
-from llmserve_server import access
-from llmserve_server.access import COOKIE, Access
 from llmserve_server.app import create_app
+from llmserve_server.callers import access
+from llmserve_server.callers.access import COOKIE, Access
 from llmserve_server.settings import Settings
 
 TOKEN = "correct-horse"  # noqa: S105 - of a server that lives as long as its tests
@@ -107,6 +107,13 @@ def test_a_wrong_token_is_answered_by_the_form_and_sets_nothing(visitor: TestCli
         assert response.status_code == 401
         assert "That is not the token." in response.text
         assert "set-cookie" not in response.headers
+
+
+@pytest.mark.parametrize("body", [b'{"us\xff": 0}', b"token=\xff", b"a=1&" * 20, b"%", b"\x00"])
+def test_a_body_that_no_form_sends_is_a_wrong_token_too(visitor: TestClient, body: bytes) -> None:
+    response = visitor.post("/web/login", content=body, headers={"content-type": "text/plain"})
+    assert response.status_code == 401
+    assert "set-cookie" not in response.headers
 
 
 def test_in_a_frame_of_another_site_over_https_the_cookie_is_one_that_browsers_send(visitor: TestClient) -> None:

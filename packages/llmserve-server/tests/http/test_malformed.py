@@ -335,3 +335,13 @@ async def test_a_caller_who_leaves_in_the_middle_of_its_body_is_no_failure(
 def anyio_backend() -> str:
     """The server runs on asyncio."""
     return "asyncio"
+
+
+def test_the_document_of_mcp_allows_both_kinds_of_refusal(client: TestClient) -> None:
+    """A JSON-RPC error from the route, and this server's own error from the layers before it."""
+    declared = client.get("/openapi.json").json()["paths"]["/mcp"]
+    answered = client.post("/mcp", content=b"{").json()
+    for method, status in (("post", "400"), ("post", "413"), ("delete", "404")):
+        ours, rpc = declared[method]["responses"][status]["content"]["application/json"]["schema"]["anyOf"]
+        assert ours == {"$ref": "#/components/schemas/ErrorBody"}
+        assert set(rpc["required"]) == set(rpc["properties"]) == set(answered)

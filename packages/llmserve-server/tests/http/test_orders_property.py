@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from llmserve_server.app import create_app
-from llmserve_server.routes import COOKIE, HEADER
+from llmserve_server.routes.episodes import COOKIE, HEADER
 from llmserve_server.settings import Settings
 
 CALLERS = {"cookies": ("ann", "bob"), "header": ("cid", "dee"), "body": ("eve",), "nothing": ("fay", "gus")}

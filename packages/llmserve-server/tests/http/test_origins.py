@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
-from llmserve_server.hosts import Hosts
+from llmserve_server.callers.hosts import Hosts
 
 FOREIGN_PAGES = [
     {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},

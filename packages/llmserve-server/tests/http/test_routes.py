@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from llmserve_server.routes import COOKIE, HEADER
+from llmserve_server.routes.episodes import COOKIE, HEADER
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeObservation, json_schema
 

@@ -8,8 +8,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from llmserve_server.environment import ServingEnvironment
-from llmserve_server.rubric import PARTS, RewardRubric
+from llmserve_server.openenv.environment import ServingEnvironment
+from llmserve_server.openenv.rubric import PARTS, RewardRubric
 from llmserve_server.wire import WireAction
 from llmserve_sim.env import ServingEnv
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from llmserve_server.routes import COOKIE, HEADER
+from llmserve_server.routes.episodes import COOKIE, HEADER
 
 Serve = Callable[..., TestClient]
 NAMELESS: list[tuple[str, str, Any]] = [

@@ -14,7 +14,10 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
+from llmserve_server.backends.real.answers import Answer
 from llmserve_server.backends.real.config import RealConfig
+from llmserve_server.backends.real.endpoint import Endpoint
+from llmserve_server.backends.real.sampling import SampledRequest
 
 Result = TypeVar("Result")
 KEY = "sk-test-0123456789-never-shown"
@@ -289,3 +292,19 @@ class _Say:
 def say() -> type[_Say]:
     """The vocabulary of endpoints."""
     return _Say
+
+
+@pytest.fixture
+def ask() -> Callable[[RealConfig], Answer]:
+    """Send one request to an endpoint, and return its answer."""
+    request = SampledRequest(id=0, due_s=0.0, prompt_tokens=8, completion_tokens=6, priority=1, tenant=0)
+
+    async def once(config: RealConfig) -> Answer:
+        endpoint, answer = Endpoint(config), Answer()
+        try:
+            await endpoint.send(1, request, answer)
+        finally:
+            await endpoint.close()
+        return answer
+
+    return lambda config: asyncio.run(once(config))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -11,22 +10,8 @@ import pytest
 
 from llmserve_server.backends.real.answers import Answer, Failure
 from llmserve_server.backends.real.config import RealConfig
-from llmserve_server.backends.real.endpoint import Endpoint
-from llmserve_server.backends.real.sampling import SampledRequest
 
-REQUEST = SampledRequest(id=0, due_s=0.0, prompt_tokens=8, completion_tokens=6, priority=1, tenant=0)
-
-
-def ask(config: RealConfig) -> Answer:
-    async def once() -> Answer:
-        endpoint, answer = Endpoint(config), Answer()
-        try:
-            await endpoint.send(1, REQUEST, answer)
-        finally:
-            await endpoint.close()
-        return answer
-
-    return asyncio.run(once())
+Ask = Callable[[RealConfig], Answer]
 
 
 def _cases(say: Any) -> dict[str, tuple[Any, Failure, int]]:
@@ -87,7 +72,7 @@ _NAMES = (
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_what_an_endpoint_does_wrong_has_a_name(
-    name: str, endpoint: Any, config: Callable[..., RealConfig], say: Any
+    name: str, endpoint: Any, config: Callable[..., RealConfig], say: Any, ask: Ask
 ) -> None:
     """And the text that came before is kept."""
     reply, failure, pieces = _cases(say)[name]
@@ -103,7 +88,7 @@ def test_every_case_is_tried(say: Any) -> None:
     assert set(_NAMES) == set(_cases(say))
 
 
-def test_a_refused_connection_is_a_failure(config: Callable[..., RealConfig]) -> None:
+def test_a_refused_connection_is_a_failure(config: Callable[..., RealConfig], ask: Ask) -> None:
     """Nobody listens there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -112,7 +97,7 @@ def test_a_refused_connection_is_a_failure(config: Callable[..., RealConfig]) ->
 
 
 def test_gaps_add_up_to_the_time_between_first_and_last(
-    endpoint: Any, config: Callable[..., RealConfig], say: Any
+    endpoint: Any, config: Callable[..., RealConfig], say: Any, ask: Ask
 ) -> None:
     """Over a socket, with the endpoint's own count of tokens."""
     endpoint.script = say.tokens(4, first_s=0.05, gap_s=0.02, usage=say.usage(8, 4))
@@ -123,7 +108,9 @@ def test_gaps_add_up_to_the_time_between_first_and_last(
     assert sum(gap * weight for gap, weight in answer.itl_s()) == pytest.approx(answer.times[-1] - answer.times[0])
 
 
-def test_slow_text_is_measured_and_not_cut(endpoint: Any, config: Callable[..., RealConfig], say: Any) -> None:
+def test_slow_text_is_measured_and_not_cut(
+    endpoint: Any, config: Callable[..., RealConfig], say: Any, ask: Ask
+) -> None:
     """Slow is not failed, as long as it ends in time."""
     endpoint.script = say.tokens(3, first_s=0.2, gap_s=0.1)
     answer = ask(config(endpoint.url))

@@ -16,27 +16,13 @@ from llmserve_server.backends.real import vllm_metrics
 from llmserve_server.backends.real.answers import Answer, Failure
 from llmserve_server.backends.real.chunks import EventDecoder, MalformedError
 from llmserve_server.backends.real.config import RealConfig
-from llmserve_server.backends.real.endpoint import Endpoint
-from llmserve_server.backends.real.sampling import SampledRequest
 from llmserve_server.backends.real.vllm_metrics import MetricsPage, parse
 from llmserve_server.log_config import configure_logging
 from llmserve_server.settings import Settings, SettingsError
 
-REQUEST = SampledRequest(id=0, due_s=0.0, prompt_tokens=8, completion_tokens=6, priority=1, tenant=0)
 MIB = b" " * 2**20
+Ask = Callable[[RealConfig], Answer]
 STREAM = {"content-type": "text/event-stream"}
-
-
-def ask(config: RealConfig) -> Answer:
-    async def once() -> Answer:
-        endpoint, answer = Endpoint(config), Answer()
-        try:
-            await endpoint.send(1, REQUEST, answer)
-        finally:
-            await endpoint.close()
-        return answer
-
-    return asyncio.run(once())
 
 
 @pytest.mark.parametrize(
@@ -50,7 +36,7 @@ def ask(config: RealConfig) -> Answer:
     ],
 )
 def test_a_body_of_hundreds_of_megabytes_is_not_read(
-    endpoint: Any, config: Callable[..., RealConfig], say: Any, status: int, failure: Failure
+    endpoint: Any, config: Callable[..., RealConfig], say: Any, status: int, failure: Failure, ask: Ask
 ) -> None:
     endpoint.script = say.Reply([MIB] * 400, status, STREAM if status == 200 else {"content-type": "application/json"})
     assert ask(config(endpoint.url)).failure is failure
@@ -58,7 +44,7 @@ def test_a_body_of_hundreds_of_megabytes_is_not_read(
 
 
 def test_a_stream_without_text_and_without_end_is_cut_off(
-    endpoint: Any, config: Callable[..., RealConfig], say: Any
+    endpoint: Any, config: Callable[..., RealConfig], say: Any, ask: Ask
 ) -> None:
     comments = b": still here\n\n" * 10_000
     endpoint.script = say.Reply([comments] * 2000)
@@ -69,7 +55,7 @@ def test_a_stream_without_text_and_without_end_is_cut_off(
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
 @pytest.mark.parametrize(("status", "failure"), [(200, Failure.MALFORMED), (503, Failure.SERVER_ERROR)])
 def test_a_compressed_body_is_refused_unopened(
-    endpoint: Any, config: Callable[..., RealConfig], say: Any, status: int, failure: Failure, encoding: str
+    endpoint: Any, config: Callable[..., RealConfig], say: Any, status: int, failure: Failure, encoding: str, ask: Ask
 ) -> None:
     bomb = gzip.compress(MIB * 64)
     endpoint.script = say.Reply([bomb], status, STREAM | {"content-encoding": encoding})
@@ -81,7 +67,7 @@ def test_a_compressed_body_is_refused_unopened(
 
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_the_time_limit_holds_for_a_body_that_drips(
-    endpoint: Any, config: Callable[..., RealConfig], say: Any, status: int
+    endpoint: Any, config: Callable[..., RealConfig], say: Any, status: int, ask: Ask
 ) -> None:
     endpoint.script = say.Reply([b"x", 0.1] * 600, status, STREAM)
     start = time.monotonic()
@@ -90,7 +76,9 @@ def test_the_time_limit_holds_for_a_body_that_drips(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed(endpoint: Any, config: Callable[..., RealConfig], say: Any, status: int) -> None:
+def test_a_redirect_is_not_followed(
+    endpoint: Any, config: Callable[..., RealConfig], say: Any, status: int, ask: Ask
+) -> None:
     elsewhere = endpoint.url.replace("127.0.0.1", "localhost") + "/chat/completions"
     endpoint.script = say.Reply([], status, {"location": elsewhere})
     assert ask(config(endpoint.url)).failure is Failure.REFUSED
@@ -103,11 +91,7 @@ def _with_password(url: str) -> str:
 
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_a_url_with_a_password_works_and_is_logged_nowhere(
-    endpoint: Any,
-    config: Callable[..., RealConfig],
-    say: Any,
-    level: Any,
-    capfd: pytest.CaptureFixture[str],
+    endpoint: Any, config: Callable[..., RealConfig], say: Any, level: Any, capfd: pytest.CaptureFixture[str], ask: Ask
 ) -> None:
     configure_logging(Settings(log_level=level))
     for name in ("httpx", "httpx2", "openai"):  # as a host that wants these lines sets them

@@ -10,8 +10,6 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from llmserve_server.app import create_app
-from llmserve_server.settings import Settings
 from llmserve_server.tools import streamable
 from llmserve_server.tools.streamable import PROTOCOLS
 
@@ -261,20 +259,3 @@ def ask(client: TestClient, session: str, name: str, arguments: dict[str, Any]) 
     response = say(client, session, "tools/call", {"name": name, "arguments": arguments})
     assert response.status_code == 200, response.text
     return dict(response.json()["result"])
-
-
-@pytest.fixture
-def serve() -> Any:
-    """Start a server with some settings, and stop it afterwards."""
-    running: list[TestClient] = []
-
-    def start(**given: Any) -> TestClient:
-        chosen = {"store_url": "sqlite://", "web": False, "engine": "python"} | given
-        client = TestClient(create_app(Settings(**chosen)), raise_server_exceptions=False)
-        client.__enter__()
-        running.append(client)
-        return client
-
-    yield start
-    for client in running:
-        client.__exit__(None, None, None)

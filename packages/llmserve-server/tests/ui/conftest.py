@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.ui.controller import PageController
 from llmserve_sim.policies import POLICIES
 

@@ -18,7 +18,7 @@ from llmserve_server.errors import (
     StepConflict,
     UnknownSession,
 )
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.ui.controller import HOLD, REPEAT, PageController, message_of
 from llmserve_server.ui.session_state import SessionState
 from llmserve_sim.env import ServingEnv

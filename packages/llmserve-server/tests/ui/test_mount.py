@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 from llmserve_server import ui
 from llmserve_server.app import create_app
 from llmserve_server.backends import SimulatedBackend
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.settings import Settings
-from llmserve_server.store import EpisodeStore
+from llmserve_server.store.episodes import EpisodeStore
 
 OWN = re.compile(r"https?://(testserver|localhost|127\.0\.0\.1)")
 MENTIONED = ("http://www.w3.org/", "https://gradio.app/", "https://raw.githubusercontent.com/gradio-app/")

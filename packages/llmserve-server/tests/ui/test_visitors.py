@@ -12,7 +12,7 @@ import pytest
 from gradio.context import LocalContext
 
 from llmserve_server.errors import AtCapacity, EpisodeState
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.ui.controller import HOLD, PageController
 from llmserve_server.ui.playground import Visitors, VisitorsEnvironment
 from llmserve_server.ui.session_state import SessionState

@@ -9,10 +9,10 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmserve_server.access import Access
+from llmserve_server.callers.access import Access
+from llmserve_server.callers.paths import is_page, prefix_of, route_path
 from llmserve_server.errors import TokenRequired, Unauthorized
 from llmserve_server.middleware.refusal import refuse
-from llmserve_server.paths import is_page, prefix_of, route_path
 from llmserve_server.settings import Settings
 
 __all__ = ["LOGIN", "AuthMiddleware"]

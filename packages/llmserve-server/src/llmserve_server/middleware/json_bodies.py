@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmserve_server.errors import InvalidField
 from llmserve_server.json_rpc import INVALID_PARAMS, PARSE_ERROR
 from llmserve_server.middleware.json_text import parse_json, rpc_error, rpc_problem
+from llmserve_server.middleware.limits import replayed
 from llmserve_server.middleware.refusal import refuse
 
 __all__ = ["JsonBodyMiddleware"]
@@ -41,18 +43,18 @@ class JsonBodyMiddleware:
             return
         message = await receive()
         body = message.get("body", b"")
-        if is_rpc and (answer := _rpc_refusal(body)) is not None:
-            await _answer(send, answer.encode())
-            return
-        if not is_rpc and (problem := _problem(body)) is not None:
-            await refuse(problem, scope, send)
-            return
-        pending: list[Message] = [message]
-
-        async def again() -> Message:
-            return pending.pop() if pending else await receive()
-
-        await self._app(scope, again, send)
+        if is_rpc:
+            answer = _rpc_refusal(body)
+            if answer is not None:
+                await Response(answer, 400, media_type="application/json")(scope, receive, send)
+                return
+        elif body.strip():
+            try:
+                parse_json(body)
+            except InvalidField as error:
+                await refuse(error, scope, send)
+                return
+        await self._app(scope, replayed(message, receive), send)
 
 
 def _is_json(scope: Scope) -> bool:
@@ -62,16 +64,6 @@ def _is_json(scope: Scope) -> bool:
     return not subtype or subtype == b"application/json" or subtype.endswith(b"+json")
 
 
-def _problem(body: bytes) -> InvalidField | None:
-    if not body.strip():
-        return None
-    try:
-        parse_json(body)
-    except InvalidField as error:
-        return error
-    return None
-
-
 def _rpc_refusal(body: bytes) -> str | None:
     try:
         call = parse_json(body)
@@ -79,9 +71,3 @@ def _rpc_refusal(body: bytes) -> str | None:
         return rpc_error(PARSE_ERROR, error)
     problem = rpc_problem(call)
     return None if problem is None else rpc_error(INVALID_PARAMS, problem, call)
-
-
-async def _answer(send: Send, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

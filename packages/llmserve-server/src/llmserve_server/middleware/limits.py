@@ -7,16 +7,17 @@ it is read. A log for the grader is also counted in JSON values, because ``{}`` 
 from __future__ import annotations
 
 import asyncio
+import mmap
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmserve_server.callers.paths import is_page, route_path
 from llmserve_server.errors import Overloaded, ServiceError, TooLarge, TooSlow
 from llmserve_server.middleware.refusal import refuse
-from llmserve_server.paths import is_page, route_path
 from llmserve_server.settings import Settings
 
-__all__ = ["LimitsMiddleware"]
+__all__ = ["LimitsMiddleware", "replayed"]
 
 _GRADER: Final = "/grader"
 _PAGE_BYTES: Final = 64 * 1024
@@ -65,12 +66,7 @@ class LimitsMiddleware:
                     _Body(bound, most_values).count(piece)
             if message["type"] != "http.request":
                 return  # the client has gone before its request was complete
-            pending: list[Message] = [message]
-
-            async def again() -> Message:
-                return pending.pop() if pending else await receive()
-
-            await self._app(scope, again, send)
+            await self._app(scope, replayed(message, receive), send)
         except ServiceError as error:  # of this layer: the application answers its own
             await refuse(error, scope, send)
         finally:
@@ -138,6 +134,17 @@ class LimitsMiddleware:
     def _release(self, body: _Body) -> None:
         self._held -= body.held
         body.held = 0
+        body.close()
+
+
+def replayed(message: Message, receive: Receive) -> Receive:
+    """Return a `receive` that gives `message` again, and then what the client sends."""
+    pending = [message]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return again
 
 
 class _Body:
@@ -146,7 +153,9 @@ class _Body:
     def __init__(self, bound: int, most_values: int | None) -> None:
         self._bound = bound
         self._values = most_values
-        self._data = bytearray()  # and no list of pieces, which may be a byte each
+        # Neither a list of pieces, which may be a byte each, nor an array that grows: what the allocator leaves behind
+        # of several growing arrays stays with the process. Pages of a mapping take memory once they are written.
+        self._data: mmap.mmap | None = None
         self.size = 0
         self.held = 0
         """Bytes that the memory for bodies counts."""
@@ -164,10 +173,19 @@ class _Body:
                 raise TooLarge(f"episode_log: {bound}", field="episode_log", bound=bound)
 
     def keep(self, piece: bytes) -> None:
-        """Keep a piece of several."""
-        self._data += piece
+        """Keep a piece of several, which `count` has counted."""
+        if self._data is None:
+            self._data = mmap.mmap(-1, self._bound)
+        self._data.write(piece)
 
     def whole(self) -> bytes:
         """Return the body, and keep no other copy of it."""
-        data, self._data = self._data, bytearray()
-        return bytes(data)
+        data = b"" if self._data is None else self._data[: self.size]
+        self.close()
+        return data
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._data is not None:
+            self._data.close()
+            self._data = None

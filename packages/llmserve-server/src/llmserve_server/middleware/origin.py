@@ -11,8 +11,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llmserve_server.callers.hosts import Hosts
 from llmserve_server.errors import ForeignHost, ForeignOrigin, ServiceError
-from llmserve_server.hosts import Hosts
 from llmserve_server.middleware.refusal import refuse
 from llmserve_server.settings import Settings
 

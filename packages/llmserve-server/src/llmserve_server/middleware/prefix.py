@@ -18,9 +18,9 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from llmserve_server.callers.paths import KEPT_PREFIX
 from llmserve_server.errors import ServiceError
 from llmserve_server.middleware.refusal import refuse
-from llmserve_server.paths import KEPT_PREFIX
 from llmserve_server.settings import ROOT_PATH, Settings
 
 __all__ = ["PrefixMiddleware", "RestorePrefixMiddleware", "behind_proxies"]

@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmserve_server.callers import Callers, current_scope
+from llmserve_server.callers.callers import Callers, current_scope
 from llmserve_server.errors import AtCapacity, Busy, InvalidField, ServiceError, TooLarge, UnknownSession
 from llmserve_server.fast_path import FastPath, current_fast_path
 from llmserve_server.json_rpc import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR

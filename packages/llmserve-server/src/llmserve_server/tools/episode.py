@@ -10,7 +10,7 @@ from typing import Any
 from llmserve_agents.tools import Forecast
 from llmserve_agents.tools.episode import catalogue
 from llmserve_server.errors import EpisodeState, UnknownSession
-from llmserve_server.sessions import SessionRegistry, Transport
+from llmserve_server.sessions.registry import SessionRegistry, Transport
 from llmserve_sim.schema import EpisodeLog, GradeReport, ServeAction, ServeObservation, ServeState
 
 __all__ = ["RegistryEpisode"]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI, Request, Response
 
-from llmserve_server.callers import Callers
-from llmserve_server.json_rpc import INTERNAL_ERROR, INVALID_PARAMS, PARSE_ERROR, error_document
-from llmserve_server.middleware.websocket import frame_problem
+from llmserve_server.callers.callers import Callers
+from llmserve_server.json_rpc import INTERNAL_ERROR, PARSE_ERROR, error_document
 from llmserve_server.openapi import rpc_errors
 from llmserve_server.tools.streamable import McpReply, McpSessions, RpcError
 
@@ -34,7 +33,7 @@ _MESSAGE: Final = {
 _log = structlog.get_logger(__name__)
 
 
-def register(app: FastAPI, sessions: McpSessions, callers: Callers, *, max_bytes: int) -> None:
+def register(app: FastAPI, sessions: McpSessions, callers: Callers) -> None:
     """Add the routes of `/mcp` in place of OpenEnv's own, which must be there already."""
     openenv = _take_openenvs(app)
 
@@ -48,14 +47,12 @@ def register(app: FastAPI, sessions: McpSessions, callers: Callers, *, max_bytes
     async def post(request: Request) -> Response:
         """Answer `initialize` and what carries `Mcp-Session-Id` as MCP's streamable HTTP, the rest as OpenEnv does."""
         named = request.headers.get(SESSION_HEADER)
-        try:
-            message = _message(await request.body(), max_bytes)
-        except ValueError as error:
-            return _response(
-                McpReply(200 if named is None else 400, error_document(PARSE_ERROR, f"Parse error: {error}"))
-            )
-        if named is None and (not isinstance(message, Mapping) or message.get("method") != "initialize"):
-            return _response(await _openenvs_answer(openenv, request, message))
+        message = json.loads(await request.body())  # `JsonBodyMiddleware` lets only JSON pass
+        if not isinstance(message, dict):
+            problem = error_document(PARSE_ERROR, "Parse error: body: must be a JSON object")
+            return _response(McpReply(200 if named is None else 400, problem))
+        if named is None and message.get("method") != "initialize":
+            return _response(await _openenvs_answer(openenv, request))
         version = request.headers.get(_VERSION_HEADER)
         address = callers.of(request.scope).address
         return _response(await sessions.post(message, session_id=named, version=version, address=address))
@@ -77,15 +74,6 @@ def register(app: FastAPI, sessions: McpSessions, callers: Callers, *, max_bytes
         return Response(status_code=204)
 
 
-def _message(body: bytes, max_bytes: int) -> object:
-    """Return the JSON document of a body; raises `ValueError` for what OpenEnv's handler or a database would fail on."""
-    text = body.decode()
-    problem = frame_problem(text, max_bytes)
-    if problem is not None:
-        raise ValueError(problem[1].message)
-    return json.loads(text)
-
-
 def _take_openenvs(app: FastAPI) -> Callable[[Request], Awaitable[Any]]:
     """Remove OpenEnv's route from `app` and return its function."""
     for route in app.router.routes:
@@ -96,11 +84,7 @@ def _take_openenvs(app: FastAPI) -> Callable[[Request], Awaitable[Any]]:
     raise RuntimeError("OpenEnv's server has no POST /mcp")
 
 
-async def _openenvs_answer(openenv: Callable[[Request], Awaitable[Any]], request: Request, message: object) -> McpReply:
-    params = message.get("params") if isinstance(message, Mapping) else None
-    session_id = params.get("session_id") if isinstance(params, Mapping) else None
-    if session_id is not None and not isinstance(session_id, str):
-        return McpReply(200, error_document(INVALID_PARAMS, "session_id: must be a text"))
+async def _openenvs_answer(openenv: Callable[[Request], Awaitable[Any]], request: Request) -> McpReply:
     try:
         return McpReply(200, await openenv(request))
     except Exception as error:  # noqa: BLE001 - JSON-RPC has its own way to say so

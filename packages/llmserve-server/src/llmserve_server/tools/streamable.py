@@ -19,7 +19,7 @@ from llmserve_server.__about__ import __version__
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.errors import ServiceError, UnknownSession, VersionChanged
 from llmserve_server.json_rpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, error_document, is_id
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.tools.episode import RegistryEpisode
 from llmserve_server.tools.session import ToolSession, tool_result
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from llmserve_server.access import Access
-    from llmserve_server.sessions import SessionRegistry
+    from llmserve_server.callers.access import Access
+    from llmserve_server.sessions.registry import SessionRegistry
     from llmserve_server.settings import Settings
 
 __all__ = ["mount"]

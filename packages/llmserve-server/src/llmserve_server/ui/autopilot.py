@@ -9,7 +9,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from llmserve_server.sessions import SessionRegistry
+    from llmserve_server.sessions.registry import SessionRegistry
     from llmserve_sim.policies import Policy
     from llmserve_sim.schema import ServeObservation
 

@@ -26,7 +26,7 @@ from llmserve_sim.tasks import Task, list_tasks
 from llmserve_sim.tasks.registry import catalogue_task
 
 if TYPE_CHECKING:
-    from llmserve_server.sessions import Reply, SessionRegistry
+    from llmserve_server.sessions.registry import Reply, SessionRegistry
     from llmserve_sim.policies import Policy
 
 __all__ = ["HOLD", "REPEAT", "Graded", "PageController", "message_of"]

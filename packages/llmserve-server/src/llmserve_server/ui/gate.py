@@ -12,9 +12,9 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmserve_server.callers.paths import route_path
 from llmserve_server.errors import InvalidField, ServiceError, TooLarge
 from llmserve_server.middleware.refusal import refuse
-from llmserve_server.paths import route_path
 
 __all__ = ["PageGate"]
 

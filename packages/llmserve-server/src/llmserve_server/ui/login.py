@@ -1,6 +1,6 @@
 """The form at ``/web/login``: it asks a visitor for the server's token once, and gives the browser a cookie.
 
-The cookie is HttpOnly and derived from the token (see `access.py`); the token is never in an address. It is
+The cookie is HttpOnly and derived from the token (see `callers/access.py`); the token is never in an address. It is
 ``SameSite=Strict``, except in a frame of another site over https, where a browser would not send it: a Space is shown
 in such a frame. There it is ``SameSite=None; Secure; Partitioned``, so that it is good below that site only, and the
 check of origins refuses what other pages send with it.
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from llmserve_server.access import COOKIE, COOKIE_S, Access
+from llmserve_server.callers.access import COOKIE, COOKIE_S, Access
 from llmserve_server.middleware.auth import LOGIN
 
 __all__ = ["add_login"]
@@ -69,13 +69,20 @@ def add_login(app: FastAPI, access: Access) -> None:
     @app.post(LOGIN, include_in_schema=False)
     async def enter(request: Request) -> Response:
         """Compare the token, and set the cookie."""
-        fields = parse_qs(await request.body(), max_num_fields=8)
-        given = (fields.get(b"token") or [b""])[0].strip()
-        if not access.is_token(given):
+        if not access.is_token(_token(await request.body())):
             return _form(request, notice="That is not the token.", status=401)
         response = _to_page(request)
         response.headers.append("set-cookie", _cookie(request, access))
         return response
+
+
+def _token(body: bytes) -> bytes:
+    """Return the token in a form's body; empty if there is none, or if no browser's form looks like that."""
+    try:
+        fields = parse_qs(body, max_num_fields=8)
+    except ValueError:  # more fields, or bytes beyond ASCII, which a form sends as %XX
+        return b""
+    return (fields.get(b"token") or [b""])[0].strip()
 
 
 def _cookie(request: Request, access: Access) -> str:

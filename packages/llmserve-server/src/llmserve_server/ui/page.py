@@ -27,8 +27,8 @@ from llmserve_server.ui.playground import playground
 from llmserve_server.ui.visitor import visitor_address
 
 if TYPE_CHECKING:
-    from llmserve_server.access import Access
-    from llmserve_server.sessions import SessionRegistry
+    from llmserve_server.callers.access import Access
+    from llmserve_server.sessions.registry import SessionRegistry
     from llmserve_server.settings import Settings
 
 __all__ = ["PATH", "blocks", "serve"]

@@ -16,8 +16,8 @@ from openenv.core.env_server import gradio_ui, web_interface
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import State
 
-from llmserve_server.environment import metadata
 from llmserve_server.errors import EpisodeState
+from llmserve_server.openenv.environment import metadata
 from llmserve_server.ui.visitor import visitor_address, visitor_key
 from llmserve_server.wire import EmptyState, WireAction, WireObservation, to_wire, to_wire_state
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import gradio as gr
     from openenv.core.env_server.types import EnvironmentMetadata
 
-    from llmserve_server.sessions import SessionRegistry
+    from llmserve_server.sessions.registry import SessionRegistry
 
 __all__ = ["Visitors", "VisitorsEnvironment", "playground"]
 

@@ -9,7 +9,7 @@ from gradio.context import LocalContext
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-    from llmserve_server.callers import Callers
+    from llmserve_server.callers.callers import Callers
 
 __all__ = ["visitor_address", "visitor_key"]
 

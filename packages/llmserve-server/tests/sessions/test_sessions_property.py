@@ -12,9 +12,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from llmserve_server.backends import SimulatedBackend
 from llmserve_server.errors import EpisodeState, InvalidField, ServiceError, StepConflict
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.settings import Settings
-from llmserve_server.store import EpisodeStore
+from llmserve_server.store.episodes import EpisodeStore
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.schema import ServeAction, ServeObservation
 

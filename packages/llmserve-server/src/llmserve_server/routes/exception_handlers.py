@@ -6,7 +6,7 @@ status and the code of an error are attributes of its class in `errors.py`.
 
 What is refused before any route runs comes from elsewhere: 401 and 403 of `middleware/auth.py` and
 `middleware/origin.py`, the 408, 413 and 429 of a body of `middleware/limits.py`, the 408 and 431 of headers of
-`protocol.py`.
+`llmserve_server.protocol`.
 """
 
 from __future__ import annotations

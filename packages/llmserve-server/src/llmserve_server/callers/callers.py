@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
 from typing import Any, Final
 
-from llmserve_server.hosts import address_of, name_of
-from llmserve_server.paths import prefix_of
+from llmserve_server.callers.hosts import address_of, name_of
+from llmserve_server.callers.paths import prefix_of
 from llmserve_server.settings import Settings
 
 __all__ = ["Caller", "Callers", "current_scope"]

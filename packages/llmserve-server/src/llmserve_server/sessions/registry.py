@@ -16,8 +16,7 @@ from typing import Any
 
 from llmserve_agents.tools.forecasting import Forecast
 from llmserve_server.backends import Backend, BackendFactory
-from llmserve_server.cache import ATTEMPTS, Fork, SessionCache
-from llmserve_server.callers import Callers
+from llmserve_server.callers.callers import Callers
 from llmserve_server.errors import (
     AmbiguousSession,
     Busy,
@@ -25,12 +24,13 @@ from llmserve_server.errors import (
     StepConflict,
     to_service_error,
 )
-from llmserve_server.grading import Grader
-from llmserve_server.refusals import check_text, invalid, refusals
-from llmserve_server.session_types import OpenSession, RegistryStats, Reply
+from llmserve_server.sessions.cache import ATTEMPTS, Fork, SessionCache
+from llmserve_server.sessions.grading import Grader
+from llmserve_server.sessions.refusals import check_text, invalid, refusals
+from llmserve_server.sessions.slots import Slot, Transport
+from llmserve_server.sessions.types import OpenSession, RegistryStats, Reply
 from llmserve_server.settings import Settings
-from llmserve_server.slots import Slot, Transport
-from llmserve_server.store import EpisodeStore, forecast_seed, forecasts_of
+from llmserve_server.store.episodes import EpisodeStore, forecast_seed, forecasts_of
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.schema import (
     EpisodeLog,

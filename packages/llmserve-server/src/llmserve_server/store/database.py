@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from llmserve_server.errors import StoreUnavailable
-from llmserve_server.store_files import StoreFiles
+from llmserve_server.store.files import StoreFiles
 
 __all__ = ["Database"]
 

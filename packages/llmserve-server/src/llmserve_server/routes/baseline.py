@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Query, Request, Response
 
 from llmserve_agents.evaluation.baseline_report import BaselineReport
-from llmserve_server.access import Access
 from llmserve_server.baseline import BaselineRunner
-from llmserve_server.bodies import checked, content_of
+from llmserve_server.callers.access import Access
 from llmserve_server.errors import ForeignOrigin, TokenRequired
 from llmserve_server.openapi import body, errors
+from llmserve_server.routes.bodies import checked, content_of
 from llmserve_server.wire import BaselineRequest
 from llmserve_sim.errors import InvalidInputError
 

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from llmserve_server.backends import Backend
 from llmserve_server.errors import AtCapacity
-from llmserve_server.tables import EpisodeRow
+from llmserve_server.store.tables import EpisodeRow
 from llmserve_sim.schema import ServeAction
 
 __all__ = ["Slot", "Slots", "Transport"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmserve_server.callers import Caller, Callers
+from llmserve_server.callers.callers import Caller, Callers
 from llmserve_server.settings import Settings
 
 

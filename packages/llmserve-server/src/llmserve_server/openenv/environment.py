@@ -19,15 +19,15 @@ from openenv.core.env_server.types import EnvironmentMetadata, Observation, Stat
 from pydantic import ValidationError
 
 from llmserve_agents.tools import Answer
-from llmserve_server import task_api
 from llmserve_server.__about__ import __version__
-from llmserve_server.callers import current_scope
+from llmserve_server.callers.callers import current_scope
+from llmserve_server.callers.paths import route_path
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.errors import Busy, EpisodeState, ServiceError, UnknownSession
 from llmserve_server.fast_path import current_fast_path
-from llmserve_server.paths import route_path
-from llmserve_server.rubric import RewardRubric
-from llmserve_server.sessions import Reply, SessionRegistry
+from llmserve_server.openenv import tasks as task_api
+from llmserve_server.openenv.rubric import RewardRubric
+from llmserve_server.sessions.registry import Reply, SessionRegistry
 from llmserve_server.settings import DOCUMENTATION_URL
 from llmserve_server.tools.episode import RegistryEpisode
 from llmserve_server.tools.openenv import ToolClient, tool_observation, tools_observation

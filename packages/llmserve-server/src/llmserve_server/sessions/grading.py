@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmserve_server.backends import BackendFactory
-from llmserve_server.cache import SessionCache
 from llmserve_server.errors import AmbiguousEpisode, EpisodeState, TooLarge, UnknownEpisode
-from llmserve_server.refusals import is_storable
+from llmserve_server.sessions.cache import SessionCache
+from llmserve_server.sessions.refusals import is_storable
 from llmserve_server.settings import Settings
-from llmserve_server.store import EpisodeRow, EpisodeStore
+from llmserve_server.store.episodes import EpisodeRow, EpisodeStore
 from llmserve_sim.schema import EpisodeLog, GradeReport, parse_log
 
 __all__ = ["Grader"]

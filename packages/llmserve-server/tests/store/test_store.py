@@ -12,11 +12,11 @@ from threading import Barrier, Thread
 
 import pytest
 
-from llmserve_server.database import Database
 from llmserve_server.errors import StoreUnavailable
 from llmserve_server.settings import Settings, SettingsError
-from llmserve_server.store import EpisodeRow, EpisodeStore, default_folder
-from llmserve_server.store import open_store as open_configured
+from llmserve_server.store.database import Database
+from llmserve_server.store.episodes import EpisodeRow, EpisodeStore, default_folder
+from llmserve_server.store.episodes import open_store as open_configured
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.schema import ServeAction
 

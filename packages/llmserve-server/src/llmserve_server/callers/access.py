@@ -14,7 +14,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-from llmserve_server.callers import Callers
+from llmserve_server.callers.callers import Callers
 from llmserve_server.settings import Settings
 
 __all__ = ["COOKIE", "COOKIE_S", "Access"]

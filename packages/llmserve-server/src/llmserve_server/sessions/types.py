@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmserve_server.slots import Transport
+from llmserve_server.sessions.slots import Transport
 from llmserve_sim.schema import ServeObservation
 
 __all__ = ["OpenSession", "RegistryStats", "Reply"]

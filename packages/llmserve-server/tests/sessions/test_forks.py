@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmserve_server.errors import AtCapacity
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grader import grade
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from llmserve_server.settings_table import MIB, Bytes, seconds
+from llmserve_server.settings.table import MIB, Bytes, seconds
 
 __all__ = ["EdgeSettings"]
 

@@ -15,9 +15,9 @@ from threading import Lock
 
 from llmserve_server.backends import Backend, BackendFactory
 from llmserve_server.errors import Busy, ServiceError, UnknownSession, VersionChanged
+from llmserve_server.sessions.slots import Slot, Slots, Transport
 from llmserve_server.settings import Settings
-from llmserve_server.slots import Slot, Slots, Transport
-from llmserve_server.store import EpisodeRow, EpisodeStore, forecasts_of
+from llmserve_server.store.episodes import EpisodeRow, EpisodeStore, forecasts_of
 from llmserve_sim import __version__ as simulator_version
 from llmserve_sim.errors import LLMServeError
 from llmserve_sim.schema import ServeAction

@@ -8,8 +8,8 @@ from typing import Any, Protocol, get_args
 import pytest
 
 from llmserve_server.errors import AtCapacity
-from llmserve_server.sessions import SessionRegistry
-from llmserve_server.slots import Transport
+from llmserve_server.sessions.registry import SessionRegistry
+from llmserve_server.sessions.slots import Transport
 from llmserve_sim.schema import ServeAction
 
 MakeRegistry = Callable[..., SessionRegistry]

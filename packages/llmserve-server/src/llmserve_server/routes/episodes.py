@@ -15,18 +15,18 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 
-from llmserve_server.access import Access
 from llmserve_server.baseline import BaselineRunner
-from llmserve_server.baseline_routes import add_baseline_routes
-from llmserve_server.bodies import checked as _checked
-from llmserve_server.bodies import content_of as _content
-from llmserve_server.bodies import few_fields
+from llmserve_server.callers.access import Access
 from llmserve_server.dispatch import Dispatcher
-from llmserve_server.environment import reset_arguments
 from llmserve_server.errors import EpisodeState, TooLarge, UnknownSession
 from llmserve_server.openapi import body, errors, keys
-from llmserve_server.sessions import Reply, SessionRegistry
-from llmserve_server.task_api import tasks_reply
+from llmserve_server.openenv.environment import reset_arguments
+from llmserve_server.openenv.tasks import tasks_reply
+from llmserve_server.routes.baseline import add_baseline_routes
+from llmserve_server.routes.bodies import checked as _checked
+from llmserve_server.routes.bodies import content_of as _content
+from llmserve_server.routes.bodies import few_fields
+from llmserve_server.sessions.registry import Reply, SessionRegistry
 from llmserve_server.wire import (
     EmptyState,
     ForkRequest,

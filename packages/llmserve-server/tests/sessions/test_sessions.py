@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import pytest
 
-from llmserve_server import cache
 from llmserve_server.backends import SimulatedBackend
 from llmserve_server.errors import (
     AmbiguousEpisode,
@@ -25,8 +24,9 @@ from llmserve_server.errors import (
     UnknownTask,
     VersionChanged,
 )
-from llmserve_server.sessions import SessionRegistry
-from llmserve_server.store import EpisodeStore
+from llmserve_server.sessions import cache
+from llmserve_server.sessions.registry import SessionRegistry
+from llmserve_server.store.episodes import EpisodeStore
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.schema import ServeAction, ServeObservation
 

@@ -36,10 +36,10 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
 from llmserve_server.backends.backend import StoredStep
-from llmserve_server.database import Database
 from llmserve_server.errors import StoreUnavailable
 from llmserve_server.settings import Settings, SettingsError
-from llmserve_server.tables import EPISODES, FORMAT, METADATA, STEPS, STORE, EpisodeRow
+from llmserve_server.store.database import Database
+from llmserve_server.store.tables import EPISODES, FORMAT, METADATA, STEPS, STORE, EpisodeRow
 from llmserve_sim.schema import ServeAction, ServeObservation
 
 __all__ = ["EpisodeRow", "EpisodeStore", "default_folder", "forecast_seed", "forecasts_of", "open_store"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from llmserve_server import store_files
 from llmserve_server.errors import StoreUnavailable
-from llmserve_server.sessions import SessionRegistry
-from llmserve_server.store import EpisodeStore
-from llmserve_server.store_files import StoreFiles
+from llmserve_server.sessions.registry import SessionRegistry
+from llmserve_server.store import files as store_files
+from llmserve_server.store.episodes import EpisodeStore
+from llmserve_server.store.files import StoreFiles
 
 MakeRegistry = Callable[..., SessionRegistry]
 

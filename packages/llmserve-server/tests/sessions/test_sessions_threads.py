@@ -11,7 +11,7 @@ import pytest
 
 from llmserve_server.backends import SimulatedBackend
 from llmserve_server.errors import AtCapacity, Busy, EpisodeState, ServiceError, StepConflict
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_sim.schema import ServeAction, ServeObservation
 
 MakeRegistry = Callable[..., SessionRegistry]

@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 import pytest
 
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_sim.env import ServingEnv
 
 PROGRAM = """
 import sys
 from llmserve_server.backends import SimulatedBackend
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.settings import Settings
-from llmserve_server.store import EpisodeStore
+from llmserve_server.store.episodes import EpisodeStore
 
 registry = SessionRegistry(settings=Settings(), store=EpisodeStore(sys.argv[1]), backend_factory=SimulatedBackend)
 session = registry.reset(seed=5).session_id

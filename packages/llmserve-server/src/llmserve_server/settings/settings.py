@@ -14,10 +14,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from llmserve_server.edge_settings import EdgeSettings
-from llmserve_server.settings_table import PREFIX as _PREFIX
-from llmserve_server.settings_table import Setting, problem_line, rows
-from llmserve_server.settings_table import seconds as _seconds
+from llmserve_server.settings.edge import EdgeSettings
+from llmserve_server.settings.table import PREFIX as _PREFIX
+from llmserve_server.settings.table import Setting, problem_line, rows
+from llmserve_server.settings.table import seconds as _seconds
 from llmserve_sim.env import EngineKind
 
 __all__ = ["DOCUMENTATION_URL", "ROOT_PATH", "Setting", "Settings", "SettingsError", "describe", "unknown_variables"]
@@ -38,7 +38,7 @@ def _also(plain: str) -> AliasChoices:
 
 
 class _CoreSettings(BaseSettings):
-    """The settings of what is served; those of how the network reaches it are in `edge_settings.py`."""
+    """The settings of what is served; those of how the network reaches it are in `edge.py`."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", populate_by_name=True

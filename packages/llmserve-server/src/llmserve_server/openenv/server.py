@@ -1,4 +1,4 @@
-"""`OpenEnvServer`: OpenEnv's server without a count of its own, since `slots.py` keeps the one account of places.
+"""`OpenEnvServer`: OpenEnv's server without a count of its own, since `sessions/slots.py` keeps the one account of places.
 
 OpenEnv counts an environment for every socket and for every ``openenv/session/create``, whether it is used or not, so
 that idle ones lock everybody out. Here an environment takes a place at its first reset. What has no place is bounded
@@ -18,9 +18,9 @@ from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import ConcurrencyConfig
 
 from llmserve_server.dispatch import Dispatcher
-from llmserve_server.environment import ServingEnvironment
 from llmserve_server.fast_path import current_fast_path
-from llmserve_server.sessions import SessionRegistry
+from llmserve_server.openenv.environment import ServingEnvironment
+from llmserve_server.sessions.registry import SessionRegistry
 from llmserve_server.settings import Settings
 from llmserve_server.wire import WireAction, WireObservation, WireState
 

@@ -1,0 +1,1 @@
+"""Our HTTP routes, with what they parse and how they refuse. Start reading at `episodes.py`."""
