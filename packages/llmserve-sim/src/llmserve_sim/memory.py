@@ -97,8 +97,8 @@ class MemoryModel:
         Raises:
             InvalidInputError: a weight format leaves no room for the smallest pool.
         """
-        if max_len < 2:
-            raise InvalidInputError("max_len", "at least 2 tokens", got=max_len)
+        if type(max_len) is not int or max_len < 2:
+            raise InvalidInputError("max_len", "must be an integer of at least 2 tokens", got=max_len)
         self.deployment = deployment
         self.usable_bytes = int(deployment.gpu.memory_bytes * deployment.gpu_memory_utilization)
         self.min_pool_blocks = (max_len + BLOCK_TOKENS) // BLOCK_TOKENS + 2
@@ -116,8 +116,7 @@ class MemoryModel:
     def block_bytes(self, *, speculating: bool) -> int:
         """Return the bytes of one 16-token KV block on one GPU; an EAGLE draft adds the KV of its single layer."""
         model, tp = self.deployment.model, self.deployment.tensor_parallel
-        kv_heads = max(1, model.kv_heads // tp)
-        layer = 2 * kv_heads * model.head_dim * _BYTES_BF16
+        layer = 2 * model.kv_heads_per_gpu(tp) * model.head_dim * _BYTES_BF16
         return BLOCK_TOKENS * layer * (model.layers + int(speculating))
 
     def requirement(self, tier: str, fraction: float, *, speculating: bool) -> MemoryRequirement:

@@ -9,10 +9,11 @@ its share of every matrix and of the KV heads, and all GPUs run in step. It does
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 
+from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance import kernels
 from llmserve_sim.performance.kernels import Real
@@ -31,18 +32,18 @@ _SAMPLER_BYTES_PER_LOGIT = 10.0  # vLLM's sampler reads BF16 logits, writes FP32
 
 
 @dataclass(frozen=True, slots=True)
-class Iteration:
+class Iteration(Checked):
     """What one iteration works on.
 
     `sequences` decode with `context` tokens in total, each verifying `depth` drafted tokens besides its own; `chunks`
     are (new, cached) tokens of prefills, `completed` of which reach the end of their prompt.
     """
 
-    sequences: int = 0
-    context: float = 0.0
-    chunks: tuple[tuple[int, int], ...] = ()
-    completed: int = 0
-    depth: int = 0
+    sequences: Annotated[int, Between(0, 1 << 20, "sequences")] = 0
+    context: Annotated[float, Between(0, 1e15, "tokens")] = 0.0
+    chunks: tuple[tuple[Annotated[int, Between(0, 1 << 24, "tokens")], int], ...] = ()
+    completed: Annotated[int, Between(0, 1 << 20, "prompts")] = 0
+    depth: Annotated[int, Between(0, 64, "tokens")] = 0
 
     @property
     def tokens(self) -> int:
@@ -69,7 +70,7 @@ class Roofline:
         self.gemm = _sustained(gemm_parameters(self.gpu, tier), sustained)
         self.head_gemm = _sustained(self.gpu.kernels.gemm, sustained)
         self.heads = self.model.heads / self.tp
-        self.kv_heads = max(1.0, self.model.kv_heads / self.tp)
+        self.kv_heads = float(self.model.kv_heads_per_gpu(self.tp))
         self.prefill = self._prefill(_sustained(self.gpu.kernels.prefill, sustained))
 
     def _prefill(self, par: PrefillAttentionParameters) -> PrefillAttentionParameters:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from llmserve_sim.engine.interface import FP, PS_PER_S, FleetSpec, TierTables
+from llmserve_sim.engine.interface import FP, MAX_ITERATION_PS, PS_PER_S, FleetSpec, TierTables
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance.disaggregation import HANDOVER_S, SPLIT_STALL_S, link_s_per_token
 from llmserve_sim.performance.kernels import BYTES_BF16
@@ -38,6 +38,7 @@ EVICT_STALL_S = 0.3
 
 _FIRST_EDGE_TOKENS = 16
 _LEAST_PIECES_PER_OCTAVE = 4
+_MOST_PIECES_PER_OCTAVE = 1024  # rounding then costs at most 11 ns at the longest context
 _SLOPE_ERROR = 6e-4  # share of decode attention that rounding a slope to whole picoseconds may cost
 _SCALE = 1 << 10  # coefficients that the engine shifts right by ten bits
 
@@ -85,8 +86,9 @@ def build_fleet(
         ("resize_stall_s", resize_stall_s, 0, 1e3),
         ("evict_stall_s", evict_stall_s, 0, 1e3),
     ):
-        if not least <= value <= most:
-            raise InvalidInputError(name, f"in {least}..{most:g}", got=value)
+        given: object = value  # annotations are not checked at run time
+        if type(given) not in {int, float} or not least <= value <= most:
+            raise InvalidInputError(name, f"must be in {least}..{most:g}", got=value)
     swaps = [_ps(swap_s(deployment.gpu, deployment.model, tier, deployment.tensor_parallel)) for tier in TIERS]
     tiers = [build_tier(Roofline(deployment, tier)) for tier in TIERS]
     return FleetSpec(
@@ -160,7 +162,7 @@ def decode_pieces(seconds: Callable[[float], float]) -> Pieces:
     """
     per_octave = _LEAST_PIECES_PER_OCTAVE
     slope = seconds(MAX_CONTEXT_TOKENS) * PS_PER_S / (MAX_CONTEXT_TOKENS * FP)
-    while 0.5 * (1.0 - 2.0 ** (-1.0 / per_octave)) / slope > _SLOPE_ERROR:
+    while per_octave < _MOST_PIECES_PER_OCTAVE and 0.5 * (1.0 - 2.0 ** (-1.0 / per_octave)) > _SLOPE_ERROR * slope:
         per_octave *= 2
     octaves = int(np.log2(MAX_CONTEXT_TOKENS / _FIRST_EDGE_TOKENS))
     grid = _FIRST_EDGE_TOKENS * 2.0 ** (np.arange(octaves * per_octave + 1) / per_octave)
@@ -175,8 +177,12 @@ def decode_pieces(seconds: Callable[[float], float]) -> Pieces:
 
 
 def _ps(seconds: float) -> int:
-    return round(seconds * PS_PER_S)
+    return int(_ps_array(np.asarray(seconds)))
 
 
 def _ps_array(seconds: NDArray[np.float64]) -> Ints:
-    return np.round(seconds * PS_PER_S).astype(np.int64)
+    scaled = np.round(seconds * PS_PER_S)
+    if not np.all(scaled <= MAX_ITERATION_PS):
+        longest = float(np.max(seconds))
+        raise InvalidInputError("deployment", f"must take at most {MAX_ITERATION_PS / PS_PER_S:g} s", got=longest)
+    return scaled.astype(np.int64)
