@@ -36,7 +36,7 @@ def fit_tiled(gpu: GpuSpec, dtype: str) -> tuple[GemmParameters, Error] | None:
     size = ELEMENT_BYTES[dtype]
     peak = gpu.peak_bf16_flops if dtype == "bfloat16" else gpu.peak_fp8_flops
     m, n, k, us = (columns[key] for key in ("m", "n", "k", "us"))
-    keep = (n * k >= MIN_MATRIX) & (m <= gpu.default_token_budget)
+    keep = (n * k >= MIN_MATRIX) & (m <= kernel_tables.token_budget(gpu))
     keep &= ~kernel_tables.fits_cache(gpu, n * k * size, kernel_tables.COPIES)
     m, n, k, us = m[keep], n[keep], k[keep], us[keep]
     eight_bit = size < 2.0

@@ -13,7 +13,7 @@ import numpy as np
 from common import Array, data_dir
 from shapes import A100, B200, H100, H200, L40S, RTX_PRO_6000
 
-from llmserve_sim.hardware import GpuSpec
+from llmserve_sim.hardware import ENGINES, GpuSpec
 
 Columns = dict[str, Array]
 
@@ -28,6 +28,11 @@ NAMES = {
 GPUS = (A100, H100, H200, B200, L40S, RTX_PRO_6000)
 COPIES = 6
 """Weight matrices that the collector takes in turn, judged by the size at which L40S's and RTX PRO 6000's rates jump."""
+
+
+def token_budget(gpu: GpuSpec) -> int:
+    """Tokens of the largest iteration of the tables' version."""
+    return ENGINES["vllm-0.24"].token_budget(gpu)
 
 
 def read(gpu: GpuSpec, kind: str, **where: str) -> Columns | None:

@@ -37,7 +37,9 @@ def fit_moe(gpu: GpuSpec, dtype: str) -> tuple[MoeParameters, list[Error]] | Non
     held = columns["num_experts"] / columns["moe_ep_size"]
     weights = held * 3.0 * columns["hidden_size"] * columns["inter_size"] / columns["moe_tp_size"] * size
     ungated = (columns["topk"] == 22) | np.isin(columns["inter_size"], (1856.0, 2688.0))
-    keep = (columns["num_tokens"] <= gpu.default_token_budget) & ~ungated & (weights > CACHE_MARGIN * gpu.l2_bytes)
+    keep = (
+        (columns["num_tokens"] <= kernel_tables.token_budget(gpu)) & ~ungated & (weights > CACHE_MARGIN * gpu.l2_bytes)
+    )
     keep &= (columns["moe_tp_size"] <= MOST_GPUS) & (columns["moe_ep_size"] <= MOST_GPUS)
     rows = kernel_tables.where(columns, keep)
     skewed = rows["distribution"] != "balanced"

@@ -163,7 +163,9 @@ ENGINES: dict[str, EngineVersion] = {
         EngineVersion("vllm-0.15", iteration_us=100.0, sequence_us=0.0, frontend_us=_FRONTEND_US),
         EngineVersion("vllm-0.19", iteration_us=100.0, sequence_us=3.0),
         EngineVersion("vllm-0.24", iteration_us=100.0, sequence_us=3.0, frontend_us=_FRONTEND_US),
-        EngineVersion("vllm-0.32", iteration_us=100.0, sequence_us=3.0, frontend_us=_FRONTEND_US),
+        EngineVersion(
+            "vllm-0.32", iteration_us=100.0, sequence_us=3.0, frontend_us=_FRONTEND_US, largest_token_budget=16_384
+        ),
         EngineVersion("tensorrt-llm-0.14", iteration_us=0.0, sequence_us=10.0, separate_attention=True),
     )
 }

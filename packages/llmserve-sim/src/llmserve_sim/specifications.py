@@ -30,7 +30,8 @@ __all__ = [
 BYTES_BF16 = 2
 DEFAULT_FOR_GPU = -1
 """`max_num_batched_tokens` that stands for the GPU's default."""
-_LARGE_BUDGET_BYTES = 70 * 2**30
+_LARGE_BYTES = 70 * 2**30
+_LARGEST_BYTES = 160 * 2**30
 
 Microseconds = Annotated[float, Between(0, 1e6, "us")]
 Efficiency = Annotated[float, Between(1e-3, 10, "of the stated rate")]
@@ -207,21 +208,14 @@ class GpuSpec(Checked):
     """L2 cache; tells the fit which measured matrices stayed in it."""
 
     @property
-    def default_token_budget(self) -> int:
-        """`max_num_batched_tokens` of `vllm serve`: 8,192 from 70 GiB on, except A100, else 2,048.
-
-        vllm/engine/arg_utils.py, `EngineArgs.get_batch_defaults` (usage context OPENAI_API_SERVER).
-        """
-        return 8192 if self._is_large else 2048
-
-    @property
     def default_max_num_seqs(self) -> int:
-        """`max_num_seqs` of `vllm serve`: 1,024 where the token budget is the large one, else 256; same source."""
-        return 1024 if self._is_large else 256
+        """`max_num_seqs` of `vllm serve`: 1,024 from 70 GiB on, except A100, else 256; see `EngineVersion.token_budget`."""
+        return 1024 if self.is_large else 256
 
     @property
-    def _is_large(self) -> bool:
-        return self.memory_bytes >= _LARGE_BUDGET_BYTES and "a100" not in self.name.lower()
+    def is_large(self) -> bool:
+        """Whether vLLM gives the GPU its larger defaults."""
+        return self.memory_bytes >= _LARGE_BYTES and "a100" not in self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +304,21 @@ class EngineVersion(Checked):
 
     Replays add it to a request's first and last token; episodes do not know it yet.
     """
+    largest_token_budget: Annotated[int, Between(1, 16_384, "tokens")] = 8192
+    """Default `max_num_batched_tokens` of the server on GPUs of 160 GiB and more."""
     separate_attention: bool = False
     """Prefill and decode attention run as two kernels. False: one kernel for the whole batch, as in vLLM."""
+
+    def token_budget(self, gpu: GpuSpec) -> int:
+        """Return the default `max_num_batched_tokens` of `vllm serve` on a GPU.
+
+        8,192 from 70 GiB on, except on A100, else 2,048: `EngineArgs.get_batch_defaults` in vllm/engine/arg_utils.py,
+        usage context OPENAI_API_SERVER, of 0.12.0, 0.15.0, 0.19.1 and 0.24.0. 0.32.0 adds 16,384 from 160 GiB on. (For
+        the `LLM` class the figures are 16,384 and 8,192.)
+        """
+        if gpu.memory_bytes >= _LARGEST_BYTES:
+            return self.largest_token_budget
+        return 8192 if gpu.is_large else 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +332,7 @@ class Deployment(Checked):
     replicas: Annotated[int, Between(1, REPLICAS_MAX, "replicas")] = 1
     tensor_parallel: Annotated[int, Between(1, 64, "GPUs")] = 1
     max_num_batched_tokens: Annotated[int, Between(1, 16_384, "tokens")] = DEFAULT_FOR_GPU
-    """Most tokens in one iteration; vLLM's field of that name. `DEFAULT_FOR_GPU`: what vLLM's server takes on the GPU."""
+    """Most tokens in one iteration; vLLM's field of that name. `DEFAULT_FOR_GPU`: `EngineVersion.token_budget`."""
     gpu_memory_utilization: Annotated[float, Between(0, 1, above=True)] = 0.9
     """Share of the device that the engine and its co-tenant may use; vLLM's default."""
     activation_bytes: Annotated[int, Between(0, 1 << 42, "bytes")] | None = None
@@ -337,8 +344,10 @@ class Deployment(Checked):
         Raises:
             InvalidInputError: a field is out of range.
         """
-        if self.max_num_batched_tokens == DEFAULT_FOR_GPU and isinstance(self.gpu, GpuSpec):
-            object.__setattr__(self, "max_num_batched_tokens", self.gpu.default_token_budget)
+        given: tuple[object, object] = (self.gpu, self.engine)  # annotations are not checked at run time
+        known = isinstance(given[0], GpuSpec) and isinstance(given[1], EngineVersion)
+        if self.max_num_batched_tokens == DEFAULT_FOR_GPU and known:  # else the check below says what is wrong
+            object.__setattr__(self, "max_num_batched_tokens", self.engine.token_budget(self.gpu))
         Checked.__post_init__(self)  # super() without arguments finds no class in a dataclass with slots
 
     def _relations(self) -> None:
