@@ -79,6 +79,18 @@ def test_best_static_holds_the_configuration_of_the_references(monkeypatch: pyte
         observation = env.step(HELD)
 
 
+def test_best_static_holds_it_without_the_split_where_the_deployment_cannot_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split = HELD.model_copy(update={"prefill_decode_split": True})
+    monkeypatch.setattr("llmserve_agents.policy.load_references", lambda *_: references(split))
+    policy, env = BestStaticPolicy(), ServingEnv(TASK, deployment="rtx4090-llama3.1-8b")
+    run_episode(env, policy, seed=1)
+    assert {step.action.prefill_decode_split for step in env.episode_log().steps} == {False}
+    policy.reset(TASK, 1)
+    assert policy.act(env.reset(seed=1)) == split
+
+
 def test_best_static_asks_for_the_references_of_the_task_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -57,7 +57,10 @@ class ModelBasedPolicy(Policy, Protocol):
 
 
 class BestStaticPolicy:
-    """Holds the best fixed configuration of the task, read from the task's committed references."""
+    """Holds the best fixed configuration of the task, read from the task's committed references.
+
+    On a deployment that cannot split prefill and decode it holds the same without the split.
+    """
 
     def __init__(self) -> None:
         self._action: ServeAction | None = None
@@ -72,6 +75,11 @@ class BestStaticPolicy:
                 f"python -m llmserve_agents.references {task_id}",
             )
         self._action = found.best_static_action
+
+    def constrain(self, *, can_split: bool) -> None:
+        """Hold the configuration without the split in this episode if the deployment cannot split."""
+        if self._action is not None and not can_split:
+            self._action = self._action.model_copy(update={"prefill_decode_split": False})
 
     def act(self, observation: ServeObservation) -> ServeAction:
         """Return that configuration."""
