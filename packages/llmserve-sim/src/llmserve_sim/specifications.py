@@ -304,6 +304,8 @@ class EngineVersion(Checked):
 
     Replays add it to a request's first and last token; episodes do not know it yet.
     """
+    async_scheduling: bool = False
+    """The next iteration is scheduled while one runs: what arrives or ends meanwhile counts one iteration later."""
     largest_token_budget: Annotated[int, Between(1, 16_384, "tokens")] = 8192
     """Default `max_num_batched_tokens` of the server on GPUs of 160 GiB and more."""
     separate_attention: bool = False

@@ -218,6 +218,9 @@ class FleetSpec(Checked):
     """An arrival that finds this many unfinished requests in the fleet is rejected."""
     patience_ps: Annotated[int, Between(0, 1_000_000 * PS_PER_S, "ps")]
     """A request that still waits for its first token after this long is abandoned; 0: never."""
+    async_scheduling: bool = False
+    """An iteration is scheduled when the one before it begins, as vLLM's flag of that name has it: a request that has come
+    since, and the place and blocks of one that has ended since, wait for the next."""
 
     def _relations(self) -> None:
         stall = max(self.swap_ps) + self.split_ps + self.resize_ps + self.evict_ps

@@ -33,6 +33,7 @@ from llmserve_sim.engine.kernel.layout import (
     G_PHASE,
     GROUP_SIZE,
     H_ARRIVALS,
+    H_ASYNC,
     H_EVICT,
     H_FREE,
     H_HANDOVER,
@@ -320,6 +321,7 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
     row[H_MAX_LEN] = fleet.max_len
     row[H_MAX_UNFINISHED] = fleet.max_unfinished
     row[H_PATIENCE] = fleet.patience_ps
+    row[H_ASYNC] = fleet.async_scheduling
     row[H_TTFT : H_TTFT + 2] = slo.ttft_ps
     row[H_TTFT_TOKEN] = slo.ttft_ps_per_prompt_token
     row[H_TPOT : H_TPOT + 2] = slo.tpot_ps

@@ -56,7 +56,9 @@ class ReferenceEngine:
         self.plan: WindowPlan | None = None
         self.handovers: list[Handover] = []
         self.ledger = Ledger(slo, record=record)
-        self.replicas = [Replica(index, self.ledger, fleet.patience_ps) for index in range(fleet.replicas)]
+        self.replicas = [
+            Replica(index, self.ledger, fleet.patience_ps, fleet.async_scheduling) for index in range(fleet.replicas)
+        ]
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end; raises `InvalidInputError` for a plan that cannot be run."""
@@ -172,6 +174,7 @@ class ReferenceEngine:
 
     def _enqueue(self, replica: Replica, queues: tuple[deque[Request], deque[Request]], request: Request) -> None:
         request.seq = self.joined
+        request.joined_ps = self.now
         self.joined += 1
         queues[request.priority].append(request)
 
@@ -215,6 +218,7 @@ class ReferenceEngine:
         """Free all KV, stall, and route every unfinished request anew, those with a first token first."""
         for replica in self.replicas:
             replica.iteration = None
+            replica.release()
             self.ledger.stats.preemptions += replica.running
             while replica.running:
                 replica.preempt(replica.victim(plan.priority))

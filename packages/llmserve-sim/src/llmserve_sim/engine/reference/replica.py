@@ -36,6 +36,8 @@ class Replica:
     index: int
     ledger: Ledger
     patience_ps: int
+    async_scheduling: bool = False
+    """An iteration is scheduled when the one before it begins, and knows only what had come and ended by then."""
     prefill_only: bool = False
     """Hands over every request that its first token does not finish."""
     decode_only: bool = False
@@ -56,7 +58,15 @@ class Replica:
     cached: int = 0
     """Free KV blocks that still hold a reusable prefix. Any allocation may take them."""
 
+    known_ps: int = 0
+    """The coming iteration is scheduled for the requests that had joined by then."""
+    leaving: list[Request] = field(default_factory=list)
+    """Finished requests whose end the coming iteration's schedule does not know yet: they keep place and blocks."""
+
     iteration: Iteration | None = None
+    last_start_ps: int = -1
+    last_end_ps: int = -1
+    """Of the iteration completed last."""
     ready_ps: int = 0
     """End of the last stall; no iteration starts before it."""
     link_free_ps: int = 0
@@ -104,11 +114,15 @@ class Replica:
         """Return the waiting queue whose head is next: resumed before fresh, by class if `priority`, then by `seq`."""
         if priority:
             order = (self.resumed[PRIORITY], self.fresh[PRIORITY], self.resumed[STANDARD], self.fresh[STANDARD])
-            return next((queue for queue in order if queue), None)
+            return next((queue for queue in order if self.knows_head(queue)), None)
         for queues in (self.resumed, self.fresh):
-            if any(queues):
-                return min((queue for queue in queues if queue), key=lambda queue: queue[0].seq)
+            if any(map(self.knows_head, queues)):
+                return min((queue for queue in queues if self.knows_head(queue)), key=lambda queue: queue[0].seq)
         return None
+
+    def knows_head(self, queue: deque[Request]) -> bool:
+        """Return whether a waiting queue has a head that had joined when the coming iteration was scheduled."""
+        return bool(queue) and queue[0].joined_ps <= self.known_ps
 
     # -- KV blocks -------------------------------------------------------------------------------------------------
 
@@ -149,6 +163,10 @@ class Replica:
         self.cached = min(self.cached, max(self.num_free_blocks, 0))
         victims = 0
         while self.num_free_blocks < 0:
+            if self.leaving:
+                self.release()
+                self.cached = min(self.cached, max(self.num_free_blocks, 0))
+                continue
             self.preempt(self.victim(priority))
             victims += 1
         return victims
@@ -167,6 +185,26 @@ class Replica:
 
     def start(self, now: int, plan: WindowPlan, costs: IterationCosts) -> None:
         """Schedule and start an iteration at `now`, unless no request waits or runs."""
+        if self.async_scheduling and self.last_end_ps == now:
+            self.known_ps = self.last_start_ps
+            self.schedule(now, plan, costs)
+            if self.iteration is not None:
+                self.release()
+                return
+            # nothing was known to run next, so the schedule is made again when the iteration has ended
+        self.release()
+        self.known_ps = now
+        self.schedule(now, plan, costs)
+        assert self.iteration is not None or not self.load, "if nothing runs, the head of the queue always fits"
+
+    def release(self) -> None:
+        """Free the KV blocks of the requests that have left; their prefixes stay cached."""
+        for request in self.leaving:
+            self.free(request, cache=True)
+        self.leaving = []
+
+    def schedule(self, now: int, plan: WindowPlan, costs: IterationCosts) -> None:
+        """Schedule an iteration for the requests that are known, and start it if there is one."""
         budget = costs.tables.budget
         self.abandon_expired(now)
 
@@ -196,7 +234,7 @@ class Replica:
                 left -= new
 
         # Then the waiting requests, strictly in order: one that does not fit blocks those behind it.
-        while not preempted and left > 0 and self.running < plan.batch_cap:
+        while not preempted and left > 0 and self.running + len(self.leaving) < plan.batch_cap:
             queue = self.next_queue(plan.priority)
             if queue is None:
                 break
@@ -227,7 +265,6 @@ class Replica:
                 left -= new
 
         if not self.decoding and not chunks:
-            assert not self.load, "if nothing runs, the head of the queue always fits"
             return
         context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in self.decoding)
         duration = costs.iteration_ps(len(self.decoding), depth, context_fp, chunks)
@@ -246,6 +283,7 @@ class Replica:
         assert iteration is not None
         self.iteration = None
         now, stats = iteration.end_ps, self.ledger.stats
+        self.last_start_ps, self.last_end_ps = now - iteration.duration_ps, now
         stats.iterations += 1
         stats.busy_ps += iteration.duration_ps
 
@@ -281,9 +319,11 @@ class Replica:
             else:
                 self.reset_counter_if_first(r.tenant)
                 self.decoding.append(r)
+        if not self.async_scheduling or not self.load:
+            self.release()
         return handed_over
 
     def finish(self, request: Request) -> None:
-        """Finish a request that has all its tokens: free its KV blocks and keep its prefix cached."""
-        self.free(request, cache=True)
+        """Finish a request that has all its tokens."""
+        self.leaving.append(request)
         self.ledger.finished(request, self.index)

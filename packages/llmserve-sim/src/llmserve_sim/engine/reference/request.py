@@ -27,6 +27,8 @@ class Request:
     tenant: int
     seq: int = -1
     """Order of joining a replica; kept through preemption."""
+    joined_ps: int = -1
+    """When it joined its replica."""
     produced: int = 0
     """Output tokens delivered."""
     target: int = 0
