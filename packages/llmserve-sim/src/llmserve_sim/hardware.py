@@ -150,21 +150,30 @@ LLAMA_3_1_8B = ModelSpec("Llama-3.1-8B", 32, 4096, 14_336, 32, 8, 128, 128_256)
 QWEN3_32B = ModelSpec("Qwen3-32B", 64, 5120, 25_600, 64, 8, 128, 151_936, qk_norm=True)
 MODELS: dict[str, ModelSpec] = {model.name: model for model in (LLAMA_3_1_8B, QWEN3_32B)}
 
-# Fitted by packages/llmserve-sim/fit/overhead.py on end-to-end runs: 0.12 on 45 closed loops, 0.19 on two recorded runs.
-# 0.15: what H100's kernels leave of CodeLlama-34B's TPOT at five rates is -.2 to +.25 ms, whatever the batch (17 to 85
-# sequences), and its front end is what a median TTFT at light load holds besides iterations. No run of 0.24 or 0.32 is
-# known here: they take 0.19's CPU time and 0.15's front end. "tensorrt-llm-0.14" is A100's alone: it was fitted to one
-# 8B model on one GPU, and is 17-38 % fast for 70B under tensor parallelism.
+# Fitted by packages/llmserve-sim/fit/overhead.py, each version on a part of its end-to-end runs; docs/simulator.md says
+# which. 0.15: what H100's kernels leave of CodeLlama-34B's TPOT at two rates hardly depends on the batch, and its front
+# end is what a median TTFT at light load holds besides iterations. No run of 0.24 or 0.32 is known here: they take
+# 0.19's CPU time and 0.15's front end. Asynchronous scheduling is on by default after 0.12, whose
+# `SchedulerConfig.async_scheduling` is False (vllm/config/vllm.py of 0.15.0, 0.19.1, 0.24.0 and 0.32.0 sets it).
+# "tensorrt-llm-0.14" is A100's alone: it was fitted to one 8B model on one GPU, and is 17-38 % fast for 70B under
+# tensor parallelism.
 _FRONTEND_US = 8000.0
 ENGINES: dict[str, EngineVersion] = {
     engine.name: engine
     for engine in (
         EngineVersion("vllm-0.12", iteration_us=1340.0, sequence_us=45.0),
-        EngineVersion("vllm-0.15", iteration_us=100.0, sequence_us=0.0, frontend_us=_FRONTEND_US),
-        EngineVersion("vllm-0.19", iteration_us=100.0, sequence_us=3.0),
-        EngineVersion("vllm-0.24", iteration_us=100.0, sequence_us=3.0, frontend_us=_FRONTEND_US),
         EngineVersion(
-            "vllm-0.32", iteration_us=100.0, sequence_us=3.0, frontend_us=_FRONTEND_US, largest_token_budget=16_384
+            "vllm-0.15", iteration_us=100.0, sequence_us=0.0, frontend_us=_FRONTEND_US, async_scheduling=True
+        ),
+        EngineVersion("vllm-0.19", iteration_us=0.0, sequence_us=2.5, async_scheduling=True),
+        EngineVersion("vllm-0.24", iteration_us=0.0, sequence_us=2.5, frontend_us=_FRONTEND_US, async_scheduling=True),
+        EngineVersion(
+            "vllm-0.32",
+            iteration_us=0.0,
+            sequence_us=2.5,
+            frontend_us=_FRONTEND_US,
+            async_scheduling=True,
+            largest_token_budget=16_384,
         ),
         EngineVersion("tensorrt-llm-0.14", iteration_us=0.0, sequence_us=10.0, separate_attention=True),
     )

@@ -33,12 +33,10 @@ __all__ = [
     "RTX_PRO_6000_KERNELS",
 ]
 
-SUSTAINED_SXM = 0.77
-"""Of H100's short-burst compute rate, served Qwen3-32B kept this share (fit/overhead.py). Derived for H200, the same
-die, and for B200: unmeasured there. A100, at 400 W, served Llama-3-8B at the full rate of its table."""
-SUSTAINED_CARD = 0.78
-"""The same of the recorded run on RTX PRO 6000. Derived for L40S, the other server card without spare power. The RTX
-4090's constants come from profiles inside a server."""
+SUSTAINED = 0.77
+"""Of H100's short-burst compute rate, served Qwen3-32B kept this share (fit/overhead.py), and the recorded run on RTX PRO
+6000 agrees with it. Derived for H200, B200 and L40S: unmeasured there. A100, at 400 W, served Llama-3-8B at the full
+rate of its table, and the RTX 4090's constants come from profiles inside a server."""
 
 A100_BF16_PLAIN = GemmParameters(6.888, 0.8499, 0.8101, 1.665)
 """BF16 in the form of A100's other formats: what they are compared with where they are derived for other GPUs."""
@@ -78,7 +76,7 @@ H100_KERNELS = KernelParameters(
         unaligned=1.208,
     ),
     decode_fp8=DecodeAttentionParameters(14.9, 3.508, 0.8253, 1.001),
-    sustained=SUSTAINED_SXM,
+    sustained=SUSTAINED,
     moe=MoeParameters(40.12, 0.7505, 0.914, 4, 181.5, 1.783, 0.7485, 1.463),
     moe_fp8=MoeParameters(45.9, 0.4478, 0.8612, 4, 90.57, 2.547, 0.764, 1.448),
 )
@@ -105,7 +103,7 @@ H200_KERNELS = KernelParameters(
         unaligned=1.203,
     ),
     decode_fp8=DecodeAttentionParameters(14.74, 3.638, 0.6439, 1.001),
-    sustained=SUSTAINED_SXM,
+    sustained=SUSTAINED,
     moe=MoeParameters(41.34, 0.81, 0.9206, 4, 136.8, 2.401, 0.7143, 1.535),
     moe_fp8=MoeParameters(43.99, 0.4702, 0.8136, 4, 64.77, 3.794, 0.7787, 1.47),
 )
@@ -132,7 +130,7 @@ B200_KERNELS = KernelParameters(
         unaligned=1.034,
     ),
     decode_fp8=DecodeAttentionParameters(10.17, 1.018, 0.8565, 1.785),
-    sustained=SUSTAINED_SXM,
+    sustained=SUSTAINED,
     moe=MoeParameters(19.02, 0.4716, 0.8774, 4, 108.6, 0.133, 0.7335, 1.549),
     moe_fp8=MoeParameters(35.25, 0.2347, 1, 4, 71.23, 1.508, 0.6098, 1.454),
 )
@@ -159,7 +157,7 @@ L40S_KERNELS = KernelParameters(
         unaligned=0.9863,
     ),
     decode_fp8=DecodeAttentionParameters(11.03, 1.457, 0.8012, 1.001),
-    sustained=SUSTAINED_CARD,
+    sustained=SUSTAINED,
     moe=MoeParameters(0.001, 1, 0.9562, 4, 507.7, 0.8644, 0.4185, 2.3),
     moe_fp8=MoeParameters(3.894, 1, 0.777, 4, 423.1, 0.9364, 0.5183, 2.177),
 )
@@ -186,7 +184,7 @@ RTX_PRO_6000_KERNELS = KernelParameters(
         unaligned=0.9951,
     ),
     decode_fp8=DecodeAttentionParameters(12.09, 0.6249, 0.9339, 1.001),
-    sustained=SUSTAINED_CARD,
+    sustained=SUSTAINED,
     moe=MoeParameters(28.43, 0.4548, 0.9005, 4, 69.01, 0.8226, 0.8572, 1.372),
 )
 RTX_4090_KERNELS = KernelParameters(

@@ -67,6 +67,7 @@ from llmserve_sim.engine.kernel.layout import (
     R_HANDOVERS,
     R_INDEX,
     R_JOINERS,
+    R_KNOWN,
     R_PREFILLS,
     R_RESUMED,
     R_UNTIL,
@@ -334,6 +335,7 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
         replica = REPLICAS + index * REPLICA_SIZE
         row[replica + R_UNTIL] = -1
         row[replica + R_GIVE_UP] = NEVER
+        row[replica + R_KNOWN] = NEVER
         row[replica + R_INDEX] = index
         first = REPLICAS + fleet.replicas * REPLICA_SIZE + index * TENANTS * GROUP_SIZE
         row[replica + R_GROUPS] = first

@@ -526,6 +526,18 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
     return until
 
 
+def start_async(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
+    """Start what was scheduled when the last iteration began, or, where that was nothing, what can start now."""
+    if a[r + R_LAST_END] == now:
+        a[r + R_KNOWN] = a[r + R_LAST_START]
+        until = start(a, tb, rec, r, now)
+        if until >= 0:
+            return until
+    release(a, r)
+    a[r + R_KNOWN] = NEVER
+    return start(a, tb, rec, r, now)
+
+
 def advance_replica(a: Row, tb: Row, rec: Row, r: int, te: int) -> None:
     """Run one replica up to `te`, the next event outside it. A leap that ends after `te` stays in flight."""
     until = a[r + R_UNTIL]
@@ -539,16 +551,6 @@ def advance_replica(a: Row, tb: Row, rec: Row, r: int, te: int) -> None:
             now = a[r + R_READY]
         if now >= te:
             return
-        if a[H_ASYNC] == 0 or a[r + R_LAST_END] != now:
-            release(a, r)
-            a[r + R_KNOWN] = NEVER
-            until = start(a, tb, rec, r, now)
-        else:
-            a[r + R_KNOWN] = a[r + R_LAST_START]
-            until = start(a, tb, rec, r, now)
-            if until < 0:  # nothing was known to run next, so the schedule is made again when the iteration has ended
-                release(a, r)
-                a[r + R_KNOWN] = NEVER
-                until = start(a, tb, rec, r, now)
+        until = start(a, tb, rec, r, now) if a[H_ASYNC] == 0 else start_async(a, tb, rec, r, now)
         if until < 0:
             return
