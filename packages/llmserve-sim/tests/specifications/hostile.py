@@ -2,7 +2,7 @@
 
 They start from ones that work. Then each field stays, moves, goes anywhere inside the bounds that it declares, to their
 ends or past them, or becomes something else altogether. `attempt` takes a specification as far as it goes: through
-memory model and tables to a short run of both engines.
+memory model and tables to a short run of both engines, or through an environment to a short episode on both.
 
     python packages/llmserve-sim/tests/specifications/hostile.py 10000
 """
@@ -18,17 +18,27 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import numpy as np
 
 from llmserve_sim.bounds import Between, Checked, Column, annotations_of
+from llmserve_sim.configuration import EpisodeConditions
 from llmserve_sim.engine import FleetSpec, KernelEngine, ReferenceEngine, Slo, Traffic, WindowPlan
 from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, TENANTS
+from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.fidelity.replay import RecordedRun
+from llmserve_sim.grid import GRID_SIZES, from_indices
 from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, Deployment
 from llmserve_sim.memory import MemoryModel
 from llmserve_sim.performance.quantization import TIERS, WEIGHT_FORMATS
 from llmserve_sim.performance.roofline import Iteration, Roofline
 from llmserve_sim.performance.tables import build_fleet
 from llmserve_sim.policies import StaticPolicy, ThresholdPolicy
+from llmserve_sim.tasks import load_task
+from llmserve_sim.workload.conditions import draw as draw_conditions
 from llmserve_sim.workload.fitted import FITTED
+from llmserve_sim.workload.patterns import Recurrence
 from llmserve_sim.workload.rows import ROW_FORMATS, TraceLimits
+from llmserve_sim.workload.scenario import Scenario
+from llmserve_sim.workload.tables import QuantileTable, grid
+from llmserve_sim.workload.traces import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,8 +62,15 @@ PLAN = WindowPlan(
     resized=False,
     tokens_per_step=((FP, *range(FP + 100, FP + 100 * DEPTHS, 100)),) * TENANTS,
 )
+WINDOWS = 3
+"""Windows of an episode."""
+CONDITIONS = draw_conditions(load_task("adversarial_multitenant"), 0, WINDOWS)
+SCENARIO = Scenario(REQUESTS, 5 * PS_PER_S, *(getattr(CONDITIONS, name) for name in annotations_of(type(CONDITIONS))))
 OTHERS = (*WEIGHT_FORMATS.values(), *ROW_FORMATS, *FITTED.values(), TraceLimits(), StaticPolicy())
 OTHERS = (*OTHERS, ThresholdPolicy(), Iteration(3, 700.0, ((100, 0), (20, 400)), 1, 2), SLO, PLAN, REQUESTS)
+OTHERS = (*OTHERS, EpisodeConditions.of(SCENARIO), Recurrence((-3, 4, 11), 2))
+OTHERS = (*OTHERS, QuantileTable.from_values([100.0 * p for p in grid()]), RecordedRun("run", BASES[0], 64, 4096))
+OTHERS = (*OTHERS, Trace("trace", REQUESTS.arrival_ps, REQUESTS.prompt, REQUESTS.output, 5 * PS_PER_S))
 LONGEST_OUTPUT = 10_000
 """Tokens; longer outputs are cut before a run, since every token costs the plain engine time."""
 
@@ -68,9 +85,7 @@ class Hostile:
     def change(self, base: Any) -> Any:
         """Return a dataclass like `base` with some fields changed; raises what its constructor raises."""
         hints = annotations_of(type(base))
-        return type(base)(
-            **{name: self.value(getattr(base, name), hint) for name, hint in hints.items() if hint is not None}
-        )
+        return type(base)(**{name: self.value(getattr(base, name), hint) for name, hint in hints.items()})
 
     def value(self, base: Any, hint: Any, mark: Any = None) -> Any:
         """Return a field's value, changed or not."""
@@ -106,13 +121,14 @@ class Hostile:
         return int(drawn) if whole else float(drawn)
 
     def column(self, base: Any, column: Column) -> Any:
-        """Return an array with one entry changed, cut short, or of another type."""
-        changed = base.copy()
-        if len(changed):
-            entry = self.rng.randrange(len(changed))
-            value = self.number(int(changed[entry]), column.each, whole=True)
-            changed[entry] = max(-(1 << 62), min(int(value), 1 << 62))
-        return self.rng.choice([changed, changed, changed, changed, changed[:-1], changed.astype(np.float64)])
+        """Return an array with one entry changed, cut short, of another type or of another shape."""
+        changed, whole = base.copy(), column.dtype is np.int64
+        if changed.size:
+            entry = self.rng.randrange(changed.size)
+            value = self.number(changed.flat[entry].item(), column.each, whole=whole)
+            changed.flat[entry] = max(-(1 << 62), min(value, 1 << 62)) if whole else value
+        other = changed.astype(np.float64 if whole else np.int64)
+        return self.rng.choice([changed, changed, changed, changed, changed[:-1], other, changed[None]])
 
 
 def describe_a_deployment(draw: Hostile) -> str:
@@ -132,6 +148,24 @@ def describe_a_fleet(draw: Hostile) -> str:
     return _run(draw, draw.change(draw.rng.choice(FLEETS)))
 
 
+def describe_an_episode(draw: Hostile) -> str:
+    """Describe an episode, perhaps on a hostile deployment, and play it with random actions."""
+    scenario = draw.change(SCENARIO)
+    deployment = draw.change(BASES[0]) if draw.rng.random() < 0.2 else None
+    if int(scenario.traffic.output.max(initial=0)) > LONGEST_OUTPUT:
+        return "made"
+    plain, kernel = (
+        ServingEnv("bursty_workload", deployment=deployment, engine=kind) for kind in ("reference", "python")
+    )
+    if plain.start(0, scenario=scenario) != kernel.start(0, scenario=scenario):
+        return "differed"
+    for _ in range(scenario.windows):
+        action = from_indices([draw.rng.randrange(size) for size in GRID_SIZES])
+        if plain.advance(action) != kernel.advance(action):
+            return "differed"
+    return "ran"
+
+
 def describe_the_rest(draw: Hostile) -> str:
     """Make one of the other dataclasses."""
     draw.change(draw.rng.choice(OTHERS))
@@ -147,12 +181,17 @@ def _run(draw: Hostile, fleet: FleetSpec) -> str:
     return "ran" if stats == plain.step(plan) else "differed"
 
 
-ATTEMPTS: tuple[Callable[[Hostile], str], ...] = (describe_a_deployment, describe_a_fleet, describe_the_rest)
+ATTEMPTS: tuple[Callable[[Hostile], str], ...] = (
+    describe_a_deployment,
+    describe_a_fleet,
+    describe_an_episode,
+    describe_the_rest,
+)
 
 
 def attempt(seed: int) -> str:
     """Take the specification of a seed as far as it goes: "refused", "made" or "ran"; anything else is an error."""
-    kind = ATTEMPTS[seed % 3]
+    kind = ATTEMPTS[seed % len(ATTEMPTS)]
     try:
         with np.errstate(all="ignore"):
             outcome = kind(Hostile(seed))

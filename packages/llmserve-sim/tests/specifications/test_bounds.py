@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import math
 from dataclasses import dataclass, replace
@@ -11,9 +13,9 @@ from typing import Annotated, Any, get_args, get_origin
 import numpy as np
 import pytest
 
-import llmserve_sim.engine.interface as engine
-from llmserve_sim import specifications
+import llmserve_sim
 from llmserve_sim.bounds import Between, Checked, Column, annotations_of
+from llmserve_sim.engine import Traffic
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B
 from llmserve_sim.performance.tables import build_fleet
@@ -27,12 +29,47 @@ _spec.loader.exec_module(hostile)
 
 GPU = GPUS["A100-80G-SXM"]
 FLEET = build_fleet(DEPLOYMENTS["a100-llama3.1-8b"], max_len=8192, max_unfinished=64)
-DATACLASSES = [getattr(specifications, name) for name in specifications.__all__] + [
-    engine.FleetSpec,
-    engine.TierTables,
-    engine.Traffic,
-    engine.Slo,
-    engine.WindowPlan,
+SOURCE = Path(llmserve_sim.__file__).parent
+RESULTS = {
+    "bounds": {"Between", "Column"},
+    "bench.report": {"Result"},
+    "cli.run": {"Choice", "Recording"},
+    "cli.summary": {"Row"},
+    "configuration": {"Setting"},
+    "engine.interface": {"Progress", "RequestRecord", "WindowStats"},
+    "engine.reference.engine": {"Handover"},
+    "engine.reference.replica": {"Iteration", "Replica"},
+    "engine.reference.request": {"Request"},
+    "env": {"Outcome", "Snapshot"},
+    "fidelity.bars": {"Row"},
+    "fidelity.data": {"RequestLog", "SeriesLog"},
+    "fidelity.replay": {"Replay"},
+    "memory": {"MemoryGrant", "MemoryRequirement"},
+    "metrics": {"Feature", "Measurement", "Meter", "WindowFacts"},
+    "policies": {"RandomPolicy"},
+    "reward": {"RewardMeter", "RewardTerms"},
+    "schema": {"ActionField", "ObservationField"},
+    "workload.conditions": {"Conditions", "Seen"},
+}
+"""By module: dataclasses that the package makes itself, of values that were checked where they came in."""
+
+
+def public_dataclasses() -> dict[str, set[str]]:
+    """The names of the dataclasses in each module, read from the source."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        for node in ast.parse(path.read_text("utf-8")).body:
+            public = isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+            if public and any("dataclass" in ast.unparse(mark) for mark in node.decorator_list):
+                found.setdefault(module, set()).add(node.name)
+    return found
+
+
+DATACLASSES = [
+    getattr(importlib.import_module(f"llmserve_sim.{module}"), name)
+    for module, names in public_dataclasses().items()
+    for name in sorted(names - RESULTS.get(module, set()))
 ]
 
 
@@ -79,12 +116,41 @@ def test_values_at_the_ends_of_the_bounds_are_taken() -> None:
     assert Link(np.int64(16), np.float64(1e-9), limit=9).lanes == 16  # type: ignore[arg-type]
 
 
+def test_numbers_of_numpy_are_kept_as_pythons() -> None:
+    """int64 products of bounds that all hold would overflow, and pass."""
+    link = Link(np.int8(16), np.float32(0.5), pair=(np.int64(9), 0))  # type: ignore[arg-type]
+    assert [type(value) for value in (link.lanes, link.share, *link.pair)] == [int, float, int, int]
+    with pytest.raises(InvalidInputError, match="link_ps_per_token"):
+        replace(FLEET, max_unfinished=np.int64(1 << 20), max_len=np.int64(1 << 20), link_ps_per_token=np.int64(1 << 40))
+
+
+def test_arrays_are_kept_as_copies_that_cannot_be_written() -> None:
+    """What was checked stays true, whatever happens to the array that was given."""
+    given = np.array([1, 2])
+    masked = np.ma.masked_array([1, 1 << 40], mask=[False, True])
+    zeros = np.zeros(2, np.int64)
+    traffic = Traffic(zeros, given, given, zeros, zeros)
+    given[0] = -1
+    assert traffic.prompt.tolist() == [1, 2]
+    with pytest.raises(ValueError, match="read-only"):
+        traffic.output[0] = -1
+    with pytest.raises(InvalidInputError, match=r"traffic\.prompt"):
+        replace(traffic, prompt=masked)
+    assert replace(traffic).prompt is traffic.prompt
+
+
 @pytest.mark.parametrize("kind", DATACLASSES, ids=lambda kind: kind.__name__)
 def test_every_number_of_a_public_dataclass_declares_its_bounds(kind: type) -> None:
-    """A field that is added without bounds fails here."""
+    """A dataclass that is added unchecked fails here, and a field without bounds."""
     assert issubclass(kind, Checked)
     for name, hint in annotations_of(kind).items():
         assert _bounded(hint), name
+
+
+def test_the_dataclasses_left_unchecked_are_those_listed() -> None:
+    """A name that is gone leaves the list."""
+    found = public_dataclasses()
+    assert all(names <= found[module] for module, names in RESULTS.items())
 
 
 def _bounded(hint: Any) -> bool:
@@ -147,8 +213,8 @@ def test_ranks_that_neither_divide_the_kv_heads_nor_are_a_multiple_are_refused(r
 
 def test_hostile_specifications_end_in_a_typed_error_or_a_run_that_ends() -> None:
     """And some of each kind in either; `hostile.py` tries as many as it is told."""
-    outcomes = {hostile.attempt(seed) for seed in range(300)}
-    kinds = ("describe_a_deployment", "describe_a_fleet")
+    outcomes = {hostile.attempt(seed) for seed in range(400)}
+    kinds = ("describe_a_deployment", "describe_a_fleet", "describe_an_episode")
     ends = {f"{kind}: {end}" for kind in kinds for end in ("ran", "refused")}
     rest = {"describe_the_rest: made", "describe_the_rest: refused"}
     assert ends | rest <= outcomes <= ends | rest | {f"{kind}: made" for kind in kinds}

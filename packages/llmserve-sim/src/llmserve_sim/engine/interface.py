@@ -2,28 +2,39 @@
 
 Both schedulers, the plain one in `engine/reference/` and the fast one in `engine/kernel/`, take and return these types
 and must give identical results. Nothing here depends on tasks, rewards or hardware: the costs of an iteration come as
-integer tables (`TierTables`), the decisions of an agent as a `WindowPlan`.
-
-Units, everywhere in the engine:
-
-- time: integer picoseconds (`_ps`), 0 at the start of the episode;
-- tokens: integers, or *fixed-point tokens* of 1/256 token (`_fp`) for the rates of speculative decoding and for sums of
-  context, so that closed forms stay exact;
-- KV memory: blocks of 16 tokens.
+integer tables (`costs.py`), the decisions of an agent as a `WindowPlan`. Units and limits are in `units.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Protocol, Self
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmserve_sim.bounds import Between, Checked, Column
+from llmserve_sim.engine.costs import TierTables
+from llmserve_sim.engine.units import (
+    BLOCK_TOKENS,
+    DEPTHS,
+    FP,
+    MAX_ITERATION_PS,
+    MAX_LEN,
+    MAX_PRODUCT,
+    MAX_STALL_PS,
+    PRIORITY,
+    PS_PER_S,
+    REPLICAS_MAX,
+    SEQS_MAX,
+    STANDARD,
+    TENANTS,
+    Ints,
+    Moment,
+    Stall,
+    Tokens,
+)
 from llmserve_sim.errors import InvalidInputError
-
-Ints = NDArray[np.int64]
 
 __all__ = [
     "BLOCK_TOKENS",
@@ -47,38 +58,6 @@ __all__ = [
     "WindowStats",
 ]
 
-PS_PER_S = 10**12
-"""Picoseconds in a second."""
-BLOCK_TOKENS = 16
-"""Tokens in one KV block (vLLM's default `block_size`)."""
-FP = 256
-"""Fixed-point steps in one token."""
-TENANTS = 4
-"""Tenant classes. Each has its own acceptance rate, so each is one lock-step group of a replica."""
-DEPTHS = 9
-"""Speculation depths 0..8."""
-REPLICAS_MAX = 8
-"""Most replicas in a fleet."""
-SEQS_MAX = 512
-"""Largest `batch_cap` (vLLM's `max_num_seqs`)."""
-PRIORITY, STANDARD = 0, 1
-"""The two request classes, as vLLM orders them: a lower number is served first."""
-MAX_LEN = 1 << 20
-"""Longest prompt plus output, tokens."""
-MAX_ITERATION_PS = 1 << 56
-"""Longest iteration (20 hours): times stay far inside int64."""
-MAX_STALL_PS = 64 * PS_PER_S
-"""Most that one change of every knob may stall: 100,000 windows of it, which is a task's most, stay inside int64."""
-_PRODUCT = 1 << 62
-"""Bound of every product that the engine forms in int64."""
-
-Cost = Annotated[int, Between(0, MAX_ITERATION_PS, "ps")]
-Coefficient = Annotated[int, Between(0, MAX_ITERATION_PS, "ps/1024")]
-Moment = Annotated[int, Between(0, _PRODUCT, "ps")]
-Stall = Annotated[int, Between(0, MAX_STALL_PS, "ps")]
-Tokens = Annotated[Ints, Column(Between(1, 2 * MAX_LEN, "tokens"))]
-CostColumn = Annotated[Ints, Column(Between(0, MAX_ITERATION_PS, "ps"))]
-
 
 @dataclass(frozen=True, eq=False)
 class Traffic(Checked):
@@ -88,7 +67,7 @@ class Traffic(Checked):
     that a request is finished.
     """
 
-    arrival_ps: Annotated[Ints, Column(Between(0, _PRODUCT, "ps"), sorted=True)]
+    arrival_ps: Annotated[Ints, Column(Between(0, MAX_PRODUCT, "ps"), sorted=True)]
     prompt: Tokens
     output: Tokens
     priority: Annotated[Ints, Column(Between(PRIORITY, STANDARD))]
@@ -101,95 +80,6 @@ class Traffic(Checked):
         for name in ("prompt", "output", "priority", "tenant"):
             if len(getattr(self, name)) != len(self):
                 self._refuse(name, f"must be as long as arrival_ps, which has {len(self)} entries")
-
-
-@dataclass(frozen=True, eq=False)
-class TierTables(Checked):
-    """Integer cost model of one replica at one weight format; built by `llmserve_sim.performance.tables`.
-
-    The time of an iteration with n decoding sequences at depth k, context sum X (fixed-point tokens), prefill chunks
-    of q new after c cached tokens, f of which complete their prompt, is
-
-        gemm[n(k+1) + Σq] + head[n(k+1) + f] + cpu_seq·(n + chunks) + [k > 0 and n > 0](k·draft_step + n·spec_seq)
-        + (no chunks:         dec_t0 + D
-           no sequences:      pf_t0 + P
-           both:              pf_t0 + P + max(n·mix_seq + (mix_ctx·X >> 10), mix_amp·X >> 10, D))
-
-    with D = n·dec_h[j] + dec_s[j]·(X − n·dec_x[j]) on the last piece j whose left edge n·dec_x[j] is at most X, and
-    P = max(pf_coef·Σu >> 10, pf_crit·max(c + q) >> 10), u = ⌈q/pf_tile⌉·(2c + q + pf_off).
-    """
-
-    budget: Annotated[int, Between(1, 1 << 20, "tokens")]
-    """Most tokens in one iteration (vLLM's `max_num_batched_tokens`)."""
-    gemm: CostColumn
-    """[budget + 1] ps, by token count: all costs that depend only on it, and the constant CPU time; [0] is unused."""
-    head: CostColumn
-    """[budget + 1] ps of the output head, by number of sampled rows."""
-    cpu_seq: Cost
-    """ps per sequence in the batch."""
-    dec_t0: Cost
-    """ps, start-up of decode attention over all layers."""
-    dec_x: Annotated[Ints, Column(Between(0, 1 << 50, "1/256 token"), sorted=True)]
-    """[J] left edges of the pieces, fixed-point tokens of mean context; dec_x[0] = 0."""
-    dec_h: CostColumn
-    """[J] ps per sequence at the left edge."""
-    dec_s: CostColumn
-    """[J] ps per fixed-point token within the piece."""
-    pf_t0: Cost
-    """ps, start-up of prefill attention over all layers."""
-    pf_tile: Annotated[int, Between(1, 65_536, "tokens")]
-    """Query tokens per tile (1 for the FLOP form)."""
-    pf_off: Annotated[int, Between(0, 1 << 24, "tokens")]
-    """Tokens added to 2c + q."""
-    pf_coef: Coefficient
-    """ps/1024 per unit."""
-    pf_crit: Coefficient
-    """ps/1024 per token of the longest single context (0 if no critical path is modelled)."""
-    mix_seq: Cost
-    """ps per decoding sequence in a mixed iteration."""
-    mix_ctx: Coefficient
-    """ps/1024 per fixed-point token of decode context in a mixed iteration."""
-    mix_amp: Coefficient
-    """ps/1024 per fixed-point token: the floor of the above."""
-    draft_step: Cost
-    """ps per drafted position."""
-    spec_seq: Cost
-    """ps per decoding sequence when speculating."""
-
-    def _relations(self) -> None:
-        for name in ("gemm", "head"):
-            if len(getattr(self, name)) != self.budget + 1:
-                self._refuse(name, f"must have budget + 1 = {self.budget + 1} entries")
-        if self.gemm[1:].min() < 1:
-            self._refuse("gemm", "must be at least 1 ps from one token on, so that time passes")
-        if len(self.dec_x) < 1 or self.dec_x[0] != 0 or np.any(self.dec_x[1:] == self.dec_x[:-1]):
-            self._refuse("dec_x", "must increase from 0")
-        for name in ("dec_h", "dec_s"):
-            if len(getattr(self, name)) != len(self.dec_x):
-                self._refuse(name, f"must be as long as dec_x, which has {len(self.dec_x)} entries")
-
-    def longest_iteration_ps(self, max_len: int) -> int:
-        """An upper bound of an iteration's time, with every product that the engine forms on the way to it below 2^62.
-
-        Raises:
-            InvalidInputError: a product is not.
-        """
-        sequences, context = SEQS_MAX, SEQS_MAX * (max_len + 2 * DEPTHS) * FP
-        units = (self.budget // self.pf_tile + SEQS_MAX) * (2 * max_len + self.pf_off)
-        decode = sequences * int(self.dec_h.max()) + context * int(self.dec_s.max())
-        scaled = {
-            "pf_coef": units * self.pf_coef,
-            "pf_crit": max_len * self.pf_crit,
-            "mix_ctx": context * self.mix_ctx,
-            "mix_amp": context * self.mix_amp,
-            "dec_s": decode,
-        }
-        for name, product in scaled.items():
-            if product > _PRODUCT:
-                self._refuse(name, f"must be less for contexts of {max_len} tokens: the engine counts to 2^62")
-        attention = decode + self.dec_t0 + self.pf_t0 + sequences * self.mix_seq + sum(scaled.values()) // 1024
-        host = (sequences + self.budget) * self.cpu_seq + DEPTHS * self.draft_step + sequences * self.spec_seq
-        return int(self.gemm.max()) + int(self.head.max()) + attention + host
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +116,7 @@ class FleetSpec(Checked):
         stall = max(self.swap_ps) + self.split_ps + self.resize_ps + self.evict_ps
         if stall > MAX_STALL_PS:
             self._refuse("swap_ps", f"must leave the stalls of one window within {MAX_STALL_PS} ps in all, not {stall}")
-        if self.max_unfinished * self.max_len * self.link_ps_per_token > _PRODUCT:
+        if self.max_unfinished * self.max_len * self.link_ps_per_token > MAX_PRODUCT:
             self._refuse("link_ps_per_token", "must let max_unfinished requests of max_len be sent within 2^62 ps")
         for tables in self.tiers:
             longest = tables.longest_iteration_ps(self.max_len)
@@ -292,6 +182,16 @@ class WindowPlan(Checked):
         rates = self.tokens_per_step
         if len(rates) != TENANTS or any(len(row) != DEPTHS or row[0] != FP for row in rates):
             self._refuse("tokens_per_step", f"must hold {TENANTS} rows of {DEPTHS} entries that begin with {FP}")
+
+    @classmethod
+    def unchecked(cls, **values: Any) -> Self:
+        """Make a plan of values for every field that were checked where they came from; it takes a tenth of the time."""
+        plan = object.__new__(cls)
+        plan.__dict__.update((name, values[name]) for name in _PLAN_FIELDS)
+        return plan
+
+
+_PLAN_FIELDS = tuple(each.name for each in fields(WindowPlan))
 
 
 @dataclass

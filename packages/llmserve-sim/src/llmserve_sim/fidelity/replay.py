@@ -7,12 +7,14 @@ priorities, no deadline; a prefix cache only where the run is known to have had 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.engine import KernelEngine, Slo, Traffic, WindowPlan
-from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, TENANTS
+from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, SEQS_MAX, TENANTS
+from llmserve_sim.hardware import Deployment
 from llmserve_sim.memory import MemoryModel
 from llmserve_sim.performance.tables import build_fleet
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmserve_sim.fidelity.data import RequestLog
-    from llmserve_sim.hardware import Deployment
 
     Floats = NDArray[np.float64]
 
@@ -31,16 +32,16 @@ _NO_DRAFT = tuple(tuple(FP for _ in range(DEPTHS)) for _ in range(TENANTS))
 
 
 @dataclass(frozen=True)
-class RecordedRun:
+class RecordedRun(Checked):
     """What is known of a measured run's set-up."""
 
     name: str
     deployment: Deployment
-    max_num_seqs: int
+    max_num_seqs: Annotated[int, Between(1, SEQS_MAX, "sequences")]
     """Most requests running at once."""
-    kv_blocks: int | None = None
+    kv_blocks: Annotated[int, Between(1, 1 << 40, "blocks")] | None = None
     """16-token KV blocks; None: what the memory model gives the whole GPU."""
-    cached_share: float = 0.0
+    cached_share: Annotated[float, Between(0, 1)] = 0.0
     """Share of each prompt that the prefix cache holds once the run is warm."""
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from llmserve_sim.engine.interface import FP, MAX_ITERATION_PS, PS_PER_S, FleetSpec, TierTables
+from llmserve_sim.engine.interface import FP, PS_PER_S, FleetSpec, TierTables
+from llmserve_sim.engine.units import MAX_ITERATION_PS
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance.disaggregation import HANDOVER_S, SPLIT_STALL_S, link_s_per_token
 from llmserve_sim.performance.kernels import BYTES_BF16
