@@ -150,9 +150,12 @@ def _decode(gpu: GpuSpec, par: DecodeAttentionParameters, rows: Rows, element_by
     return np.asarray(par.t0_us + time)
 
 
-def _prefill(gpu: GpuSpec, par: PrefillAttentionParameters, rows: Rows) -> Array:
-    """`offset` holds the traffic of the new tokens for one model; here it is its own array, unrounded."""
-    offset = par.offset + io_offset(
+def _prefill(gpu: GpuSpec, par: PrefillAttentionParameters, rows: Rows, offset: float | None = None) -> Array:
+    """With an `offset` of its own the search moves it smoothly; a parameter set holds whole tokens.
+
+    The roofline adds the traffic of the new tokens to it for one model; here that is its own array, unrounded.
+    """
+    tokens = (par.offset if offset is None else offset) + io_offset(
         par,
         heads=rows.heads,
         kv_heads=rows.kv_heads,
@@ -162,7 +165,7 @@ def _prefill(gpu: GpuSpec, par: PrefillAttentionParameters, rows: Rows) -> Array
     )
     time = prefill_attention_us(
         par,
-        rows.chunks * np.ceil(rows.new / par.tile) * (2.0 * rows.cached + rows.new + offset),
+        rows.chunks * np.ceil(rows.new / par.tile) * (2.0 * rows.cached + rows.new + tokens),
         rows.new + rows.cached,
         heads=rows.heads,
         head_dim=HEAD_DIM,
@@ -203,21 +206,19 @@ def fit_prefill(gpu: GpuSpec, rows: Rows, *, profile: bool) -> tuple[PrefillAtte
     def parameters(p: Array) -> PrefillAttentionParameters:
         if profile:
             return PrefillAttentionParameters(p[0], p[1], tile, TILE, p[2])
-        return PrefillAttentionParameters(p[0], p[1], tile, round(p[3]) if rounded else p[3], p[2], p[4])
+        return PrefillAttentionParameters(p[0], p[1], tile, round(p[3]), p[2], p[4])
 
     starts = [(7.0, 0.6, 0.03)] if profile else [(10.0, 0.6, 0.01, offset, 0.5) for offset in (100.0, 800.0)]
     fits = []
     for start in starts:
-        rounded = False
         best = fit(
-            lambda p: _prefill(gpu, parameters(p), rows),
+            lambda p: _prefill(gpu, parameters(p), rows, None if profile else float(p[3])),
             start,
             rows.us,
             beside=rows.beside if profile else 0.0,
             scale=SOFT_L1_SCALE if profile else TABLE_SCALE,
             lower=1e-3,
         )
-        rounded = True
         fits.append((error("", _prefill(gpu, parameters(best), rows), rows.us).median, parameters(best)))
     par = min(fits, key=lambda item: item[0])[1]
     time = _prefill(gpu, par, rows)

@@ -13,9 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares  # type: ignore[import-untyped]
 
+from llmserve_sim.errors import InvalidInputError
+
 Array = NDArray[np.float64]
 
 SOFT_L1_SCALE = 0.1  # residuals beyond 10 % weigh linearly: kernel tables hold outliers of a factor of two
+
+
+OUT_OF_BOUNDS = 100.0  # log error, far beyond any prediction's
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,15 @@ def fit(
     """Positive parameters that minimise the robust log error of `predict + beside` against `measured + beside`.
 
     `beside` is the time that the rest of the layer takes: with it, an error counts as a share of an engine iteration,
-    so a kernel of 10 us beside 500 us of GEMMs does not outvote the regime that matters.
+    so a kernel of 10 us beside 500 us of GEMMs does not outvote the regime that matters. A step of the search to
+    parameters that their dataclass refuses counts as a miss by `OUT_OF_BOUNDS` everywhere, so it is not taken.
     """
 
     def residual(log_parameters: Array) -> Array:
-        predicted = predict(np.exp(log_parameters))
+        try:
+            predicted = predict(np.exp(log_parameters))
+        except InvalidInputError:
+            return np.full_like(measured, OUT_OF_BOUNDS)
         result: Array = weight * np.log((predicted + beside) / (measured + beside))
         return result
 
