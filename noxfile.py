@@ -1,13 +1,14 @@
 """Every check of this repository as a session that proves one thing; `nox -l` lists them.
 
 `pip install uv nox && nox` runs the default set on the Python that runs nox. Name the other sessions to run them:
-those that take many minutes (`examples`, `hostile`, `image`, `attacks`, `crash`, `fuzz`, `real`), and those that need an idle machine
-(`bench`, `load`). Sessions install the packages from their own folders, never editable, so that they test what a user
+those that take many minutes (`examples`, `hostile`, `image`, `attacks`, `crash`, `fuzz`, `real`, `vllm`), and those that
+need an idle machine (`bench`, `load`). Sessions install the packages from their own folders, never editable, so that they test what a user
 would install.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import platform
@@ -15,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nox
@@ -24,6 +26,7 @@ PACKAGES = ("sim", "client", "agents", "server")
 TESTED_WITH = {"client": "[gym]", "sim": "[cli,fast,gym]", "agents": "[cli,fast,llm,plot,tune]"}
 SOURCES = [ROOT / "packages" / f"llmserve-{name}" / "src" for name in PACKAGES]
 PYTHONS = ("3.11", "3.12", "3.13")
+VLLMS = ("0.12.0", "0.19.1", "0.33.0")
 OPENENVS = ("openenv>=0.10", "openenv-core==0.3.0")
 DATA = Path(os.environ.get("LLMSERVE_DATA", ROOT.parent / "shared" / "data"))
 ARTIFACTS = Path(os.environ.get("LLMSERVE_ARTIFACTS", ROOT / "artifacts"))
@@ -284,6 +287,39 @@ def fidelity(session: nox.Session) -> None:
         session.skip(f"no recorded data at {DATA}: set LLMSERVE_DATA to the folder that holds it")
     _install(session, "sim")
     session.run("python", "-m", "llmserve_sim.fidelity", *session.posargs, env=_environment())
+
+
+@nox.session(python="3.11", venv_backend="venv", tags=["evidence"], default=False)
+def vllm(session: nox.Session) -> None:
+    """The reference engine schedules as vLLM's own scheduler: `nox -s vllm -- --workloads 2000 --version 0.19.1`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--version", action="append")
+    arguments, others = parser.parse_known_args(session.posargs)
+    try:
+        # pip, and torch first: asked for by another package, torch would come as a CUDA build of several gigabytes.
+        session.install("torch==2.13.0")
+        session.install(*GROUPS["vllm"])
+        trees = {version: _vllm_sources(session, version) for version in arguments.version or VLLMS}
+    except nox.command.CommandFailed:
+        session.skip("vLLM or what its scheduler imports cannot be installed here: see pip's message above")
+    _install(session, "sim", "[cli]")
+    for version, tree in trees.items():
+        path = {"PYTHONPATH": os.pathsep.join([str(tree), str(ROOT)])}
+        session.run("python", "-m", "tests.vllm", "--version", version, *others, env=path)
+
+
+def _vllm_sources(session: nox.Session, version: str) -> Path:
+    """Unpack the .py files of a vLLM release, once, and return their folder: no compiled part and no CUDA."""
+    folder = Path(session.virtualenv.location).with_name(f"vllm-{version}")
+    if not (folder / "complete").exists():
+        wheels = session.create_tmp()
+        session.run("pip", "download", "--quiet", "--no-deps", "--dest", wheels, f"vllm=={version}")
+        (wheel,) = Path(wheels).glob(f"vllm-{version}-*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder, [name for name in archive.namelist() if name.endswith(".py")])
+        wheel.unlink()
+        (folder / "complete").touch()
+    return folder
 
 
 @nox.session(tags=["evidence"], default=False)

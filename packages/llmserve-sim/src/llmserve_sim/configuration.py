@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llmserve_sim.arithmetic import SCALAR, Arithmetic
 from llmserve_sim.bounds import Between, Checked, Column
 from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, TENANTS, Slo, WindowPlan
+from llmserve_sim.engine.kernel.engine import check_fleet
 from llmserve_sim.engine.units import MAX_PRODUCT
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import Deployment, get_deployment
@@ -128,6 +129,7 @@ class Configurator:
             max_unfinished=task.max_unfinished,
             patience_s=task.patience_s,
         )
+        check_fleet(self.fleet)
         self.slo = _slo(task)
         cache = task.prefix_cache
         self.hit_q10 = 0 if cache is None else round(cache.hit_share * 1024)

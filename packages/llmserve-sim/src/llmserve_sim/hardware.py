@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from llmserve_sim.engine.interface import SchedulerRules
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance import calibration_0_1
 from llmserve_sim.performance.calibration import (
@@ -28,6 +29,7 @@ __all__ = [
     "LLAMA_3_1_8B",
     "MODELS",
     "QWEN3_32B",
+    "SCHEDULERS",
     "Deployment",
     "EngineVersion",
     "GpuSpec",
@@ -153,8 +155,8 @@ MODELS: dict[str, ModelSpec] = {model.name: model for model in (LLAMA_3_1_8B, QW
 # Fitted by packages/llmserve-sim/fit/overhead.py, each version on a part of its end-to-end runs; docs/simulator.md says
 # which. 0.15: what H100's kernels leave of CodeLlama-34B's TPOT at two rates hardly depends on the batch, and its front
 # end is what a median TTFT at light load holds besides iterations. No run of 0.24 or 0.32 is known here: they take
-# 0.19's CPU time and 0.15's front end. Asynchronous scheduling is on by default after 0.12, whose
-# `SchedulerConfig.async_scheduling` is False (vllm/config/vllm.py of 0.15.0, 0.19.1, 0.24.0 and 0.32.0 sets it).
+# 0.19's CPU time and 0.15's front end. Asynchronous versions are fitted under their own scheduling rules (`SCHEDULERS`), by the
+# reference engine, the others under the first scheduler.
 # "tensorrt-llm-0.14" is A100's alone: it was fitted to one 8B model on one GPU, and is 17-38 % fast for 70B under
 # tensor parallelism.
 _FRONTEND_US = 9000.0
@@ -162,17 +164,14 @@ ENGINES: dict[str, EngineVersion] = {
     engine.name: engine
     for engine in (
         EngineVersion("vllm-0.12", iteration_us=1340.0, sequence_us=45.0),
-        EngineVersion(
-            "vllm-0.15", iteration_us=100.0, sequence_us=0.0, frontend_us=_FRONTEND_US, async_scheduling=True
-        ),
-        EngineVersion("vllm-0.19", iteration_us=0.0, sequence_us=2.5, async_scheduling=True),
-        EngineVersion("vllm-0.24", iteration_us=0.0, sequence_us=2.5, frontend_us=_FRONTEND_US, async_scheduling=True),
+        EngineVersion("vllm-0.15", iteration_us=100.0, sequence_us=0.0, frontend_us=_FRONTEND_US),
+        EngineVersion("vllm-0.19", iteration_us=0.0, sequence_us=2.5),
+        EngineVersion("vllm-0.24", iteration_us=0.0, sequence_us=2.5, frontend_us=_FRONTEND_US),
         EngineVersion(
             "vllm-0.32",
             iteration_us=0.0,
             sequence_us=2.5,
             frontend_us=_FRONTEND_US,
-            async_scheduling=True,
             largest_token_budget=16_384,
         ),
         EngineVersion("tensorrt-llm-0.14", iteration_us=12.0, sequence_us=3.0, separate_attention=True),
@@ -188,6 +187,21 @@ _PINNED = {
         ("RTX-4090", calibration_0_1.RTX_4090_KERNELS),
     )
 }
+
+SCHEDULERS: dict[str, SchedulerRules] = {
+    version: SchedulerRules(*rules)
+    for version, *rules in (
+        # version, whole_prompt, admission_lookahead, resumes_after_self_preemption, asynchronous
+        ("vllm-0.12", False, False, False, False),
+        ("vllm-0.15", False, False, False, True),
+        ("vllm-0.19", True, False, False, True),
+        ("vllm-0.24", True, True, False, True),
+        ("vllm-0.32", True, True, False, True),
+        ("vllm-0.33", True, True, True, True),
+    )
+}
+"""The scheduling rules of vLLM's versions; `nox -s vllm` holds each against that version's own scheduler."""
+
 DEPLOYMENTS: dict[str, Deployment] = {
     name: Deployment(
         name,

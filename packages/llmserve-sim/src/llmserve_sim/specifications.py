@@ -11,6 +11,7 @@ from typing import Annotated
 
 from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.engine.interface import REPLICAS_MAX
+from llmserve_sim.engine.rules import SchedulerRules
 
 __all__ = [
     "AllReduceParameters",
@@ -304,12 +305,13 @@ class EngineVersion(Checked):
 
     Replays add it to a request's first and last token; episodes do not know it yet.
     """
-    async_scheduling: bool = False
-    """The next iteration is scheduled while one runs: what arrives or ends meanwhile counts one iteration later."""
     largest_token_budget: Annotated[int, Between(1, 16_384, "tokens")] = 8192
     """Default `max_num_batched_tokens` of the server on GPUs of 160 GiB and more."""
     separate_attention: bool = False
     """Prefill and decode attention run as two kernels. False: one kernel for the whole batch, as in vLLM."""
+    rules: SchedulerRules | None = None
+    """Of the version's scheduler (`hardware.SCHEDULERS`). None: the simulator's first scheduler, the only one that the
+    kernel, and so the environment, can run."""
 
     def token_budget(self, gpu: GpuSpec) -> int:
         """Return the default `max_num_batched_tokens` of `vllm serve` on a GPU.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from llmserve_sim.bounds import Between, Checked, Column
 from llmserve_sim.engine.costs import TierTables
+from llmserve_sim.engine.rules import SchedulerRules
 from llmserve_sim.engine.units import (
     BLOCK_TOKENS,
     DEPTHS,
@@ -51,6 +52,7 @@ __all__ = [
     "FleetSpec",
     "LatencySink",
     "RequestRecord",
+    "SchedulerRules",
     "Slo",
     "TierTables",
     "Traffic",
@@ -108,9 +110,9 @@ class FleetSpec(Checked):
     """An arrival that finds this many unfinished requests in the fleet is rejected."""
     patience_ps: Annotated[int, Between(0, 1_000_000 * PS_PER_S, "ps")]
     """A request that still waits for its first token after this long is abandoned; 0: never."""
-    async_scheduling: bool = False
-    """An iteration is scheduled when the one before it begins, as vLLM's flag of that name has it: a request that has come
-    since, and the place and blocks of one that has ended since, wait for the next."""
+    rules: SchedulerRules | None = None
+    """Of a vLLM version. None: the simulator's first scheduler, which decodes first and takes a prompt's blocks at once
+    and only the expected tokens' blocks of a step. Only the reference knows the others."""
 
     def _relations(self) -> None:
         stall = max(self.swap_ps) + self.split_ps + self.resize_ps + self.evict_ps
@@ -138,8 +140,6 @@ class FleetSpec(Checked):
             raise InvalidInputError("end_ps", f"must be after {now_ps}", got=plan.end_ps)
         if plan.split and self.replicas < 2:
             raise InvalidInputError("split", "needs at least two replicas", got=plan.split)
-        if plan.pool_blocks < self.min_pool_blocks:
-            raise InvalidInputError("pool_blocks", f"must be at least {self.min_pool_blocks}", got=plan.pool_blocks)
 
 
 @dataclass(frozen=True)

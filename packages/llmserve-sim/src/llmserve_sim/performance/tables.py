@@ -104,7 +104,7 @@ def build_fleet(
         max_len=max_len,
         max_unfinished=max_unfinished,
         patience_ps=_ps(patience_s),
-        async_scheduling=deployment.engine.async_scheduling,
+        rules=deployment.engine.rules,
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from llmserve_sim.engine.kernel import compiled
 from llmserve_sim.engine.kernel import fleet as fleet_kernel
-from llmserve_sim.engine.kernel.engine import Backend, native, native_tables, new_row, pack_traffic
+from llmserve_sim.engine.kernel.engine import Backend, check_fleet, native, native_tables, new_row, pack_traffic
 from llmserve_sim.engine.kernel.layout import (
     PLAN_SIZE,
     STATS,
@@ -54,6 +54,7 @@ class KernelBatch:
     """
 
     def __init__(self, fleet: FleetSpec, slo: Slo, size: int, *, backend: Backend = "auto", threads: int = 1) -> None:
+        check_fleet(fleet)
         if size < 1:
             raise InvalidInputError("size", "must be at least 1", got=size)
         if threads < 1:

@@ -33,7 +33,6 @@ from llmserve_sim.engine.kernel.layout import (
     G_PHASE,
     GROUP_SIZE,
     H_ARRIVALS,
-    H_ASYNC,
     H_EVICT,
     H_FREE,
     H_HANDOVER,
@@ -67,7 +66,6 @@ from llmserve_sim.engine.kernel.layout import (
     R_HANDOVERS,
     R_INDEX,
     R_JOINERS,
-    R_KNOWN,
     R_PREFILLS,
     R_RESUMED,
     R_UNTIL,
@@ -90,7 +88,7 @@ from llmserve_sim.engine.kernel.layout import (
 )
 from llmserve_sim.engine.kernel.linked import queue_clear
 from llmserve_sim.engine.latencies import HISTOGRAMS_SIZE
-from llmserve_sim.errors import EpisodeStateError
+from llmserve_sim.errors import EpisodeStateError, InvalidInputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +99,16 @@ if TYPE_CHECKING:
 NO_EDGE = 1 << 52
 """A context (fixed-point tokens per sequence) that no sequence reaches; 512 times it does not overflow int64."""
 
-__all__ = ["Backend", "KernelEngine", "new_row", "pack_plan", "pack_tables", "pack_traffic", "read_stats"]
+__all__ = [
+    "Backend",
+    "KernelEngine",
+    "check_fleet",
+    "new_row",
+    "pack_plan",
+    "pack_tables",
+    "pack_traffic",
+    "read_stats",
+]
 
 Backend = Literal["auto", "python", "numba"]
 
@@ -149,6 +156,9 @@ class KernelEngine:
             InvalidInputError: the plan cannot be run. The state is unchanged then.
         """
         self.fleet.check_plan(plan, int(self._row[H_NOW]))
+        least = self.fleet.min_pool_blocks
+        if plan.pool_blocks < least:
+            raise InvalidInputError("pool_blocks", f"must be at least {least}", got=plan.pool_blocks)
         packed = pack_plan(plan) if self.backend == "numba" else list_plan(plan)
         records = self._room_for_records()
         row = self._row
@@ -252,6 +262,16 @@ def _kernel(backend: str) -> Any:
     return compiled.compiled_fleet().run_window if backend == "numba" else fleet_kernel.run_window
 
 
+def check_fleet(fleet: FleetSpec) -> None:
+    """Raise an error if the kernel cannot run `fleet`.
+
+    Raises:
+        InvalidInputError: the fleet has the rules of a vLLM version, which only the reference engine knows.
+    """
+    if fleet.rules is not None:
+        raise InvalidInputError("fleet.rules", "must be None: only the reference engine knows others", got=fleet.rules)
+
+
 def pack_plan(plan: WindowPlan) -> Ints:
     """Return a plan as the kernel reads it: int64[PLAN_SIZE]."""
     return np.array(list_plan(plan), dtype=np.int64)
@@ -305,7 +325,12 @@ def pack_traffic(traffic: Traffic) -> Ints:
 
 
 def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = False) -> Ints:
-    """Return the arena row of an idle fleet at time 0."""
+    """Return the arena row of an idle fleet at time 0.
+
+    Raises:
+        InvalidInputError: the kernel cannot run the fleet.
+    """
+    check_fleet(fleet)
     row = np.zeros(row_size(fleet.replicas, fleet.max_unfinished), dtype=np.int64)
     slots = MEMBERS + fleet.replicas * TENANTS * MEMBERS_SIZE
     groups = (int(traffic.tenant.max(initial=0)) + 1) * GROUP_SIZE
@@ -322,7 +347,6 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
     row[H_MAX_LEN] = fleet.max_len
     row[H_MAX_UNFINISHED] = fleet.max_unfinished
     row[H_PATIENCE] = fleet.patience_ps
-    row[H_ASYNC] = fleet.async_scheduling
     row[H_TTFT : H_TTFT + 2] = slo.ttft_ps
     row[H_TTFT_TOKEN] = slo.ttft_ps_per_prompt_token
     row[H_TPOT : H_TPOT + 2] = slo.tpot_ps
@@ -335,7 +359,6 @@ def new_row(fleet: FleetSpec, slo: Slo, traffic: Traffic, *, record: bool = Fals
         replica = REPLICAS + index * REPLICA_SIZE
         row[replica + R_UNTIL] = -1
         row[replica + R_GIVE_UP] = NEVER
-        row[replica + R_KNOWN] = NEVER
         row[replica + R_INDEX] = index
         first = REPLICAS + fleet.replicas * REPLICA_SIZE + index * TENANTS * GROUP_SIZE
         row[replica + R_GROUPS] = first

@@ -54,7 +54,6 @@ from llmserve_sim.engine.kernel.layout import (
     R_GROUPS,
     R_GROUPS_END,
     R_HANDOVERS,
-    R_LEAVING,
     R_LINK_FREE,
     R_NOW,
     R_PIECE,
@@ -133,7 +132,6 @@ from llmserve_sim.engine.kernel.requests import (
     num_used_blocks,
     preempt,
     record,
-    release,
     victim,
 )
 
@@ -147,7 +145,6 @@ def enqueue(a: Row, r: int, queues: int, s: int, now: int) -> None:
     """Put slot `s` at the end of a replica's waiting queue at time `now`; `queues` is R_RESUMED or R_FRESH."""
     a[H_SEQ] += 1
     a[s + S_SEQ] = a[H_SEQ]
-    a[s + S_READY] = now
     c = a[s + S_CLASS]
     q = r + queues + c * ENDS
     queue_push(a, q, S_NEXT, s)
@@ -155,8 +152,8 @@ def enqueue(a: Row, r: int, queues: int, s: int, now: int) -> None:
     if a[r + R_UNTIL] < 0:
         if a[r + R_NOW] < now:
             a[r + R_NOW] = now
-    elif a[r + R_STEPS] > 1 and a[r + R_RUNNING] < a[PLAN_BATCH_CAP] and a[q] == s and next_queue(a, r, NEVER) == q:
-        cut_leap(a, r, now)  # it may join the next iteration that is scheduled
+    elif a[r + R_STEPS] > 1 and a[r + R_RUNNING] < a[PLAN_BATCH_CAP] and a[q] == s and next_queue(a, r) == q:
+        cut_leap(a, r, now)  # it may join the very next iteration
 
 
 def least_loaded(a: Row, begin: int, end: int) -> int:
@@ -279,7 +276,6 @@ def restart(a: Row, rec: Row, now: int, stall: int) -> None:
     scratch = a[H_SCRATCH]
     resumed = scratch
     for r in range(REPLICAS, a[H_REPLICAS_END], REPLICA_SIZE):
-        release(a, r)
         while a[r + R_RUNNING] > 0:
             preempt(a, r, victim(a, r))
             a[W_PREEMPTIONS] += 1
@@ -326,10 +322,6 @@ def set_pool(a: Row, r: int, now: int) -> None:
     evicted = 0
     in_flight = 0 if a[r + R_UNTIL] < 0 else 1
     while num_used_blocks(a, r, in_flight) > a[r + R_POOL]:
-        if a[r + R_LEAVING] > 0:
-            release(a, r)
-            a[r + R_CACHED] = min(a[r + R_CACHED], num_free_blocks(a, r))
-            continue
         preempt(a, r, victim(a, r))
         evicted += 1
     if a[PLAN_RESIZED] != 0:

@@ -22,7 +22,6 @@ from llmserve_sim.engine.kernel.layout import (
     G_LOW,
     G_RATE,
     GROUP_SIZE,
-    H_ASYNC,
     H_DECODERS,
     H_HANDOVER,
     H_LINK,
@@ -54,10 +53,7 @@ from llmserve_sim.engine.kernel.layout import (
     R_GROWTH,
     R_HANDOVERS,
     R_JOINERS,
-    R_KNOWN,
     R_LAST_END,
-    R_LAST_START,
-    R_LEAVING,
     R_LINK_FREE,
     R_NOW,
     R_PIECE,
@@ -112,12 +108,10 @@ from llmserve_sim.engine.kernel.requests import (
     blocks_of,
     finish,
     finish_due,
-    free_blocks,
     join_decode,
     next_queue,
     num_used_blocks,
     preempt,
-    release,
     victim,
 )
 
@@ -190,7 +184,7 @@ def end_prefill(a: Row, rec: Row, r: int, s: int, now: int) -> None:
         return
     prefilled(a, s, now)
     if last:
-        free_blocks(a, r, blocks)
+        a[r + R_CACHED] += blocks
         finish(a, rec, r, s, now)
     else:
         join_decode(a, r, s)
@@ -243,7 +237,6 @@ def complete(a: Row, rec: Row, r: int, steps: int, now: int) -> None:
     a[r + R_UNTIL] = -1
     a[r + R_NOW] = now
     a[r + R_LAST_END] = now
-    a[r + R_LAST_START] = now - a[r + R_FIRST] - (steps - 1) * a[r + R_RISE]
     a[W_ITERATIONS] += steps
     a[W_BUSY_PS] += now - begun
     s = a[r + R_PREFILLS]
@@ -258,8 +251,6 @@ def complete(a: Row, rec: Row, r: int, steps: int, now: int) -> None:
                 a[s + S_COMPUTED] = computed
                 queue_push(a, r + R_PREFILLS, S_CHAIN, s)
             s = following
-    if a[r + R_LEAVING] > 0 and a[r + R_RUNNING] == 0 and a[r + R_WAITING] == 0 and a[r + R_WAITING + 1] == 0:
-        release(a, r)
 
 
 def set_depth(a: Row, r: int, budget: int) -> int:
@@ -319,19 +310,13 @@ def leap_steps(a: Row, r: int, n: int, left: int, growth: int, span: int, free: 
 
 
 def cut_leap(a: Row, r: int, now: int) -> None:
-    """Shorten the leap in flight: its last iteration is the one that runs, or ends, at `now`, or the one after it.
-
-    With asynchronous scheduling, the iteration after the one that runs is scheduled already.
-    """
+    """Shorten the leap in flight: its last iteration is the one that runs, or ends, at `now`."""
     first = a[r + R_FIRST]
     rise = a[r + R_RISE]
     begun = a[r + R_START]
     steps = steps_within(first, rise, now - begun, a[r + R_STEPS])
     end = begun + steps * first + rise * (steps * (steps - 1) >> 1)
     if end < now:
-        end += first + steps * rise
-        steps += 1
-    if a[H_ASYNC] != 0 and steps < a[r + R_STEPS]:
         end += first + steps * rise
         steps += 1
     a[r + R_STEPS] = steps
@@ -377,7 +362,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
     waiting = a[r + R_WAITING] + a[r + R_WAITING + 1]
     room = 0
     if waiting > 0:
-        room = a[PLAN_BATCH_CAP] - a[r + R_RUNNING] - a[r + R_LEAVING]
+        room = a[PLAN_BATCH_CAP] - a[r + R_RUNNING]
     free = a[r + R_SPARE] - n  # in one step a sequence takes at most one more block
     single = 0
     # decoding sequences first: the exact count of blocks is needed only if the bound is exceeded or requests may join
@@ -413,9 +398,7 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
     span = NEVER
     # then the waiting requests, strictly in order: one that does not fit blocks those behind it
     while waiting > 0 and left > 0 and room > 0:
-        queue = next_queue(a, r, a[r + R_KNOWN])
-        if queue == 0:
-            break
+        queue = next_queue(a, r)
         s = a[queue]
         if a[s + S_STORED] != 0:
             g = a[r + R_GROUPS] + a[s + S_TENANT] * GROUP_SIZE
@@ -476,11 +459,6 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
         ring_push(a, r + R_ACTIVE + c * ENDS, s)
     if chunks == 0 and n == 0:
         return -1
-    if a[r + R_KNOWN] != NEVER:
-        # a request that is not known yet, or the room of one that has left, may change the next iteration
-        if waiting > 0 and (a[r + R_LEAVING] > 0 or a[a[next_queue(a, r, NEVER)] + S_READY] > a[r + R_KNOWN]):
-            single = 1
-        free += release(a, r)
     # the time of the iteration; the formula is in `TierTables`
     a[r + R_SPARE] = free
     a[r + R_START] = now
@@ -526,18 +504,6 @@ def start(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
     return until
 
 
-def start_async(a: Row, tb: Row, rec: Row, r: int, now: int) -> int:
-    """Start what was scheduled when the last iteration began, or, where that was nothing, what can start now."""
-    if a[r + R_LAST_END] == now:
-        a[r + R_KNOWN] = a[r + R_LAST_START]
-        until = start(a, tb, rec, r, now)
-        if until >= 0:
-            return until
-    release(a, r)
-    a[r + R_KNOWN] = NEVER
-    return start(a, tb, rec, r, now)
-
-
 def advance_replica(a: Row, tb: Row, rec: Row, r: int, te: int) -> None:
     """Run one replica up to `te`, the next event outside it. A leap that ends after `te` stays in flight."""
     until = a[r + R_UNTIL]
@@ -551,6 +517,6 @@ def advance_replica(a: Row, tb: Row, rec: Row, r: int, te: int) -> None:
             now = a[r + R_READY]
         if now >= te:
             return
-        until = start(a, tb, rec, r, now) if a[H_ASYNC] == 0 else start_async(a, tb, rec, r, now)
+        until = start(a, tb, rec, r, now)
         if until < 0:
             return

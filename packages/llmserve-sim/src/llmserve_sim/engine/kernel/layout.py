@@ -69,11 +69,7 @@ R_JOINERS = 36  # queue, linked by S_CHAIN, of handed-over requests that joined 
 R_ACTIVE = 38  # [2] rings of running requests by class, oldest first
 R_GROUPS_END = 42  # offset after the last group in use
 R_GROUPS = 43  # offset of its groups
-R_LAST_START = 44  # start of the last iteration completed
-R_KNOWN = 45  # the coming iteration is scheduled for the requests that had joined by then; NEVER: for all
-R_LEAVING = 46  # finished requests whose end the coming iteration's schedule does not know yet
-R_LEAVING_BLOCKS = 47  # their blocks, which R_BLOCKS still counts
-REPLICA_SIZE = 48
+REPLICA_SIZE = 44
 # ---- groups, [TENANTS] per replica, after the last replica: a tenant's decoding sequences, advancing in lock-step
 G_COUNT = 0
 G_CLOCK = 1  # tokens gained by every sequence, fixed point
@@ -91,7 +87,7 @@ ENDS = 2
 H_NOW = HEADER + 0  # start of the coming window, ps
 H_NEXT = HEADER + 1  # index of the next arrival
 H_ARRIVALS = HEADER + 2  # number of requests in the traffic
-H_ASYNC = HEADER + 3  # 1: an iteration is scheduled when the one before it begins
+# HEADER + 3 is unused; to close the gap would change the hash of every state
 H_SEQ = HEADER + 4  # last sequence number given out
 H_UNFINISHED = HEADER + 5
 H_FREE = HEADER + 6  # head of the free slots
@@ -166,7 +162,7 @@ S_CHUNK = 16  # prompt tokens computed in the iteration in flight
 S_STORED = 17  # 1: handed over with its KV, so it decodes without a prefill
 S_SCHEDULED = 18
 S_PREEMPTIONS = 19
-S_READY = 20  # when its hand-over is done; once it waits, when it joined its replica
+S_READY = 20  # when its hand-over is done
 SLOT_SIZE = 21
 # ---- tables: [3] offsets, then per tier
 TB_BUDGET = 0

@@ -20,7 +20,6 @@ from llmserve_sim.engine.kernel.layout import (
     G_PHASE,
     G_RATE,
     GROUP_SIZE,
-    H_ASYNC,
     H_FREE,
     H_PATIENCE,
     H_RECORDING,
@@ -44,8 +43,6 @@ from llmserve_sim.engine.kernel.layout import (
     R_INDEX,
     R_JOINERS,
     R_LAST_END,
-    R_LEAVING,
-    R_LEAVING_BLOCKS,
     R_POOL,
     R_PREFILLS,
     R_RESUMED,
@@ -73,7 +70,6 @@ from llmserve_sim.engine.kernel.layout import (
     S_PREEMPTIONS,
     S_PRODUCED,
     S_PROMPT,
-    S_READY,
     S_SCHEDULED,
     S_SEQ,
     S_STORED,
@@ -209,26 +205,6 @@ def leave_decode(a: Row, r: int, g: int, s: int, place: int) -> int:
     return base + whole
 
 
-def free_blocks(a: Row, r: int, blocks: int) -> None:
-    """Cache the blocks, no longer counted in R_BLOCKS, of a request that has finished, once the scheduler knows of it."""
-    if a[H_ASYNC] == 0:
-        a[r + R_CACHED] += blocks
-    else:
-        a[r + R_BLOCKS] += blocks
-        a[r + R_LEAVING_BLOCKS] += blocks
-        a[r + R_LEAVING] += 1
-
-
-def release(a: Row, r: int) -> int:
-    """Free and cache the blocks of the requests that have left, and return how many."""
-    blocks = a[r + R_LEAVING_BLOCKS]
-    a[r + R_BLOCKS] -= blocks
-    a[r + R_CACHED] += blocks
-    a[r + R_LEAVING_BLOCKS] = 0
-    a[r + R_LEAVING] = 0
-    return blocks
-
-
 def finish(a: Row, rec: Row, r: int, s: int, now: int) -> None:
     """Count slot `s`, which has delivered its last token, as finished; its blocks are freed already."""
     ring_drop(a, s)
@@ -254,7 +230,7 @@ def finish_due(a: Row, rec: Row, r: int, g: int, now: int) -> None:
     while entry >> SLOT_BITS <= clock:
         s = entry & SLOT_MASK
         a[W_DELIVERED_TOKENS] -= clock - (entry >> SLOT_BITS)
-        free_blocks(a, r, leave_decode(a, r, g, s, 1) + 14 >> 4)  # its last token has no KV
+        a[r + R_CACHED] += leave_decode(a, r, g, s, 1) + 14 >> 4  # its last token has no KV
         finish(a, rec, r, s, now)
         entry = a[top]
 
@@ -308,33 +284,8 @@ def victim(a: Row, r: int) -> int:
     return priority
 
 
-def next_known_queue(a: Row, r: int, known: int) -> int:
-    """Return what `next_queue` does, by looking at every queue."""
-    best = 0
-    least = NEVER
-    for queues in (r + R_RESUMED, r + R_FRESH):
-        for c in range(2):
-            q = queues + c * ENDS
-            s = a[q]
-            if s != 0 and a[s + S_READY] <= known:
-                rank = a[s + S_SEQ]
-                if a[PLAN_PRIORITY] != 0:
-                    rank = 2 * c + (1 if queues == r + R_FRESH else 0)
-                if rank < least:
-                    best = q
-                    least = rank
-        if best != 0 and a[PLAN_PRIORITY] == 0:
-            break
-    return best
-
-
-def next_queue(a: Row, r: int, known: int) -> int:
-    """Return the waiting queue whose head is admitted next, of those whose head had joined by `known`; 0 if none had.
-
-    With `known` = NEVER, at least one queue must not be empty.
-    """
-    if known != NEVER:
-        return next_known_queue(a, r, known)
+def next_queue(a: Row, r: int) -> int:
+    """Return the waiting queue whose head is admitted next; at least one queue must not be empty."""
     r0 = r + R_RESUMED
     r1 = r0 + ENDS
     f0 = r + R_FRESH

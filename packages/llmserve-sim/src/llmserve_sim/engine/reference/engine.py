@@ -56,9 +56,7 @@ class ReferenceEngine:
         self.plan: WindowPlan | None = None
         self.handovers: list[Handover] = []
         self.ledger = Ledger(slo, record=record)
-        self.replicas = [
-            Replica(index, self.ledger, fleet.patience_ps, fleet.async_scheduling) for index in range(fleet.replicas)
-        ]
+        self.replicas = [Replica(index, self.ledger, fleet.patience_ps, fleet.rules) for index in range(fleet.replicas)]
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end; raises `InvalidInputError` for a plan that cannot be run."""
@@ -134,7 +132,7 @@ class ReferenceEngine:
         for replica in self.replicas:
             if replica.iteration is not None:
                 times.append(replica.iteration.end_ps)
-            elif replica.load:
+            elif replica.load or replica.planned is not None:
                 times.append(max(replica.ready_ps, self.now))
         return min(times)
 
@@ -174,7 +172,6 @@ class ReferenceEngine:
 
     def _enqueue(self, replica: Replica, queues: tuple[deque[Request], deque[Request]], request: Request) -> None:
         request.seq = self.joined
-        request.joined_ps = self.now
         self.joined += 1
         queues[request.priority].append(request)
 
@@ -217,8 +214,7 @@ class ReferenceEngine:
     def _restart(self, plan: WindowPlan, stall_ps: int) -> None:
         """Free all KV, stall, and route every unfinished request anew, those with a first token first."""
         for replica in self.replicas:
-            replica.iteration = None
-            replica.release()
+            replica.iteration = replica.planned = None
             self.ledger.stats.preemptions += replica.running
             while replica.running:
                 replica.preempt(replica.victim(plan.priority))

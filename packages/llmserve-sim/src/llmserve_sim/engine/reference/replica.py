@@ -7,26 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmserve_sim.engine.interface import FP, PRIORITY, STANDARD, TENANTS
-from llmserve_sim.engine.reference.request import Request, blocks_of
+from llmserve_sim.engine.reference import first_scheduler, rules
+from llmserve_sim.engine.reference.request import Request
+from llmserve_sim.engine.reference.steps import Batch, Iteration
 
 if TYPE_CHECKING:
-    from llmserve_sim.engine.interface import WindowPlan
+    from llmserve_sim.engine.interface import SchedulerRules, WindowPlan
     from llmserve_sim.engine.reference.costs import IterationCosts
     from llmserve_sim.engine.reference.ledger import Ledger
 
-__all__ = ["Iteration", "Replica"]
-
-
-@dataclass(slots=True, eq=False)
-class Iteration:
-    """An iteration in flight. Its chunks are (request, new tokens); all of `Replica.decoding` takes part in it."""
-
-    end_ps: int
-    duration_ps: int
-    depth: int
-    tokens_per_step: list[int]
-    """By tenant, fixed-point."""
-    chunks: list[tuple[Request, int]]
+__all__ = ["Replica"]
 
 
 @dataclass(eq=False)
@@ -36,8 +26,8 @@ class Replica:
     index: int
     ledger: Ledger
     patience_ps: int
-    async_scheduling: bool = False
-    """An iteration is scheduled when the one before it begins, and knows only what had come and ended by then."""
+    rules: SchedulerRules | None = None
+    """Of a vLLM version; None: the simulator's first scheduler."""
     prefill_only: bool = False
     """Hands over every request that its first token does not finish."""
     decode_only: bool = False
@@ -58,21 +48,17 @@ class Replica:
     cached: int = 0
     """Free KV blocks that still hold a reusable prefix. Any allocation may take them."""
 
-    known_ps: int = 0
-    """The coming iteration is scheduled for the requests that had joined by then."""
-    leaving: list[Request] = field(default_factory=list)
-    """Finished requests whose end the coming iteration's schedule does not know yet: they keep place and blocks."""
-
     iteration: Iteration | None = None
-    last_start_ps: int = -1
-    last_end_ps: int = -1
-    """Of the iteration completed last."""
+    planned: Batch | None = None
+    """The step after the iteration in flight, which an asynchronous scheduler has chosen already."""
     ready_ps: int = 0
     """End of the last stall; no iteration starts before it."""
     link_free_ps: int = 0
     """The link to the decode replicas is busy until then."""
     counters: list[int] = field(default_factory=lambda: [0] * TENANTS)
     """Fixed-point tokens that each tenant's decoding requests have gained in lock-step; whole tokens are delivered."""
+    admissions: int = 0
+    """Admissions so far, which number `Request.admitted`."""
 
     @property
     def num_free_blocks(self) -> int:
@@ -111,18 +97,20 @@ class Replica:
         return True
 
     def next_queue(self, priority: bool) -> deque[Request] | None:
-        """Return the waiting queue whose head is next: resumed before fresh, by class if `priority`, then by `seq`."""
+        """Return the waiting queue whose head is next: resumed before fresh, by class if `priority`, then by `seq`.
+
+        Under a vLLM version's rules: by class if `priority`, then by `seq`.
+        """
+        if self.rules is not None:
+            heads = [queue for queue in self.resumed + self.fresh if queue]
+            return min(heads, key=lambda q: (q[0].priority if priority else 0, q[0].seq), default=None)
         if priority:
             order = (self.resumed[PRIORITY], self.fresh[PRIORITY], self.resumed[STANDARD], self.fresh[STANDARD])
-            return next((queue for queue in order if self.knows_head(queue)), None)
+            return next((queue for queue in order if queue), None)
         for queues in (self.resumed, self.fresh):
-            if any(map(self.knows_head, queues)):
-                return min((queue for queue in queues if self.knows_head(queue)), key=lambda queue: queue[0].seq)
+            if any(queues):
+                return min((queue for queue in queues if queue), key=lambda queue: queue[0].seq)
         return None
-
-    def knows_head(self, queue: deque[Request]) -> bool:
-        """Return whether a waiting queue has a head that had joined when the coming iteration was scheduled."""
-        return bool(queue) and queue[0].joined_ps <= self.known_ps
 
     # -- KV blocks -------------------------------------------------------------------------------------------------
 
@@ -145,17 +133,47 @@ class Replica:
             self.decoding.remove(request)
         else:
             self.prefilling.remove(request)
-            if self.iteration is not None:
-                self.iteration.chunks = [chunk for chunk in self.iteration.chunks if chunk[0] is not request]
         self.free(request, cache=False)
         request.computed = 0
         request.preemptions += 1
-        queues = self.fresh if request.first_ps < 0 else self.resumed
-        queues[request.priority].appendleft(request)
+        self.wait_again(request)
+
+    def wait_again(self, request: Request) -> None:
+        """Put a preempted request at the front of its queue; under a version's rules at its place in order of `seq`."""
+        queue = self.queue_of(request)
+        if self.rules is None:
+            queue.appendleft(request)
+        else:  # victims need not leave in the opposite order of their coming
+            queue.insert(sum(1 for r in queue if r.seq < request.seq), request)
+
+    def queue_of(self, request: Request) -> deque[Request]:
+        """Return the queue in which a preempted request waits."""
+        return (self.fresh if request.first_ps < 0 else self.resumed)[request.priority]
+
+    def evict(self, request: Request) -> None:
+        """Preempt a running request outside of a step: what a step in flight computes for it is lost."""
+        for step in (self.iteration, self.planned):
+            if step is not None:
+                step.drop(request)
+        self.preempt(request)
 
     def victim(self, priority: bool) -> Request:
         """Return the running request to preempt: the newest; with `priority` the newest of the standard class first."""
+        if self.rules is not None:
+            return rules.victim_of(self.in_order(), priority)
         return max(self.decoding + self.prefilling, key=lambda r: (r.priority if priority else 0, r.seq))
+
+    def in_order(self) -> list[Request]:
+        """Return the running requests in order of admission, as vLLM keeps them."""
+        return sorted(self.decoding + self.prefilling, key=lambda r: r.admitted)
+
+    def admit(self, request: Request) -> None:
+        """Move the head of a waiting queue to the end of the running requests."""
+        request.admitted = self.admissions
+        self.admissions += 1
+        queues = self.resumed if request in self.resumed[request.priority] else self.fresh
+        queues[request.priority].remove(request)
+        (self.decoding if request.has_kv else self.prefilling).append(request)
 
     def set_pool(self, blocks: int, priority: bool) -> int:
         """Resize the KV pool and return the number of requests preempted to fit it."""
@@ -163,11 +181,7 @@ class Replica:
         self.cached = min(self.cached, max(self.num_free_blocks, 0))
         victims = 0
         while self.num_free_blocks < 0:
-            if self.leaving:
-                self.release()
-                self.cached = min(self.cached, max(self.num_free_blocks, 0))
-                continue
-            self.preempt(self.victim(priority))
+            self.evict(self.victim(priority))
             victims += 1
         return victims
 
@@ -185,90 +199,28 @@ class Replica:
 
     def start(self, now: int, plan: WindowPlan, costs: IterationCosts) -> None:
         """Schedule and start an iteration at `now`, unless no request waits or runs."""
-        if self.async_scheduling and self.last_end_ps == now:
-            self.known_ps = self.last_start_ps
-            self.schedule(now, plan, costs)
-            if self.iteration is not None:
-                self.release()
-                return
-            # nothing was known to run next, so the schedule is made again when the iteration has ended
-        self.release()
-        self.known_ps = now
-        self.schedule(now, plan, costs)
-        assert self.iteration is not None or not self.load, "if nothing runs, the head of the queue always fits"
-
-    def release(self) -> None:
-        """Free the KV blocks of the requests that have left; their prefixes stay cached."""
-        for request in self.leaving:
-            self.free(request, cache=True)
-        self.leaving = []
-
-    def schedule(self, now: int, plan: WindowPlan, costs: IterationCosts) -> None:
-        """Schedule an iteration for the requests that are known, and start it if there is one."""
-        budget = costs.tables.budget
         self.abandon_expired(now)
+        batch, self.planned = self.planned, None
+        self._run(now, batch or self._schedule(now, plan, costs), costs)
+        if self.rules is not None and self.rules.asynchronous and self.iteration is not None:
+            self.planned = self._schedule(now, plan, costs)
 
-        # Decoding requests first: each needs blocks for the tokens of this step. The newest is preempted until all fit.
-        preempted = False
-        while True:
-            n = len(self.decoding)
-            depth = max(min(plan.depth, budget // max(n, 1) - 1), 0)
-            rates = [plan.tokens_per_step[tenant][depth] for tenant in range(TENANTS)]
-            gains = [self.gain(tenant, rates[tenant]) for tenant in range(TENANTS)]
-            demand = sum(blocks_of(r.stored + gains[r.tenant]) - r.blocks for r in self.decoding)
-            if demand <= self.num_free_blocks:
-                break
-            self.preempt(self.victim(plan.priority))
-            self.ledger.stats.preemptions += 1
-            preempted = True
-        for r in self.decoding:
-            self.allocate(r, blocks_of(r.stored + gains[r.tenant]))
-        left = budget - n * (depth + 1)
+    def _schedule(self, now: int, plan: WindowPlan, costs: IterationCosts) -> Batch:
+        budget = costs.tables.budget
+        if self.rules is None:
+            return first_scheduler.schedule(self, now, plan, budget)
+        return rules.schedule(self, now, plan, budget, self.rules)
 
-        # Then the prompts that are partly computed.
-        chunks: list[tuple[Request, int]] = []
-        for r in self.prefilling:
-            new = min(r.target - r.computed, left)
-            if new > 0:
-                chunks.append((r, new))
-                left -= new
-
-        # Then the waiting requests, strictly in order: one that does not fit blocks those behind it.
-        while not preempted and left > 0 and self.running + len(self.leaving) < plan.batch_cap:
-            queue = self.next_queue(plan.priority)
-            if queue is None:
-                break
-            r = queue[0]
-            if r.has_kv:
-                self.reset_counter_if_first(r.tenant)
-                most = -(-rates[r.tenant] // FP)  # the most tokens that a step can yield; they must fit
-                if blocks_of(r.stored + most) > self.num_free_blocks or depth + 1 > left:
-                    break
-                queue.popleft()
-                r.has_kv = False
-                self.allocate(r, blocks_of(r.stored + self.gain(r.tenant, rates[r.tenant])))
-                self.decoding.append(r)
-                left -= depth + 1
-            else:
-                r.target = r.prompt + r.produced
-                blocks = blocks_of(r.target)
-                if blocks > self.num_free_blocks:
-                    break
-                queue.popleft()
-                r.computed = self.prefix_hit(r, plan)
-                if r.scheduled_ps < 0:
-                    r.scheduled_ps = now
-                self.allocate(r, blocks)
-                self.prefilling.append(r)
-                new = min(r.target - r.computed, left)
-                chunks.append((r, new))
-                left -= new
-
-        if not self.decoding and not chunks:
+    def _run(self, now: int, batch: Batch, costs: IterationCosts) -> None:
+        """Start an iteration, unless its batch is empty."""
+        if not batch:
             return
-        context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in self.decoding)
-        duration = costs.iteration_ps(len(self.decoding), depth, context_fp, chunks)
-        self.iteration = Iteration(now + duration, duration, depth, rates, chunks)
+        context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in batch.decoding)
+        duration = costs.iteration_ps(len(batch.decoding), batch.depth, context_fp, batch.chunks)
+        completing = [r for r, new in batch.chunks if r.computed + new == r.target]
+        self.iteration = Iteration(
+            batch.depth, batch.tokens_per_step, batch.chunks, batch.decoding, now + duration, duration, completing
+        )
 
     def prefix_hit(self, request: Request, plan: WindowPlan) -> int:
         """Return the prompt tokens that the prefix cache holds; the last token is always computed."""
@@ -282,15 +234,18 @@ class Replica:
         iteration = self.iteration
         assert iteration is not None
         self.iteration = None
-        now, stats = iteration.end_ps, self.ledger.stats
-        self.last_start_ps, self.last_end_ps = now - iteration.duration_ps, now
-        stats.iterations += 1
-        stats.busy_ps += iteration.duration_ps
+        self.ledger.stats.iterations += 1
+        self.ledger.stats.busy_ps += iteration.duration_ps
+        self._deliver_decoded(iteration)
+        return self._deliver_prefilled(iteration)
 
+    def _deliver_decoded(self, iteration: Iteration) -> None:
+        """Deliver the tokens of the decoding requests, also of one that was preempted while they were computed."""
+        now, stats = iteration.end_ps, self.ledger.stats
         gains = [self.gain(tenant, iteration.tokens_per_step[tenant]) for tenant in range(TENANTS)]
-        for tenant in {r.tenant for r in self.decoding}:
+        stepped = [r for r in iteration.decoding if not r.ended]
+        for tenant in {r.tenant for r in stepped}:
             self.counters[tenant] += iteration.tokens_per_step[tenant]
-        stepped, self.decoding = self.decoding, []
         for r in stepped:
             rate = iteration.tokens_per_step[r.tenant]
             if iteration.depth > 0:
@@ -299,31 +254,35 @@ class Replica:
             self.ledger.gap(r, now, rate)
             self.ledger.delivered(r, now, min(gains[r.tenant], r.output - r.produced))
             if r.produced == r.output:
+                (self.decoding if r.blocks else self.resumed[r.priority]).remove(r)
                 self.finish(r)
-            else:
-                self.decoding.append(r)
 
+    def _deliver_prefilled(self, iteration: Iteration) -> list[Request]:
+        """Deliver the tokens of complete prompts and return the requests to hand over."""
         handed_over = []
         for r, new in iteration.chunks:
-            r.computed += new
-            if r.computed < r.target:
+            preempted = r.blocks == 0  # while its chunk was computed; the token counts, the KV is gone
+            if not preempted:
+                r.computed += new
+            hands_over = self.prefill_only and r.produced + 1 < r.output
+            if r not in iteration.completing or r.ended or (preempted and hands_over):
                 continue
-            self.prefilling.remove(r)
-            if self.prefill_only and r.produced + 1 < r.output:
+            (self.queue_of(r) if preempted else self.prefilling).remove(r)
+            if hands_over:
                 self.free(r, cache=True)  # its first token travels with its KV
                 handed_over.append(r)
                 continue
-            self.ledger.prefilled(r, now)
+            self.ledger.prefilled(r, iteration.end_ps)
             if r.produced == r.output:
                 self.finish(r)
+            elif preempted:
+                self.wait_again(r)
             else:
                 self.reset_counter_if_first(r.tenant)
                 self.decoding.append(r)
-        if not self.async_scheduling or not self.load:
-            self.release()
         return handed_over
 
     def finish(self, request: Request) -> None:
-        """Finish a request that has all its tokens."""
-        self.leaving.append(request)
+        """Finish a request that has all its tokens: free its KV blocks and keep its prefix cached."""
+        self.free(request, cache=True)
         self.ledger.finished(request, self.index)

@@ -27,8 +27,8 @@ class Request:
     tenant: int
     seq: int = -1
     """Order of joining a replica; kept through preemption."""
-    joined_ps: int = -1
-    """When it joined its replica."""
+    admitted: int = -1
+    """Order of the last admission to the running requests, under a vLLM version's rules."""
     produced: int = 0
     """Output tokens delivered."""
     target: int = 0
@@ -48,3 +48,8 @@ class Request:
     def stored(self) -> int:
         """Tokens whose KV a decoding request holds: all but the newest one, whose KV the next step computes."""
         return self.prompt + self.produced - 1
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has all its tokens, or was given up before the first."""
+        return self.produced == self.output or self.first_ps < 0 <= self.last_ps
