@@ -165,12 +165,12 @@ ENGINES: dict[str, EngineVersion] = {
     for engine in (
         EngineVersion("vllm-0.12", iteration_us=1340.0, sequence_us=45.0),
         EngineVersion("vllm-0.15", iteration_us=100.0, sequence_us=0.0, frontend_us=_FRONTEND_US),
-        EngineVersion("vllm-0.19", iteration_us=0.0, sequence_us=2.5),
-        EngineVersion("vllm-0.24", iteration_us=0.0, sequence_us=2.5, frontend_us=_FRONTEND_US),
+        EngineVersion("vllm-0.19", iteration_us=0.0, sequence_us=2.0),
+        EngineVersion("vllm-0.24", iteration_us=0.0, sequence_us=2.0, frontend_us=_FRONTEND_US),
         EngineVersion(
             "vllm-0.32",
             iteration_us=0.0,
-            sequence_us=2.5,
+            sequence_us=2.0,
             frontend_us=_FRONTEND_US,
             largest_token_budget=16_384,
         ),
