@@ -23,7 +23,7 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 PACKAGES = ("sim", "client", "agents", "server")
-TESTED_WITH = {"client": "[gym]", "sim": "[cli,fast,gym]", "agents": "[cli,fast,llm,plot,tune]"}
+TESTED_WITH = {"client": "[gym]", "sim": "[cli,fast,files,gym]", "agents": "[cli,fast,llm,plot,tune]"}
 SOURCES = [ROOT / "packages" / f"llmserve-{name}" / "src" for name in PACKAGES]
 PYTHONS = ("3.11", "3.12", "3.13")
 VLLMS = ("0.12.0", "0.19.1", "0.33.0")

@@ -113,6 +113,20 @@ class MemoryModel:
                     got=f"{free} bytes",
                 )
 
+    @staticmethod
+    def longest_request(deployment: Deployment) -> int:
+        """Return the largest `max_len` that the deployment's memory holds at every weight format, tokens.
+
+        Raises:
+            InvalidInputError: no format leaves room for any request.
+        """
+        memory = MemoryModel(deployment, 2)
+        blocks = min(
+            (memory.usable_bytes - need.reserved_bytes) // need.block_bytes
+            for need in (memory.requirement(tier, 1.0, speculating=True) for tier in TIERS)
+        )
+        return (blocks - 2) * BLOCK_TOKENS - 1
+
     def block_bytes(self, *, speculating: bool) -> int:
         """Return the bytes of one 16-token KV block on one GPU; an EAGLE draft adds the KV of its single layer."""
         model, tp = self.deployment.model, self.deployment.tensor_parallel

@@ -163,6 +163,16 @@ def test_a_log_of_a_task_of_ones_own_wants_its_file(
     assert "--task: must name the file of the task that the log is of, got 'my_task'" in capsys.readouterr().err
 
 
+def test_a_log_of_a_trace_graded_without_the_trace_is_a_wrong_call_and_no_verdict(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["grade", str(log)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "--trace: must name the trace that the log is of" in shown.err
+
+
 def test_a_truncated_log_is_refused_and_not_graded(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

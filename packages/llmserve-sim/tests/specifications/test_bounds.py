@@ -19,6 +19,7 @@ from llmserve_sim.engine import Traffic
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B
 from llmserve_sim.performance.tables import build_fleet
+from llmserve_sim.tasks.model import MAX_UNFINISHED
 
 _path = Path(__file__).with_name("hostile.py")
 _spec = importlib.util.spec_from_file_location("hostile_specifications", _path)
@@ -33,7 +34,7 @@ SOURCE = Path(llmserve_sim.__file__).parent
 RESULTS = {
     "bounds": {"Between", "Column"},
     "bench.report": {"Result"},
-    "cli.run": {"Choice", "Recording"},
+    "cli.run": {"Choice", "Recording", "World"},
     "cli.summary": {"Row"},
     "configuration": {"Setting"},
     "engine.interface": {"Progress", "RequestRecord", "WindowStats"},
@@ -48,6 +49,8 @@ RESULTS = {
     "memory": {"MemoryGrant", "MemoryRequirement"},
     "metrics": {"Feature", "Measurement", "Meter", "WindowFacts"},
     "policies": {"RandomPolicy"},
+    "replay.requests": {"RequestTable"},
+    "replay.summary": {"Distribution", "RequestSummary"},
     "reward": {"RewardMeter", "RewardTerms"},
     "schema": {"ActionField", "ObservationField"},
     "workload.conditions": {"Conditions", "Seen"},
@@ -122,7 +125,7 @@ def test_numbers_of_numpy_are_kept_as_pythons() -> None:
     link = Link(np.int8(16), np.float32(0.5), pair=(np.int64(9), 0))  # type: ignore[arg-type]
     assert [type(value) for value in (link.lanes, link.share, *link.pair)] == [int, float, int, int]
     with pytest.raises(InvalidInputError, match="link_ps_per_token"):
-        replace(FLEET, max_unfinished=np.int64(1 << 20), max_len=np.int64(1 << 20), link_ps_per_token=np.int64(1 << 40))
+        replace(FLEET, max_unfinished=np.int64(1 << 19), max_len=np.int64(1 << 20), link_ps_per_token=np.int64(1 << 40))
 
 
 def test_arrays_are_kept_as_copies_that_cannot_be_written() -> None:
@@ -187,6 +190,13 @@ def test_what_used_to_crash_or_pass_unseen_is_refused(part: Any, field: str, val
     with pytest.raises(InvalidInputError) as caught:
         replace(part, **{field: value})
     assert caught.value.field.endswith("." + field)
+
+
+def test_a_fleet_takes_as_many_unfinished_requests_as_a_task_may_ask_for() -> None:
+    """Beyond, the offsets of the kernel's slots would overflow."""
+    assert replace(FLEET, max_unfinished=MAX_UNFINISHED).max_unfinished == MAX_UNFINISHED
+    with pytest.raises(InvalidInputError, match=r"fleet_spec\.max_unfinished"):
+        replace(FLEET, max_unfinished=MAX_UNFINISHED + 1)
 
 
 def test_iterations_too_long_for_the_engines_clock_are_refused() -> None:

@@ -21,6 +21,9 @@ from llmserve_sim.cli.options import (
     DurationOption,
     FormatOption,
     LimitOption,
+    MaxModelLenOption,
+    MaxUnfinishedOption,
+    PatienceOption,
     PrefixReuseOption,
     RateScaleOption,
     SortOption,
@@ -31,12 +34,15 @@ from llmserve_sim.cli.options import (
 )
 from llmserve_sim.cli.render import grade_table, summary_table, task_table
 from llmserve_sim.cli.run import Choice, Recording, knob_action, run_episode
+from llmserve_sim.cli.summary import summary_json
 from llmserve_sim.commandline import NO
 from llmserve_sim.commandline.outputs import output_file, writing
 from llmserve_sim.commandline.terminal import progress_bar, run_app, version_option
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.policies import StaticPolicy
+from llmserve_sim.replay.files import require_table_file, write_requests
+from llmserve_sim.replay.requests import RequestCollector
 from llmserve_sim.schema import ACTION_FIELDS
 
 __all__ = ["run"]
@@ -108,6 +114,11 @@ def run_command(
     deployment: Annotated[str | None, typer.Option(help="Preset to serve on, in place of the task's own.")] = None,
     png: Annotated[Path | None, typer.Option(help="Draw the episode's timeline into this PNG.")] = None,
     log: Annotated[Path | None, typer.Option(help="Write the episode's log into this JSON file.")] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option(help="Write what became of each request into this file: .csv, or .parquet (extra files)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")] = False,
     trace: TraceOption = None,
     trace_format: FormatOption = None,
     start_s: StartOption = None,
@@ -116,6 +127,9 @@ def run_command(
     rate_scale: RateScaleOption = None,
     sort: SortOption = False,
     drain_s: DrainOption = None,
+    patience_s: PatienceOption = None,
+    max_unfinished: MaxUnfinishedOption = None,
+    max_model_len: MaxModelLenOption = None,
     cotenant: CotenantOption = False,
     prefix_reuse: PrefixReuseOption = False,
     batch_cap: Annotated[int | None, _knob("batch_cap")] = None,
@@ -146,34 +160,53 @@ def run_command(
         limit=limit,
         rate_scale=rate_scale,
         drain_s=drain_s,
+        patience_s=patience_s,
+        max_unfinished=max_unfinished,
+        max_model_len=max_model_len,
         sort=sort,
         cotenant=cotenant,
         prefix_reuse=prefix_reuse,
     )
-    _check_outputs(png, log)
-    choice = Choice(task, seed, deployment, recording)
+    _check_outputs(png, log, requests)
     with as_options():
+        world = Choice(task, seed, deployment, recording).world()
         agent, policy = knob_action(agent, knobs)
-        env = ServingEnv(choice.rules(), deployment=deployment)
-        start = env.start(seed, scenario=choice.scenario())
-    windows = env.episode_length
+        env = ServingEnv(world.rules, deployment=deployment, latencies=True)
+        start = env.start(seed, scenario=world.scenario)
+    windows, collector = env.episode_length, RequestCollector()
     with progress_bar("windows") as advance:
         advance(_LOADING, 0, windows)
-        run_episode(env, policy, start, lambda done: advance(env.task.id, done, windows))
+        run_episode(env, policy, start, lambda done: advance(env.task.id, done, windows), collector)
     episode, window_s = env.episode_log(), env.state().window_s
+    table = world.table(collector, env)
+    summary = world.summary(table, episode, env)
     if log is not None:
         with writing(log, "--log", make_folder=False):
             log.write_text(episode.model_dump_json(), encoding="utf-8")
-    title = f"{choice.title()}, {agent}, {env.state().deployment}, seed {seed}"
-    Console().print(summary_table({agent: episode}, window_s=window_s, title=title))
-    if log is not None:
-        print(f"log: {log}")
+    if requests is not None:
+        with writing(requests, "--requests", make_folder=False):
+            write_requests(table, requests, tenants=[tenant.id for tenant in world.rules.tenants])
+    title = f"{world.title}, {agent}, {env.state().deployment}, seed {seed}"
+    if as_json:
+        print(json.dumps(summary_json(summary, episode, world.rules, agent=agent, deployment=env.deployment.name)))
+    else:
+        console = Console()
+        summaries = {agent: summary}
+        console.print(
+            summary_table(
+                {agent: episode}, window_s=window_s, title=title, requests=summaries, caption=world.caption(summary)
+            )
+        )
+        for name, path in (("log", log), ("requests", requests)):
+            if path is not None:
+                print(f"{name}: {path}")
     if png is not None:
         from llmserve_sim.plots import draw_timeline
 
         with as_options():
             draw_timeline(episode, png, window_s=window_s, title=title)
-        print(f"timeline: {png}")
+        if not as_json:
+            print(f"timeline: {png}")
 
 
 @app.command()
@@ -191,6 +224,9 @@ def grade(
     rate_scale: RateScaleOption = None,
     sort: SortOption = False,
     drain_s: DrainOption = None,
+    patience_s: PatienceOption = None,
+    max_unfinished: MaxUnfinishedOption = None,
+    max_model_len: MaxModelLenOption = None,
     cotenant: CotenantOption = False,
     prefix_reuse: PrefixReuseOption = False,
 ) -> int:
@@ -210,6 +246,9 @@ def grade(
         limit=limit,
         rate_scale=rate_scale,
         drain_s=drain_s,
+        patience_s=patience_s,
+        max_unfinished=max_unfinished,
+        max_model_len=max_model_len,
         sort=sort,
         cotenant=cotenant,
         prefix_reuse=prefix_reuse,
@@ -220,13 +259,14 @@ def grade(
     except OSError as error:
         raise InvalidInputError("log", f"must be a readable file ({error.strerror})", got=str(log)) from error
     episode = parse_log(text)
-    choice = Choice(task or episode.task_id, episode.seed, deployment, recording)
     if task is None and recording is None and episode.task_id not in {known.id for known in list_tasks()}:
         raise InvalidInputError("--task", "must name the file of the task that the log is of", got=episode.task_id)
+    if recording is None and episode.scenario_digest is not None:
+        raise InvalidInputError("--trace", "must name the trace that the log is of, with the options of its run")
     with as_options():
-        rules, scenario = choice.rules(), choice.scenario()
+        world = Choice(task or episode.task_id, episode.seed, deployment, recording).world()
     with Console(stderr=True).status(f"replaying {len(episode.steps):,} windows"):
-        report = grade_log(episode, task=rules, deployment=deployment, scenario=scenario)
+        report = grade_log(episode, task=world.rules, deployment=deployment, scenario=world.scenario)
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
@@ -288,14 +328,18 @@ def _recording(trace: Path | None, **options: Any) -> Recording | None:
     return None if trace is None else Recording(trace, **given)
 
 
-def _check_outputs(png: Path | None, log: Path | None) -> None:
+def _check_outputs(png: Path | None, log: Path | None, requests: Path | None) -> None:
     """Refuse, before anything is simulated, output files that could not be written afterwards."""
-    output_file(png, "--png", make_folder=False)
-    output_file(log, "--log", make_folder=False)
-    if png is not None:
-        from llmserve_sim.plots import require_picture
+    given = {"--png": png, "--log": log, "--requests": requests}
+    taken: dict[Path, str] = {}
+    for option, path in given.items():
+        output_file(path, option, make_folder=False)
+        if path is not None and (other := taken.setdefault(path.resolve(), option)) != option:
+            raise InvalidInputError(option, f"must be another file than {other}", got=str(path))
+    with as_options():
+        if png is not None:
+            from llmserve_sim.plots import require_picture
 
-        with as_options():
             require_picture(png)
-        if log is not None and png.resolve() == log.resolve():
-            raise InvalidInputError("--log", "must be another file than --png", got=str(log))
+        if requests is not None:
+            require_table_file(requests)

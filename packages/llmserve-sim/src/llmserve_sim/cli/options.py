@@ -22,6 +22,9 @@ __all__ = [
     "DurationOption",
     "FormatOption",
     "LimitOption",
+    "MaxModelLenOption",
+    "MaxUnfinishedOption",
+    "PatienceOption",
     "PrefixReuseOption",
     "RateScaleOption",
     "SortOption",
@@ -70,6 +73,30 @@ DrainOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+PatienceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--patience-s",
+        help="A request that waits this long for its first token is abandoned; 0, the default: never.",
+        rich_help_panel=_PANEL,
+    ),
+]
+MaxUnfinishedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-unfinished",
+        help="Reject a request that finds this many unfinished; by default none is.",
+        rich_help_panel=_PANEL,
+    ),
+]
+MaxModelLenOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-len",
+        help="Reject a request of more prompt and output tokens; by default what the deployment cannot serve.",
+        rich_help_panel=_PANEL,
+    ),
+]
 CotenantOption = Annotated[
     bool,
     typer.Option("--cotenant", help="Keep the task's co-tenant, which takes GPU memory.", rich_help_panel=_PANEL),
@@ -89,6 +116,10 @@ _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ACTION_FIELDS} | {
     "limit": "--limit",
     "rate_scale": "--rate-scale",
     "drain_s": "--drain-s",
+    "patience_s": "--patience-s",
+    "max_unfinished": "--max-unfinished",
+    "max_model_len": "--max-model-len",
+    "requests": "--requests",
 }
 _ADVICE = {"start_s": "--start-s", "duration_s": "--duration-s", "limit": "--limit", "sort=True": "--sort"}
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmserve_sim.cli.summary import summarise
+from llmserve_sim.replay.summary import RequestSummary
 from llmserve_sim.schema import EpisodeLog, GradeReport
 from llmserve_sim.tasks import Task
 
@@ -38,18 +39,30 @@ def task_table(tasks: Sequence[Task]) -> Table:
     return table
 
 
-def summary_table(logs: Mapping[str, EpisodeLog], *, window_s: float, title: str) -> Table:
-    """One row per figure, one column per episode; with several, the better value of a row is marked."""
-    table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD)
+def summary_table(
+    logs: Mapping[str, EpisodeLog],
+    *,
+    window_s: float,
+    title: str,
+    requests: Mapping[str, RequestSummary] | None = None,
+    caption: str | None = None,
+) -> Table:
+    """One row per figure, one column per episode; with several, the better value of a row is marked.
+
+    `requests` holds the summary of each episode's requests; without it, the figures are those of windows.
+    """
+    table = Table(title=Text(title, style="table.title"), box=SIMPLE_HEAD, caption=caption)
     # Where the terminal is narrow, words wrap and numbers stay whole.
     table.add_column("", overflow="fold")
     for name in logs:
         table.add_column(Text(name, overflow="fold"), justify="right", no_wrap=True)
     table.add_column("unit")
-    for row in zip(*(summarise(log, window_s=window_s) for log in logs.values()), strict=True):
-        best = max(item.better * item.value for item in row)
+    known = requests or {}
+    columns = [summarise(log, window_s=window_s, requests=known.get(name)) for name, log in logs.items()]
+    for row in zip(*columns, strict=True):
+        best = max(item.rank for item in row)
         differs = row[0].better != 0 and len({item.text for item in row}) > 1
-        cells = [Text(i.text, style="bold green" if differs and i.better * i.value == best else "") for i in row]
+        cells = [Text(i.text, style="bold green" if differs and i.rank == best else "") for i in row]
         table.add_row(row[0].label, *cells, row[0].unit)
     return table
 

@@ -30,6 +30,7 @@ from llmserve_sim.engine.units import (
     SEQS_MAX,
     STANDARD,
     TENANTS,
+    UNFINISHED_MAX,
     Ints,
     Moment,
     Stall,
@@ -46,6 +47,7 @@ __all__ = [
     "REPLICAS_MAX",
     "SEQS_MAX",
     "STANDARD",
+    "STATUSES",
     "TENANTS",
     "TOTALS",
     "Engine",
@@ -59,6 +61,9 @@ __all__ = [
     "WindowPlan",
     "WindowStats",
 ]
+
+STATUSES = ("finished", "abandoned", "rejected")
+"""How a request ends; schedulers and `LatencySink` count a status as its place here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +111,7 @@ class FleetSpec(Checked):
     """Transfer time of one token's KV over a prefill replica's link."""
     max_len: Annotated[int, Between(2, MAX_LEN, "tokens")]
     """Longest prompt plus output, tokens. A prompt that leaves no room for one output token is rejected."""
-    max_unfinished: Annotated[int, Between(1, 1 << 20, "requests")]
+    max_unfinished: Annotated[int, Between(1, UNFINISHED_MAX, "requests")]
     """An arrival that finds this many unfinished requests in the fleet is rejected."""
     patience_ps: Annotated[int, Between(0, 1_000_000 * PS_PER_S, "ps")]
     """A request that still waits for its first token after this long is abandoned; 0: never."""
@@ -269,7 +274,7 @@ class RequestRecord:
 
     id: int
     status: str
-    """"finished", "abandoned" or "rejected"."""
+    """One of `STATUSES`."""
     scheduled_ps: int
     first_ps: int
     last_ps: int

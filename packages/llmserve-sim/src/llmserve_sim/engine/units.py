@@ -29,6 +29,7 @@ __all__ = [
     "SEQS_MAX",
     "STANDARD",
     "TENANTS",
+    "UNFINISHED_MAX",
     "Coefficient",
     "Cost",
     "CostColumn",
@@ -56,6 +57,8 @@ SEQS_MAX = 512
 """Largest `batch_cap` (vLLM's `max_num_seqs`)."""
 PRIORITY, STANDARD = 0, 1
 """The two request classes, as vLLM orders them: a lower number is served first."""
+UNFINISHED_MAX = 524_288
+"""Most unfinished requests: the kernel finds its slots of 168 bytes by 24-bit offsets."""
 MAX_LEN = 1 << 20
 """Longest prompt plus output, tokens."""
 MAX_ITERATION_PS = 1 << 56

@@ -20,6 +20,7 @@ from llmserve_sim.performance.quantization import TIERS, swap_s
 from llmserve_sim.performance.roofline import Roofline
 from llmserve_sim.performance.speculation import DRAFT_SEQUENCE_S, draft_step_s
 from llmserve_sim.specifications import Deployment
+from llmserve_sim.tasks.model import MAX_UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +81,7 @@ def build_fleet(
     """
     for name, value, least, most in (
         ("max_len", max_len, 2, MAX_CONTEXT_TOKENS),
-        ("max_unfinished", max_unfinished, 1, 1 << 20),
+        ("max_unfinished", max_unfinished, 1, MAX_UNFINISHED),
         ("patience_s", patience_s, 0, 1e6),
         ("handover_s", handover_s, 0, 1e3),
         ("split_stall_s", split_stall_s, 0, 1e3),

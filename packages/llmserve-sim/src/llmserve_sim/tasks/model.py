@@ -32,6 +32,7 @@ from llmserve_sim.tasks.traffic import (
 __all__ = [
     "MAX_EPISODE_REQUESTS",
     "MAX_TENANT_CLASSES",
+    "MAX_UNFINISHED",
     "AcceptanceDrift",
     "CotenantWave",
     "Lengths",
@@ -53,6 +54,8 @@ MAX_EPISODE_REQUESTS = 2_000_000
 """Most requests expected in an episode; beyond, the arrays alone take gigabytes."""
 MAX_EPISODE_S = 2_592_000.0
 """Longest episode, s: 30 days, inside the 106 days that int64 picoseconds can count."""
+MAX_UNFINISHED = 524_288
+"""Most unfinished requests: the engine's slots of 168 bytes, found by 24-bit offsets, hold no more of them."""
 
 _PS_PER_S = 10**12
 _PROSE = {"name", "description", "difficulty"}
@@ -231,7 +234,9 @@ class Task(_Table):
         ge=0.0, le=86_400.0, description="Wait for the first token until abandonment, s; 0: never."
     )
     max_len_tokens: int = Field(ge=32, le=1_048_576, description="Longest prompt plus output, tokens.")
-    max_unfinished: int = Field(ge=1, le=65_536, description="Unfinished requests at which arrivals are rejected.")
+    max_unfinished: int = Field(
+        ge=1, le=MAX_UNFINISHED, description="Unfinished requests at which arrivals are rejected."
+    )
     memory_cap_share: Share = Field(description="Share of usable GPU memory above which memory is under pressure.")
     traffic: Traffic = Field(description="Arrivals.")
     lengths: Lengths = Field(description="Lengths.")

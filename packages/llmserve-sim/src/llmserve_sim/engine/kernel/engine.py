@@ -12,6 +12,7 @@ import numpy as np
 from llmserve_sim.engine.future import check_future
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import (
+    STATUSES,
     TENANTS,
     FleetSpec,
     LatencySink,
@@ -78,7 +79,6 @@ from llmserve_sim.engine.kernel.layout import (
     STAT_COLUMNS,
     STATS,
     STATS_SIZE,
-    STATUSES,
     TB_SIZE,
     TENANT_SHIFT,
     TOKEN_BITS,

@@ -22,6 +22,7 @@ from llmserve_sim.engine.interface import (
     DEPTHS,
     REPLICAS_MAX,
     SEQS_MAX,
+    STATUSES,
     TENANTS,
     TOTALS,
     WindowPlan,
@@ -199,8 +200,7 @@ REC_LAST = 4
 REC_PREEMPTIONS = 5
 REC_REPLICA = 6
 RECORD_SIZE = 7
-STATUSES = ("finished", "abandoned", "rejected")
-FINISHED, ABANDONED, REJECTED = 0, 1, 2
+FINISHED, ABANDONED, REJECTED = range(len(STATUSES))
 
 
 def row_size(replicas: int, max_unfinished: int) -> int:

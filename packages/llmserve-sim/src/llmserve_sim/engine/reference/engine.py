@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from llmserve_sim.engine.future import check_future
-from llmserve_sim.engine.interface import PRIORITY, STANDARD, Progress
+from llmserve_sim.engine.interface import PRIORITY, STANDARD, STATUSES, Progress
 from llmserve_sim.engine.reference.costs import IterationCosts
 from llmserve_sim.engine.reference.ledger import Ledger
 from llmserve_sim.engine.reference.replica import Replica
@@ -119,8 +119,12 @@ class ReferenceEngine:
         """Add the last window's latencies."""
         ledger = self.ledger
         histograms = [0, 0, *ledger.ttft_hist, 0, 0, *ledger.itl_hist]
-        finished = [x for request_id, last_ps in ledger.done for x in (request_id, 0, 0, 0, last_ps, 0, 0)]
-        into.add(histograms, ledger.stats.ttft_sum_ps, finished, self.offered.arrival_ps)
+        ended = [
+            x
+            for r in ledger.ended
+            for x in (r.id, STATUSES.index(r.status), r.scheduled_ps, r.first_ps, r.last_ps, r.preemptions, r.replica)
+        ]
+        into.add(histograms, ledger.stats.ttft_sum_ps, ended, self.offered.arrival_ps)
 
     # -- events ----------------------------------------------------------------------------------------------------
 

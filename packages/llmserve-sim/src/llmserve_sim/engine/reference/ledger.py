@@ -33,14 +33,14 @@ class Ledger:
         self.stats = WindowStats()
         self.ttft_hist = [0] * BINS
         self.itl_hist = [0] * BINS
-        self.done: list[tuple[int, int]] = []
-        """Id and time of the last token (ps) of the requests that finished in the window."""
+        self.ended: list[RequestRecord] = []
+        """Histories of the requests that ended in the window."""
 
     def open_window(self) -> None:
         """Reset all statistics but the totals."""
         self.ttft_hist = [0] * BINS
         self.itl_hist = [0] * BINS
-        self.done = []
+        self.ended = []
         self.stats = WindowStats(**{name: getattr(self.stats, name) for name in TOTALS})
 
     def close_window(self) -> WindowStats:
@@ -98,7 +98,6 @@ class Ledger:
         if in_time:
             stats.met[kind] += 1
             stats.good_tokens[request.tenant] += request.output
-        self.done.append((request.id, request.last_ps))
         self._write(request, "finished", replica)
 
     def abandoned(self, request: Request, deadline_ps: int, replica: int) -> None:
@@ -118,7 +117,8 @@ class Ledger:
         self._write(request, "rejected", -1)
 
     def _write(self, request: Request, status: str, replica: int) -> None:
+        r = request
+        record = RequestRecord(r.id, status, r.scheduled_ps, r.first_ps, r.last_ps, r.preemptions, replica)
+        self.ended.append(record)
         if self.record:
-            r = request
-            record = RequestRecord(r.id, status, r.scheduled_ps, r.first_ps, r.last_ps, r.preemptions, replica)
             self.records.append(record)
