@@ -23,11 +23,16 @@ __all__ = [
     "KernelParameters",
     "MixedAttentionParameters",
     "ModelSpec",
+    "MoeParameters",
     "PrefillAttentionParameters",
     "SmallKernelParameters",
 ]
 
 BYTES_BF16 = 2
+DEFAULT_FOR_GPU = -1
+"""`max_num_batched_tokens` that stands for the GPU's default."""
+_LARGE_BYTES = 70 * 2**30
+_LARGEST_BYTES = 160 * 2**30
 
 Microseconds = Annotated[float, Between(0, 1e6, "us")]
 Efficiency = Annotated[float, Between(1e-3, 10, "of the stated rate")]
@@ -41,12 +46,33 @@ Vocabulary = Annotated[int, Between(2, 1 << 24, "tokens")]
 
 @dataclass(frozen=True, slots=True)
 class GemmParameters(Checked):
-    """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant)."""
+    """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant).
+
+    With `tile_m` > 0, the output is cut into tiles that the SMs take in waves, and `tc` is the faster of two kernels:
+    `tile_m` x `tile_n` at full efficiency and 64 x 64 at `small_efficiency` of it.
+    """
 
     t0_us: Microseconds
     compute_efficiency: Efficiency
     bandwidth_efficiency: Efficiency
     p: Exponent
+    tile_m: Annotated[int, Between(0, 4096, "rows")] = 0
+    """Rows of the large output tile; 0: no tiles, `tc` is the FLOPs over the rate."""
+    tile_n: Annotated[int, Between(0, 4096, "columns")] = 0
+    """Its columns; 0 exactly where `tile_m` is."""
+    fill_k: Annotated[float, Between(0, 1e5, "elements")] = 0.0
+    """Elements of k that filling and draining a tile's pipeline costs."""
+    wave: Annotated[float, Between(0, 1)] = 0.0
+    """Share of the last wave's idle SMs that is paid (stream-K kernels leave less of it)."""
+    small_efficiency: Annotated[float, Between(1e-3, 10)] = 1.0
+    quantize_bytes: Annotated[float, Between(0, 1e3, "bytes")] = 0.0
+    """Bytes that turning one activation into 8 bits costs at the full bandwidth; 0 for 16-bit activations."""
+    unaligned: Annotated[float, Between(0.1, 10)] = 1.0
+    """Factor on `tc` where m is no multiple of 8."""
+
+    def _relations(self) -> None:
+        if (self.tile_m == 0) != (self.tile_n == 0):
+            self._refuse("tile_n", f"must be 0 with no tiles and positive with them; tile_m is {self.tile_m}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +99,8 @@ class PrefillAttentionParameters(Checked):
     tile: Annotated[int, Between(1, 65_536, "tokens")]
     offset: Annotated[int, Between(0, 1 << 20, "tokens")]
     critical_us_per_token: Microseconds
+    io: Annotated[float, Between(0, 1e3)] = 0.0
+    """Times that queries, keys, values and outputs of the new tokens pass through memory, at the stated bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +116,38 @@ class MixedAttentionParameters(Checked):
     token_us: Microseconds
     amplification: Annotated[float, Between(0, 100)]
     packs_heads: bool = False
+    separate: bool = False
+    """The attention library runs decodes in a kernel of their own (FlashInfer on B200): they cost what they cost alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllReduceParameters(Checked):
-    """`latency (1 + growth log2 N) + 2 (N - 1) / N bytes / (efficiency link)`."""
+    """`latency (1 + growth log2 N) + 2 (N - 1) / N bytes (N / 2)^contention / (efficiency link)`."""
 
     latency_us: Microseconds
-    growth: Annotated[float, Between(0, 100)]
+    growth: Annotated[float, Between(0, 1e4)]
     link_efficiency: Efficiency
+    contention: Annotated[float, Between(0, 10)] = 0.0
+    """How far the ranks' links share what lies behind them: PCIe through a host bridge; 0 for NVLink."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoeParameters(Checked):
+    """Fused mixture-of-experts MLP (gate-up, activation, down): `t0 + (tc^p + tm^p)^(1/p) + io`.
+
+    `tm` reads the weights of the experts that any token chose, `tc` multiplies the routed rows, each expert's padded by
+    `pad_rows`, and `io` moves the routed activations. Under a power law of popularity (exponent 1.2) `skewed_experts`
+    is the share of those experts that is touched, and `skewed_rows` the factor that the busiest GPU's rows take.
+    """
+
+    t0_us: Microseconds
+    compute_efficiency: Efficiency
+    bandwidth_efficiency: Efficiency
+    p: Exponent
+    pad_rows: Annotated[float, Between(0, 1e5, "rows")]
+    io: Annotated[float, Between(0, 1e3)]
+    skewed_experts: Annotated[float, Between(0, 1)]
+    skewed_rows: Annotated[float, Between(1, 1e3)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +172,16 @@ class KernelParameters(Checked):
     """W8A8 GEMMs where they were measured on this GPU; None: derived from A100 (`quantization.py`)."""
     gemm_int4: GemmParameters | None = None
     """W4A16 GEMMs likewise."""
+    gemm_fp8: GemmParameters | None = None
+    """FP8 W8A8 GEMMs, quantising the activations included; None: not measured, or no such tensor cores."""
+    decode_fp8: DecodeAttentionParameters | None = None
+    """Decode attention over an FP8 KV cache."""
+    moe: MoeParameters | None = None
+    """BF16 experts; None: not measured."""
+    moe_fp8: MoeParameters | None = None
+    """FP8 experts with scales per 128 x 128 block."""
+    sustained: Annotated[float, Between(0.01, 1)] = 1.0
+    """Share of the tables' compute rate that a server under steady load keeps: kernels are timed in short bursts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +203,20 @@ class GpuSpec(Checked):
     """Rate at which weights reach the GPU from host memory."""
     price_usd_per_hour: Annotated[float, Between(0, 1e6, "USD/h")]
     kernels: KernelParameters
+    peak_fp8_flops: Annotated[float, Between(0, 1e18, "FLOP/s")] = 0.0
+    """Dense FP8 tensor-core rate, FLOP/s; 0: none."""
+    l2_bytes: Annotated[int, Between(0, 1 << 40, "bytes")] = 0
+    """L2 cache; tells the fit which measured matrices stayed in it."""
+
+    @property
+    def default_max_num_seqs(self) -> int:
+        """`max_num_seqs` of `vllm serve`: 1,024 from 70 GiB on, except A100, else 256; see `EngineVersion.token_budget`."""
+        return 1024 if self.is_large else 256
+
+    @property
+    def is_large(self) -> bool:
+        """Whether vLLM gives the GPU its larger defaults."""
+        return self.memory_bytes >= _LARGE_BYTES and "a100" not in self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,11 +300,29 @@ class EngineVersion(Checked):
     """Scheduling, input preparation and output processing that the GPU waits for."""
     sequence_us: Microseconds
     """The same per sequence in the batch."""
+    frontend_us: Microseconds = 0.0
+    """HTTP, tokenisation and the way to the scheduler and back, once per request, beside the GPU's work.
+
+    Replays add it to a request's first and last token; episodes do not know it yet.
+    """
+    largest_token_budget: Annotated[int, Between(1, 16_384, "tokens")] = 8192
+    """Default `max_num_batched_tokens` of the server on GPUs of 160 GiB and more."""
     separate_attention: bool = False
     """Prefill and decode attention run as two kernels. False: one kernel for the whole batch, as in vLLM."""
     rules: SchedulerRules | None = None
     """Of the version's scheduler (`hardware.SCHEDULERS`). None: the simulator's first scheduler, the only one that the
     kernel, and so the environment, can run."""
+
+    def token_budget(self, gpu: GpuSpec) -> int:
+        """Return the default `max_num_batched_tokens` of `vllm serve` on a GPU.
+
+        8,192 from 70 GiB on, except on A100, else 2,048: `EngineArgs.get_batch_defaults` in vllm/engine/arg_utils.py,
+        usage context OPENAI_API_SERVER, of 0.12.0, 0.15.0, 0.19.1 and 0.24.0. 0.32.0 adds 16,384 from 160 GiB on. (For
+        the `LLM` class the figures are 16,384 and 8,192.)
+        """
+        if gpu.memory_bytes >= _LARGEST_BYTES:
+            return self.largest_token_budget
+        return 8192 if gpu.is_large else 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +335,24 @@ class Deployment(Checked):
     engine: EngineVersion
     replicas: Annotated[int, Between(1, REPLICAS_MAX, "replicas")] = 1
     tensor_parallel: Annotated[int, Between(1, 64, "GPUs")] = 1
-    max_num_batched_tokens: Annotated[int, Between(1, 16_384, "tokens")] = 2048
-    """Most tokens in one iteration; vLLM's field of that name."""
+    max_num_batched_tokens: Annotated[int, Between(1, 16_384, "tokens")] = DEFAULT_FOR_GPU
+    """Most tokens in one iteration; vLLM's field of that name. `DEFAULT_FOR_GPU`: `EngineVersion.token_budget`."""
     gpu_memory_utilization: Annotated[float, Between(0, 1, above=True)] = 0.9
     """Share of the device that the engine and its co-tenant may use; vLLM's default."""
+    activation_bytes: Annotated[int, Between(0, 1 << 42, "bytes")] | None = None
+    """Reserved per GPU beside the weights; None: computed by `memory.py` from budget, model and parallelism."""
+
+    def __post_init__(self) -> None:
+        """Look the GPU's default up, then check every field.
+
+        Raises:
+            InvalidInputError: a field is out of range.
+        """
+        given: tuple[object, object] = (self.gpu, self.engine)  # annotations are not checked at run time
+        known = isinstance(given[0], GpuSpec) and isinstance(given[1], EngineVersion)
+        if self.max_num_batched_tokens == DEFAULT_FOR_GPU and known:  # else the check below says what is wrong
+            object.__setattr__(self, "max_num_batched_tokens", self.engine.token_budget(self.gpu))
+        Checked.__post_init__(self)  # super() without arguments finds no class in a dataclass with slots
 
     def _relations(self) -> None:
         model, ranks = self.model, self.tensor_parallel
@@ -255,6 +362,8 @@ class Deployment(Checked):
             self._refuse(
                 "tensor_parallel", f"must divide the model's {model.kv_heads} KV heads or be a multiple of them"
             )
+        if self.activation_bytes is not None and self.activation_bytes > self.gpu.memory_bytes:
+            self._refuse("activation_bytes", f"must fit the GPU's {self.gpu.memory_bytes} bytes")
 
     @property
     def gpus(self) -> int:

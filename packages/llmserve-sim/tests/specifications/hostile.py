@@ -25,7 +25,7 @@ from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.fidelity.replay import RecordedRun
 from llmserve_sim.grid import GRID_SIZES, from_indices
-from llmserve_sim.hardware import DEPLOYMENTS
+from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, Deployment
 from llmserve_sim.memory import MemoryModel
 from llmserve_sim.performance.quantization import TIERS, WEIGHT_FORMATS
 from llmserve_sim.performance.roofline import Iteration, Roofline
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 JUNK: tuple[Any, ...] = (None, True, "A100", "", math.nan, math.inf, -math.inf, -1, 0, 10**30, 1e300, (), [], b"x", 1j)
-BASES = tuple(DEPLOYMENTS.values())
+MEASURED = tuple(Deployment(name, GPUS[name], LLAMA_3_1_8B, ENGINES["vllm-0.32"]) for name in ("L40S", "B200-SXM"))
+BASES = (*DEPLOYMENTS.values(), *MEASURED)
 FLEETS = tuple(build_fleet(base, max_len=4096, max_unfinished=64) for base in BASES)
 REQUESTS = Traffic(*(np.array(column, np.int64) for column in zip(*[
     (0, 100, 20, 0, 0), (0, 300, 5, 1, 1), (10**9, 40, 60, 1, 0), (3 * 10**11, 900, 30, 0, 3),

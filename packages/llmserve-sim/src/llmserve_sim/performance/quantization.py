@@ -11,7 +11,7 @@ from typing import Annotated
 
 from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.performance.calibration import A100_KERNELS
+from llmserve_sim.performance.calibration import A100_BF16_PLAIN, A100_KERNELS
 from llmserve_sim.specifications import GemmParameters, GpuSpec, ModelSpec
 
 __all__ = ["TIERS", "WEIGHT_FORMATS", "WeightFormat", "gemm_parameters", "swap_s", "weight_bytes"]
@@ -78,7 +78,7 @@ def gemm_parameters(gpu: GpuSpec, name: str) -> GemmParameters:
     measured = gpu.kernels.gemm_int8 if is_int8 else gpu.kernels.gemm_int4
     if measured is not None:
         return measured
-    base = A100_KERNELS.gemm
+    base = A100_BF16_PLAIN
     form = A100_KERNELS.gemm_int8 if is_int8 else A100_KERNELS.gemm_int4
     if form is None:  # pragma: no cover - the A100 constants hold every format
         raise InvalidInputError("quantization_tier", "a format with A100 measurements", got=name)

@@ -116,7 +116,7 @@ def build_tier(roofline: Roofline) -> TierTables:
     counts = np.arange(budget + 1, dtype=np.float64)
     per_token = np.asarray(roofline.layers_s(counts)) + deployment.engine.iteration_us * 1e-6
     pieces = decode_pieces(lambda tokens: float(roofline.decode_attention_s(1.0, tokens)))
-    prefill = roofline.gpu.kernels.prefill
+    prefill = roofline.prefill
     unpacked_seq_s, unpacked_token_s, amplified_token_s = mixed_coefficients(roofline)
     unit_s = roofline.prefill_unit_s
     return TierTables(
@@ -147,9 +147,9 @@ def mixed_coefficients(roofline: Roofline) -> tuple[float, float, float]:
     All zero for an engine that runs decode attention in a kernel of its own: then decode attention alone is the
     maximum.
     """
-    if roofline.deployment.engine.separate_attention:
-        return 0.0, 0.0, 0.0
     gpu, par = roofline.gpu, roofline.gpu.kernels.mixed
+    if roofline.deployment.engine.separate_attention or par.separate:
+        return 0.0, 0.0, 0.0
     blocks = roofline.kv_heads if par.packs_heads else roofline.heads
     per_head = roofline.model.layers * blocks / gpu.sm_count * 1e-6
     kv_bytes = roofline.model.layers * roofline.kv_heads * roofline.model.head_dim * 2.0 * BYTES_BF16
