@@ -51,7 +51,7 @@ RESULTS = {
     "policies": {"RandomPolicy"},
     "replay.requests": {"RequestTable"},
     "replay.summary": {"Distribution", "RequestSummary"},
-    "reward": {"RewardMeter", "RewardTerms"},
+    "reward": {"CountedTerms", "RewardCounts", "RewardMeter", "RewardTerms"},
     "schema": {"ActionField", "ObservationField"},
     "workload.conditions": {"Conditions", "Seen"},
 }
