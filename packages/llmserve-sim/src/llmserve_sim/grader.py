@@ -57,10 +57,10 @@ def grade(
 
     `task` (by default the log's task id in the catalogue, and only there: a log opens no file), `deployment` and
     `scenario` are what the episode ran on, if not the task's own. With `tell_replay` the reason names the field that
-    differs and what the replay gives; whoever may not see the future of the seed is told the step only. A log that does not replay gets `verified: false`, a
-    reason and no score; an unfinished episode `complete: false` and a score in which each missing window counts as one
-    of the random policy. Raises `InvalidInputError` if `log` is not a log, and `UnknownTaskError` for a task that is
-    not in the catalogue.
+    differs and what the replay gives; whoever may not see the future of the seed is told the step only. A log that does
+    not replay gets `verified: false`, a reason and no score; an unfinished episode `complete: false` and a score in which
+    each missing window counts as one of the random policy. Raises `InvalidInputError` if `log` is not a log, and
+    `UnknownTaskError` for a task that is not in the catalogue.
     """
     log = parse_log(log)
     env = ServingEnv(catalogue_task(log.task_id) if task is None else task, deployment=deployment, engine=engine)
