@@ -8,16 +8,13 @@ belong to one request alone. It finds them again itself, when it has been preemp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import numpy as np
 
+from llmserve_sim.bounds import Between, Checked, Column, sealed
+from llmserve_sim.engine.units import Ints
 from llmserve_sim.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.int64]
 
 __all__ = ["HASH_MAX", "OWN_SHIFT", "Prefixes"]
 
@@ -28,7 +25,7 @@ OWN_SHIFT = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Prefixes:
+class Prefixes(Checked):
     """The block hashes of an episode's requests, int64.
 
     Request r has the hashes `hashes[start[r] : start[r] + blocks[r]]`, from its first block on. Requests may share
@@ -38,25 +35,18 @@ class Prefixes:
         InvalidInputError: a stretch outside `hashes`, a hash out of range, or one that follows two different hashes.
     """
 
-    hashes: Ints
+    hashes: Annotated[Ints, Column(Between(0, HASH_MAX))]
     """[N] 0 to HASH_MAX."""
-    start: Ints
+    start: Annotated[Ints, Column(Between(0, 1 << 62))]
     """[requests] index of the first hash of each request."""
-    blocks: Ints
+    blocks: Annotated[Ints, Column(Between(0, (1 << OWN_SHIFT) - 1, "blocks"))]
     """[requests] number of its hashes; 0 for a request that shares nothing. Blocks of its output may be among them."""
 
-    def __post_init__(self) -> None:
-        """Check the arrays."""
+    def _relations(self) -> None:
         if len(self.start) != len(self.blocks):
-            raise InvalidInputError("prefixes.start", f"must have {len(self.blocks)} entries", got=len(self.start))
-        if len(self.hashes) and not 0 <= int(self.hashes.min()) <= int(self.hashes.max()) <= HASH_MAX:
-            raise InvalidInputError("prefixes.hashes", f"must be in 0..{HASH_MAX}")
-        if len(self.start) == 0:
-            return
-        if int(self.blocks.min()) < 0 or int(self.blocks.max()) >= 1 << OWN_SHIFT:
-            raise InvalidInputError("prefixes.blocks", f"must be in 0..{(1 << OWN_SHIFT) - 1}")
-        if int(self.start.min()) < 0 or int((self.start + self.blocks).max()) > len(self.hashes):
-            raise InvalidInputError("prefixes.start", f"must leave every request inside the {len(self.hashes)} hashes")
+            self._refuse("start", f"must have {len(self.blocks)} entries, as blocks has")
+        if len(self) and int((self.start + self.blocks).max()) > len(self.hashes):
+            self._refuse("start", f"must leave every request inside the {len(self.hashes)} hashes")
         self._require_chains()
 
     def __len__(self) -> int:
@@ -69,7 +59,8 @@ class Prefixes:
     def followed_by(self, requests: int) -> Prefixes:
         """Return the prefixes with more requests, which share nothing."""
         none = np.zeros(requests, dtype=np.int64)
-        return Prefixes(self.hashes, np.concatenate((self.start, none)), np.concatenate((self.blocks, none)))
+        start, blocks = np.concatenate((self.start, none)), np.concatenate((self.blocks, none))
+        return Prefixes(self.hashes, sealed(start), sealed(blocks))
 
     def of(self, request: int) -> Ints:
         """Return the hashes of a request."""

@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
-from typing import NamedTuple, NoReturn
+from typing import Annotated, NamedTuple, NoReturn
 
+from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.engine.interface import BLOCK_TOKENS
 from llmserve_sim.engine.prefixes import HASH_MAX
 from llmserve_sim.errors import InvalidInputError
@@ -24,23 +25,23 @@ _MAX_TIME_S = 4_000_000_000
 
 
 @dataclass(frozen=True)
-class TraceLimits:
+class TraceLimits(Checked):
     """How much of a trace is accepted; a larger one is an error that says how to cut it."""
 
-    file_bytes: int = 256 * 2**20
+    file_bytes: Annotated[int, Between(1, 1 << 50, "bytes")] = 256 * 2**20
     """Most bytes read up to the end of the cut."""
-    line_bytes: int = 2**20
+    line_bytes: Annotated[int, Between(1, 1 << 40, "bytes")] = 2**20
     """Longest line."""
-    requests: int = 1_000_000
+    requests: Annotated[int, Between(1, 1 << 30, "requests")] = 1_000_000
     """Most requests inside the cut."""
-    tokens: int = 1_048_576
+    tokens: Annotated[int, Between(1, 1 << 20, "tokens")] = 1_048_576
     """Longest prompt, and longest output."""
-    duration_s: int = 2_592_000
+    duration_s: Annotated[int, Between(1, 2_592_000, "s")] = 2_592_000
     """Longest cut: 30 days."""
 
 
 @dataclass(frozen=True)
-class RowFormat:
+class RowFormat(Checked):
     """A format by the names of its time, prompt and output columns; `columns` identify it."""
 
     name: str
@@ -51,9 +52,9 @@ class RowFormat:
     zero_output_is_failure: bool = False
     json: bool = False
     """JSON lines with keys, not CSV with columns."""
-    time_ns: int = _NS_PER_S
+    time_ns: Annotated[int, Between(1, _NS_PER_S, "ns")] = _NS_PER_S
     """Unit of a time that is a number."""
-    hash_tokens: int = 0
+    hash_tokens: Annotated[int, Between(0, 1 << 20, "tokens")] = 0
     """Prompt tokens that one of its `hash_ids` stands for; 0: it has none."""
 
     @property

@@ -25,10 +25,12 @@ import json
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from llmserve_sim.bounds import Between, Checked, Column
 from llmserve_sim.engine.interface import BLOCK_TOKENS
 from llmserve_sim.engine.prefixes import Prefixes
 from llmserve_sim.errors import InvalidInputError
@@ -38,9 +40,8 @@ from llmserve_sim.workload.rows import ROW_FORMATS, Row, RowFormat, RowParser, T
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
 
-    Ints = NDArray[np.int64]
+Ints = NDArray[np.int64]
 
 __all__ = ["Trace", "TraceFormat", "TraceLimits", "read_trace"]
 
@@ -49,25 +50,30 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class Trace(Checked):
     """Recorded (or fitted) requests in order of arrival; arrays of one length, int64."""
 
     name: str
-    arrival_ps: Ints
+    arrival_ps: Annotated[Ints, Column(Between(0, 1 << 62, "ps"), sorted=True)]
     """Picoseconds since the trace's start."""
-    prompt: Ints
+    prompt: Annotated[Ints, Column(Between(1, 1 << 20, "tokens"))]
     """Prompt tokens, at least 1."""
-    output: Ints
+    output: Annotated[Ints, Column(Between(1, 1 << 20, "tokens"))]
     """Output tokens, at least 1."""
-    duration_ps: int
+    duration_ps: Annotated[int, Between(1, 1 << 62, "ps")]
     """Length of the trace: what was cut out of it, or one picosecond past the last arrival."""
-    left_out: int = field(default=0)
+    left_out: Annotated[int, Between(0, 1 << 62, "rows")] = field(default=0)
     """Rows that record a failed request (BurstGPT) and were left out."""
     prefixes: Prefixes | None = None
     """Block hashes of the prompts, if they were asked for."""
 
     def __len__(self) -> int:
         return len(self.arrival_ps)
+
+    def _relations(self) -> None:
+        for name in ("prompt", "output"):
+            if len(getattr(self, name)) != len(self):
+                self._refuse(name, f"must be as long as arrival_ps, which has {len(self)} entries")
 
     @property
     def duration_s(self) -> float:

@@ -71,7 +71,8 @@ class ReferenceEngine:
         return HashedBlocks(self.hashes, unhashed_first=rules is not None and rules.unhashed_blocks_first)
 
     def step(self, plan: WindowPlan) -> WindowStats:
-        """Apply `plan` and run to its end."""
+        """Apply `plan` and run to its end; raises `InvalidInputError` for a plan that cannot be run."""
+        self.fleet.check_plan(plan, self.now)
         self.ledger.open_window()
         self._apply_plan(plan)
         while True:
