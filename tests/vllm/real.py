@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["VllmRun", "load_vllm"]
 
 TOKEN, STOP = 7, 2
-"""The only token that the runner samples, and the one that ends an output where its length is not known."""
+"""The token that the runner samples where requests have no texts, and the one that ends an output where its length is
+not known."""
 
 
 class _Stub(ModuleType):
@@ -46,6 +47,10 @@ def load_vllm() -> None:
         sys.modules[name] = stub
     for name in ("v1.core.sched.scheduler", "v1.core.sched.async_scheduler", "v1.structured_output"):
         import_module(f"vllm.{name}")
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import init_none_hash
+
+    init_none_hash(sha256)
 
 
 class _Settings(SimpleNamespace):
@@ -90,6 +95,8 @@ class VllmRun:
         self.arrivals = list(enumerate(workload.requests))
         self.requests: dict[str, Any] = {}
         """Unfinished ones, by name."""
+        self.texts: dict[str, list[int]] = {}
+        """Their prompts and outputs; empty where the workload has no texts."""
         self.scheduled_ps: dict[str, int] = {}
         self.first_ps: dict[str, int] = {}
         self.preemptions: dict[str, int] = {}
@@ -97,6 +104,8 @@ class VllmRun:
         """Tokens of a prompt that is scheduled in part; a request without an entry decodes."""
         self.decodes: set[str] = set()
         """Running requests that had their first token since they were last admitted."""
+        self.admitted: set[str] = set()
+        """Running requests."""
 
     def run(self) -> History:
         """Run to the last token of the last request."""
@@ -132,6 +141,7 @@ class VllmRun:
         for name in output.preempted_req_ids or ():
             self.preemptions[name] += 1
             self.decodes.discard(name)
+            self.admitted.discard(name)
         if not output.total_num_scheduled_tokens:
             self._update(output, {})
             return None
@@ -140,7 +150,8 @@ class VllmRun:
             request = self.requests[name]
             self.scheduled_ps.setdefault(name, now)
             before = request.num_computed_tokens - new
-            if before == 0:
+            if name not in self.admitted:
+                self.admitted.add(name)
                 self.targets[name] = request.num_tokens
             if name not in self.targets:
                 planned.decoding.append(request)
@@ -162,17 +173,19 @@ class VllmRun:
             parameters = SamplingParams(max_tokens=MAX_LEN, ignore_eos=True, stop_token_ids=[STOP])
         arguments = {
             "request_id": name,
-            "prompt_token_ids": [1] * row.prompt,
+            "prompt_token_ids": row.tokens()[: row.prompt] or [1] * row.prompt,
             "sampling_params": parameters,
             "pooling_params": None,
             "eos_token_id": None,
             "arrival_time": float(row.arrival_ps),
             "priority": row.priority,
+            "block_hasher": _block_hasher(self.workload),
         }
         known = signature(Request.__init__).parameters
         request = Request(**{key: value for key, value in arguments.items() if key in known})
         self.requests[name] = request
         self.preemptions[name] = 0
+        self.texts[name] = row.tokens()
         self.scheduler.add_request(request)
 
     def _set_cap(self, now: int) -> None:
@@ -208,6 +221,7 @@ class VllmRun:
             if self.requests[name].is_finished():
                 del self.requests[name]
                 self.decodes.discard(name)
+                self.admitted.discard(name)
                 times = (self.scheduled_ps[name], self.first_ps[name], step.end_ps)
                 self.history.requests[int(name)] = (*times, self.preemptions[name])
         entered = [r for r in step.completing if r.status == r.status.RUNNING]
@@ -242,12 +256,35 @@ class VllmRun:
 
     def _sampled(self, name: str, count: int) -> list[int]:
         """Return a request's new tokens, the last of its output as the stop token."""
-        ends = count > 0 and count == self._left(self.requests[name])
-        return [TOKEN] * (count - ends) + [STOP] * ends
+        if count == 0:
+            return []
+        request = self.requests[name]
+        ends = count == self._left(request)
+        at = request.num_prompt_tokens + request.num_output_tokens
+        told = self.texts[name][at : at + count] if self.texts[name] else [TOKEN] * count
+        return told[: count - ends] + [STOP] * ends
+
+
+def _block_hasher(workload: Workload) -> Any:
+    """Return what names a request's blocks; None without prefix caching."""
+    if not workload.caching:
+        return None
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher
+
+    ahead = _hash_lookahead(workload)
+    if ahead and "num_hash_lookahead_tokens" in signature(get_request_block_hasher).parameters:
+        return get_request_block_hasher(BLOCK_TOKENS, sha256, ahead)
+    return get_request_block_hasher(BLOCK_TOKENS, sha256)
+
+
+def _hash_lookahead(workload: Workload) -> int:
+    """Return the tokens behind a block that its hash covers with EAGLE, as 0.33's configuration has it."""
+    return int(workload.caching and workload.depth > 0)
 
 
 def _make_scheduler(workload: Workload) -> Any:
-    """Return vLLM's scheduler for one full-attention model, prefix caching off."""
+    """Return vLLM's scheduler for one full-attention model."""
     import torch
 
     from vllm.config import CacheConfig, SchedulerConfig
@@ -257,7 +294,7 @@ def _make_scheduler(workload: Workload) -> Any:
 
     most = max(cap for _, cap in workload.caps)
     blocks = workload.blocks + 1  # vLLM keeps one block for padding
-    cache = CacheConfig(block_size=BLOCK_TOKENS, gpu_memory_utilization=0.9, enable_prefix_caching=False)
+    cache = CacheConfig(block_size=BLOCK_TOKENS, gpu_memory_utilization=0.9, enable_prefix_caching=workload.caching)
     cache.num_gpu_blocks = blocks
     config = SchedulerConfig(
         max_num_seqs=most,
@@ -273,8 +310,9 @@ def _make_scheduler(workload: Workload) -> Any:
         speculation = _Settings(
             num_speculative_tokens=workload.depth,
             use_eagle=lambda: True,
-            use_eagle_block_drop=lambda: False,
-            needs_eagle_block_drop=lambda: False,
+            use_eagle_block_drop=lambda: True,
+            needs_eagle_block_drop=lambda: True,
+            disable_eagle_block_drop=False,
             use_dflash=lambda: False,
             use_dspark=lambda: False,
             use_multi_module_mtp=lambda: False,
@@ -301,8 +339,8 @@ def _make_scheduler(workload: Workload) -> Any:
         aux_output_config=_Settings(),
         num_speculative_tokens=workload.depth,
         num_lookahead_tokens=workload.depth,
-        num_prefill_lookahead_tokens=0,
-        num_hash_lookahead_tokens=0,
+        num_prefill_lookahead_tokens=int(workload.depth > 0),
+        num_hash_lookahead_tokens=_hash_lookahead(workload),
         max_concurrent_batches=2 if workload.asynchronous else 1,
         max_in_flight_tokens=workload.budget * (2 if workload.asynchronous else 1),
     )

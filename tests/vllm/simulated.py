@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tests.vllm.history import History, Step, fleet_of, rates_of
 
-from llmserve_sim.engine.interface import Slo, Traffic, WindowPlan
+from llmserve_sim.engine.interface import BLOCK_TOKENS, Slo, Traffic, WindowPlan
+from llmserve_sim.engine.prefixes import Prefixes
 from llmserve_sim.engine.reference import ReferenceEngine
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.interface import SchedulerRules
     from llmserve_sim.engine.reference.replica import Replica
 
-__all__ = ["simulate"]
+__all__ = ["prefixes_of", "simulate"]
 
 FOREVER = 1 << 62
 SLO = Slo(ttft_ps=(10**12, 10**12), ttft_ps_per_prompt_token=0, tpot_ps=(10**11, 10**11))
@@ -27,7 +28,8 @@ def simulate(workload: Workload, rules: SchedulerRules | None) -> History:
     """Return what the reference makes of a workload under a version's rules."""
     rows = workload.requests
     columns = ([getattr(r, name) for r in rows] for name in ("arrival_ps", "prompt", "output", "priority", "tenant"))
-    traffic = Traffic(*(np.array(column, dtype=np.int64) for column in columns))
+    prefixes = prefixes_of([r.tokens() for r in rows]) if workload.caching else None
+    traffic = Traffic(*(np.array(column, dtype=np.int64) for column in columns), prefixes)
     if rules is not None:
         rules = replace(rules, asynchronous=workload.asynchronous, length_known=workload.length_known)
     engine = ReferenceEngine(replace(fleet_of(workload.budget), rules=rules), SLO, traffic, record=True)
@@ -50,6 +52,33 @@ def simulate(workload: Workload, rules: SchedulerRules | None) -> History:
         for r in engine.records():
             history.requests[r.id] = (r.scheduled_ps, r.first_ps, r.last_ps, r.preemptions)
     return history
+
+
+def prefixes_of(texts: list[list[int]]) -> Prefixes:
+    """Return the hashes of the requests' blocks, the partly filled last one's included: what a text says next."""
+    names: dict[tuple[int, tuple[int, ...]], int] = {}
+    """By the hash before and a block's tokens."""
+    begun: dict[tuple[int, int], int] = {}
+    """By the hash before and a full block's first token."""
+    chains: list[list[int]] = []
+    for text in texts:
+        chains.append([])
+        before = -1
+        for at in range(0, len(text) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+            block = tuple(text[at : at + BLOCK_TOKENS])
+            name = names.setdefault((before, block), len(names))
+            begun.setdefault((before, block[0]), name)
+            chains[-1].append(name)
+            before = name
+    for text, chain in zip(texts, chains, strict=True):
+        rest = text[len(chain) * BLOCK_TOKENS :]
+        if rest:
+            before = chain[-1] if chain else -1
+            same = begun.get((before, rest[0]))
+            chain.append(names.setdefault((before, tuple(rest)), len(names)) if same is None else same)
+    blocks = np.array([len(chain) for chain in chains], dtype=np.int64)
+    hashes = np.array([name for chain in chains for name in chain], dtype=np.int64)
+    return Prefixes(hashes, np.cumsum(blocks) - blocks, blocks)
 
 
 def _write_steps(replica: Replica, history: History) -> None:

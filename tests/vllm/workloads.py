@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import groupby
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,13 @@ class Arrival:
     """0 before 1, as in vLLM."""
     tenant: int = 0
     """The class of acceptance rate: the tokens of its decoding requests come in lock-step."""
+    text: tuple[tuple[int, int], ...] = ()
+    """Its prompt and output where vLLM caches prefixes, as runs of (token, length)."""
+
+    def tokens(self) -> list[int]:
+        """Return its prompt and output, token by token."""
+        text = [token for token, length in self.text for _ in range(length)]
+        return text[: self.prompt + self.output]
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class Workload:
     """A step is scheduled while the one before it runs."""
     length_known: bool = True
     """Requests end by `max_tokens`, else by a stop token."""
+    caching: bool = False
+    """vLLM's `enable_prefix_caching`."""
 
     def __str__(self) -> str:
         rows = "\n".join(f"    {r}" for r in self.requests)
@@ -55,7 +65,9 @@ class Workload:
         policy = "priority" if self.priority else "fcfs"
         mode = "asynchronous" if self.asynchronous else "synchronous"
         end = "max_tokens" if self.length_known else "a stop token"
-        return f"{self.regime}: {settings}, acceptance {self.acceptance}, {policy}, {mode}, ends by {end}\n{rows}"
+        caching = "on" if self.caching else "off"
+        rest = f"{policy}, {mode}, ends by {end}, prefix caching {caching}"
+        return f"{self.regime}: {settings}, acceptance {self.acceptance}, {rest}\n{rows}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,13 @@ class Regime:
     together: float = 0.05
     """Share of requests that arrive at the very time of the one before."""
     policies: tuple[bool, ...] = (False, True)
+    beginnings: int = 0
+    """Beginnings that requests share, some of them branches of others; 0: vLLM caches no prefixes."""
+    turns: float = 0.0
+    """Share of requests that go on from all that an earlier one said and was told. Their prompts come on top of it."""
+    aligned: int = 1
+    """Texts part after multiples of that many tokens. A reference that knows blocks and not tokens needs 16 where a
+    block's hash covers the token behind it too (0.33 with speculation)."""
 
 
 REGIMES = {
@@ -89,7 +108,20 @@ REGIMES = {
     "small budget": Regime((8, 50), (1, 80), (2, 1500), (1, 400), (0, 300), budgets=(64, 128, 256, 512), caps=(4, 8)),
     "speculation": Regime((10, 60), (1, 80), (2, 1500), (1, 400), (50, 5000), depths=(1, 3, 5)),
     "speculation, starved": Regime((10, 50), (1, 60), (2, 1200), (1, 500), (0, 120), depths=(1, 3, 5)),
+    "shared beginnings": Regime((20, 80), (1, 80), (2, 1000), (1, 150), (0, 1500), beginnings=6),
+    "sessions": Regime((20, 80), (5, 150), (2, 400), (1, 200), (0, 1500), beginnings=3, turns=0.7),
+    "caching, starved": Regime((10, 60), (1, 60), (2, 1200), (1, 500), (0, 150), beginnings=4, turns=0.3),
+    "caching, small budget": Regime(
+        (8, 50), (1, 80), (2, 1200), (1, 400), (0, 300), budgets=(64, 128, 512), caps=(4, 8), beginnings=4, turns=0.3
+    ),
+    "caching, speculation": Regime(
+        (10, 50), (1, 60), (2, 1200), (1, 300), (0, 500), depths=(1, 3, 5), beginnings=5, aligned=16
+    ),
 }
+OWN = 1000
+"""Tokens from here on are one request's own words; those from 10 on are of shared beginnings."""
+LONGEST = 9000
+"""Tokens beyond which a session is not continued."""
 
 
 def make_workload(regime: str, seed: int) -> Workload:
@@ -103,6 +135,8 @@ def make_workload(regime: str, seed: int) -> Workload:
             now += int(rng.expovariate(1 / mean) * MS)
         prompt, output = rng.randint(*ranges.prompt), rng.randint(*ranges.output)
         requests.append(Arrival(now, prompt, output, rng.randint(0, 1), rng.randint(0, 3)))
+    if ranges.beginnings:
+        requests = _with_texts(requests, ranges, rng)
     # Every cap leaves each decoding request its whole draft: the simulator cuts the depth for all, vLLM for the last.
     caps = [cap for cap in ranges.caps if cap * (depth + 1) <= budget]
     changes = sorted(rng.randint(1, now + 2000 * MS) for _ in range(ranges.changes))
@@ -118,7 +152,37 @@ def make_workload(regime: str, seed: int) -> Workload:
         requests=tuple(requests),
         asynchronous=rng.random() < 0.5,
         length_known=rng.random() < 0.5,
+        caching=ranges.beginnings > 0,
     )
+
+
+def _with_texts(requests: list[Arrival], ranges: Regime, rng: Random) -> list[Arrival]:
+    """Return the requests with texts that begin alike, and longer prompts where they go on from an earlier request."""
+    beginnings: list[list[int]] = [[]]
+    for index in range(ranges.beginnings):
+        stem = rng.choice(beginnings)
+        length = rng.choice((40, 300, 1500))
+        at, length = (n - n % ranges.aligned for n in (rng.randint(0, len(stem)), length))
+        beginnings.append(stem[:at] + [10 + index] * length)
+    told: list[list[int]] = []
+    """What was said in each session."""
+    result = []
+    for index, r in enumerate(requests):
+        if told and rng.random() < ranges.turns:
+            session = rng.randrange(len(told))
+            before = told[session]
+            if len(before) > LONGEST:
+                before = []
+            prompt = len(before) + r.prompt
+        else:
+            session, before, prompt = len(told), rng.choice(beginnings), r.prompt
+            told.append([])
+        whole = prompt + r.output
+        text = (before + [OWN + index] * whole)[:whole]
+        told[session] = text
+        runs = tuple((token, len(list(run))) for token, run in groupby(text))
+        result.append(replace(r, prompt=prompt, text=runs))
+    return result
 
 
 def shrink(workload: Workload, differs: Callable[[Workload], bool], attempts: int = 400) -> Workload:
