@@ -73,6 +73,25 @@ def test_with_a_draft_model_one_block_more_is_computed() -> None:
     assert pool.find(request(1, 49), SPECULATIVE).tokens == 32
 
 
+def test_hashes_that_look_ahead_need_the_same_block_behind_and_give_up_none() -> None:
+    pool = HashedBlocks(BlockHashes(prefixes([1, 2, 3], [1, 2, 4], [1, 2, 3])), lookahead=True)
+    pool.resize(8)
+    pool.set_depth(3)
+    serve(pool, request(0, 48))  # the token behind its third block is not known
+    assert pool.find(request(1, 49), SPECULATIVE).tokens == 16
+    assert pool.find(request(2, 49), SPECULATIVE).tokens == 32
+
+
+def test_hashes_look_ahead_only_while_a_drafter_is_in_use() -> None:
+    pool = HashedBlocks(BlockHashes(prefixes([1, 2, 3], [1, 2, 4])), lookahead=True)
+    pool.resize(8)
+    pool.set_depth(0)
+    serve(pool, request(0, 48))
+    assert pool.find(request(1, 49), PLAIN).tokens == 32
+    pool.set_depth(3)
+    assert pool.find(request(1, 49), SPECULATIVE).tokens == 0
+
+
 def test_a_partly_filled_block_is_never_found() -> None:
     pool = pool_of(8, [1, 2], [1, 2])
     serve(pool, request(0, 31))
@@ -229,9 +248,9 @@ def test_a_block_is_free_or_counted_by_exactly_those_who_hold_it(workload: Workl
             assert {b: h for h, blocks in kv.blocks_of_hash.items() for b in blocks} == kv.hash_of
             assert kv.cached == sum(b in kv.hash_of for b in kv.free_list)
             for r in running:
-                assert [kv.hash_of.get(b) for b in r.table[: r.hashed]] == [
-                    kv.hashes.of(r.id, i) for i in range(r.hashed)
-                ]
+                for i, b in enumerate(r.table[: r.hashed]):
+                    own, behind = kv.hashes.of(r.id, i), kv.hashes.of(r.id, i + 1)
+                    assert kv.hash_of[b] in ((own, (own, behind)) if kv.lookahead else (own,))
                 assert all(kv.references[b] == 1 for b in r.table[r.hashed :])
 
 

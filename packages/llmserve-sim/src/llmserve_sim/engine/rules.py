@@ -31,3 +31,6 @@ class SchedulerRules(Checked):
     scheduler then leaves a request out of the step after its last token. False: it learns of the end too late for that."""
     unhashed_blocks_first: bool = False
     """Freed blocks without a hash are taken before all cached ones (0.24); before, in turn with them."""
+    lookahead_block_hashes: bool = False
+    """With a drafter a block's hash covers the token behind it too, and every block found is used (0.33); before, the
+    last block found is computed again."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from llmserve_sim.engine.prefixes import Prefixes
     from llmserve_sim.engine.reference.request import Request
 
+Identity = int | tuple[int, int]
+"""What a block is found by: its own identity, or with a lookahead that of the block behind it too."""
+
 __all__ = ["BlockHashes", "CountedBlocks", "HashedBlocks", "Hit", "KVBlocks"]
 
 
@@ -60,6 +63,10 @@ class KVBlocks(Protocol):
     @property
     def missing(self) -> int:
         """Blocks by which running requests exceed the pool."""
+        ...
+
+    def set_depth(self, depth: int) -> None:
+        """Set the number of draft tokens, before the blocks are used under a plan."""
         ...
 
     def find(self, request: Request, plan: WindowPlan) -> Hit:
@@ -117,6 +124,9 @@ class CountedBlocks:
         """Set the size of the pool."""
         self.pool = blocks
         self.cached = min(self.cached, max(self.num_free, 0))
+
+    def set_depth(self, depth: int) -> None:
+        """Do nothing: the curve knows no drafter."""
 
     def find(self, request: Request, plan: WindowPlan) -> Hit:
         """Return the prompt tokens that the curve takes for cached."""
@@ -179,19 +189,27 @@ class HashedBlocks:
 
     The pool shrinks by taking blocks from the front of the free list and grows at its end, as if another request had
     held the difference.
+
+    With a draft model (EAGLE) the KV of a block's last token depends on the token behind it. So the last block found
+    is computed again, or with `lookahead` a block's hash covers that token too (0.33). Hashes tell blocks apart, not
+    tokens: the token behind counts as the same if the whole block behind has the same hash. Blocks that got their
+    hash with a drafter are not found without one, nor the other way round.
     """
 
-    def __init__(self, hashes: BlockHashes, *, unhashed_first: bool = False) -> None:
+    def __init__(self, hashes: BlockHashes, *, unhashed_first: bool = False, lookahead: bool = False) -> None:
         self.hashes = hashes
         self.unhashed_first = unhashed_first
+        self.lookahead = lookahead
+        self.ahead = 0
+        """Tokens behind a block that its hash covers, 0 or 1."""
         self.pool = 0
         self.made = 0
         self.free_list: OrderedDict[int, None] = OrderedDict()
         """Free blocks, the next to be taken first."""
         self.references: dict[int, int] = {}
         """Number of running requests that hold each block in use."""
-        self.hash_of: dict[int, int] = {}
-        self.blocks_of_hash: dict[int, dict[int, None]] = {}
+        self.hash_of: dict[int, Identity] = {}
+        self.blocks_of_hash: dict[Identity, dict[int, None]] = {}
         """Blocks by hash, the oldest first."""
 
     @property
@@ -227,13 +245,17 @@ class HashedBlocks:
         while self.free_list and self.used + len(self.free_list) > self.pool:
             self._take()
 
+    def set_depth(self, depth: int) -> None:
+        """Set whether blocks get their hashes with a drafter."""
+        self.ahead = int(self.lookahead and depth > 0)
+
     def find(self, request: Request, plan: WindowPlan) -> Hit:
         """Return the longest run of cached blocks at the beginning, without the last token.
 
-        With a draft model the last block found is computed again: the draft head needs its hidden states (EAGLE).
+        With a draft model the last block found is computed again, unless hashes look ahead.
         """
         blocks = self._longest_run(request, request.target - 1)
-        if plan.depth > 0:
+        if plan.depth > 0 and not self.ahead:
             del blocks[-1:]
         return Hit(len(blocks) * BLOCK_TOKENS, tuple(blocks))
 
@@ -245,7 +267,7 @@ class HashedBlocks:
     def _longest_run(self, request: Request, tokens: int) -> list[int]:
         blocks = []
         for index in range(tokens // BLOCK_TOKENS):
-            same = self.blocks_of_hash.get(self.hashes.of(request.id, index))
+            same = self.blocks_of_hash.get(self._identity(request, index))
             if same is None:
                 break
             blocks.append(next(iter(same)))
@@ -282,12 +304,17 @@ class HashedBlocks:
         return block
 
     def computed(self, request: Request, tokens: int) -> None:
-        """Give the full blocks among the first `tokens` tokens their hashes."""
-        while request.hashed < tokens // BLOCK_TOKENS:
-            block, identity = request.table[request.hashed], self.hashes.of(request.id, request.hashed)
+        """Give the full blocks among the first `tokens` tokens their hashes, if the tokens that these cover are known."""
+        known = request.prompt + request.produced - self.ahead
+        while request.hashed < min(tokens, known) // BLOCK_TOKENS:
+            block, identity = request.table[request.hashed], self._identity(request, request.hashed)
             self.hash_of[block] = identity
             self.blocks_of_hash.setdefault(identity, {})[block] = None
             request.hashed += 1
+
+    def _identity(self, request: Request, index: int) -> Identity:
+        identity = self.hashes.of(request.id, index)
+        return (identity, self.hashes.of(request.id, index + 1)) if self.ahead else identity
 
     def free(self, request: Request, *, reusable: bool) -> None:
         """Take all blocks from `request`, the last one first; those that nobody else holds join the free list."""

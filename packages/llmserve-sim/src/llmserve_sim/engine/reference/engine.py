@@ -68,7 +68,11 @@ class ReferenceEngine:
         if self.hashes is None:
             return CountedBlocks()
         rules = self.fleet.rules
-        return HashedBlocks(self.hashes, unhashed_first=rules is not None and rules.unhashed_blocks_first)
+        if rules is None:
+            return HashedBlocks(self.hashes)
+        return HashedBlocks(
+            self.hashes, unhashed_first=rules.unhashed_blocks_first, lookahead=rules.lookahead_block_hashes
+        )
 
     def step(self, plan: WindowPlan) -> WindowStats:
         """Apply `plan` and run to its end; raises `InvalidInputError` for a plan that cannot be run."""
@@ -206,6 +210,8 @@ class ReferenceEngine:
         """Apply a plan at the start of a window. The first plan is the initial state and costs nothing."""
         now, last, stats = self.now, self.plan, self.ledger.stats
         self.plan = plan
+        for replica in self.replicas:
+            replica.kv.set_depth(plan.depth)
         if last is None:
             self._set_roles(plan)
             for replica in self.replicas:
