@@ -190,15 +190,21 @@ _PINNED = {
 
 SCHEDULERS: dict[str, SchedulerRules] = {
     version: SchedulerRules(
-        whole_prompt, lookahead, resumes, asynchronous, unhashed_blocks_first=unhashed, lookahead_block_hashes=ahead
+        whole_prompt,
+        lookahead,
+        resumes,
+        asynchronous,
+        unhashed_blocks_first=unhashed,
+        lookahead_block_hashes=ahead,
+        drafts_beside_last_token=drafts,
     )
-    for version, whole_prompt, lookahead, resumes, asynchronous, unhashed, ahead in (
-        ("vllm-0.12", False, False, False, False, False, False),
-        ("vllm-0.15", False, False, False, True, False, False),
-        ("vllm-0.19", True, False, False, True, False, False),
-        ("vllm-0.24", True, True, False, True, True, False),
-        ("vllm-0.32", True, True, False, True, True, False),
-        ("vllm-0.33", True, True, True, True, True, True),
+    for version, whole_prompt, lookahead, resumes, asynchronous, unhashed, ahead, drafts in (
+        ("vllm-0.12", False, False, False, False, False, False, False),
+        ("vllm-0.15", False, False, False, True, False, False, False),
+        ("vllm-0.19", True, False, False, True, False, False, False),
+        ("vllm-0.24", True, True, False, True, True, False, False),
+        ("vllm-0.32", True, True, False, True, True, False, True),
+        ("vllm-0.33", True, True, True, True, True, True, True),
     )
 }
 """The scheduling rules of vLLM's versions; `nox -s vllm` holds each against that version's own scheduler."""

@@ -29,7 +29,7 @@ class IterationCosts:
         """
         t = self.tables
         tokens = n * (depth + 1) + sum(new for _, new in chunks)
-        completing = sum(1 for request, new in chunks if request.computed + new == request.target)
+        completing = sum(1 for request, new in chunks if request.computed + new >= request.target)
         time = self.gemm[tokens] + self.head[n * (depth + 1) + completing] + t.cpu_seq * (n + len(chunks))
         if not chunks:
             time += t.dec_t0 + self.decode_ps(n, context_fp)

@@ -193,7 +193,7 @@ class Replica:
             return
         context_fp = sum(FP * (r.prompt + r.produced) + self.counters[r.tenant] % FP for r in batch.decoding)
         duration = costs.iteration_ps(len(batch.decoding), batch.depth, context_fp, batch.chunks)
-        completing = [r for r, new in batch.chunks if r.computed + new == r.target]
+        completing = [r for r, new in batch.chunks if r.computed + new >= r.target]
         self.iteration = Iteration(
             batch.depth, batch.tokens_per_step, batch.chunks, batch.decoding, now + duration, duration, completing
         )
@@ -234,7 +234,7 @@ class Replica:
         for r, new in iteration.chunks:
             preempted = r.blocks == 0  # while its chunk was computed; the token counts, the KV is gone
             if not preempted:
-                r.computed += new
+                r.computed = min(r.computed + new, r.target)  # placeholders beside its last token are refused
             hands_over = self.prefill_only and r.produced + 1 < r.output
             if r not in iteration.completing or r.ended or (preempted and hands_over):
                 continue

@@ -41,18 +41,20 @@ def schedule(replica: Replica, now: int, plan: WindowPlan, budget: int, rules: S
 
 def _step(replica: Replica, now: int, plan: WindowPlan, budget: int, rules: SchedulerRules) -> tuple[Batch, bool]:
     in_flight = {} if replica.iteration is None else replica.iteration.tokens()
-    completing = {r for r in replica.prefilling if r.computed + in_flight.get(r, 0) == r.target}
+    completing = {r for r in replica.prefilling if r.computed + in_flight.get(r, 0) >= r.target}
     decoding = completing.union(replica.decoding)
     depth = max(min(plan.depth, budget // max(len(decoding), 1) - 1), 0)
     rates = [plan.tokens_per_step[tenant][depth] for tenant in range(TENANTS)]
     scheduled, preempted = _schedule_running(replica, plan, depth, budget, rules, in_flight, decoding)
     left = budget - sum(scheduled.values())
+    drafts = min(plan.depth, budget - 1) if rules.drafts_beside_last_token and decoding.issuperset(scheduled) else 0
+    beside = bool(scheduled)
     while not preempted and left > 0 and replica.running < plan.batch_cap:
         queue = replica.next_queue(plan.priority)
         if queue is None:
             break
         request = queue[0]
-        new = _admissible(replica, request, plan, depth, left, rules)
+        new = _admissible(replica, request, plan, depth, left, rules, 0 if request.has_kv else drafts, beside)
         if new == 0:
             break
         if request.has_kv:
@@ -117,9 +119,19 @@ def _schedule_running(
 
 
 def _admissible(
-    replica: Replica, request: Request, plan: WindowPlan, depth: int, left: int, rules: SchedulerRules
+    replica: Replica,
+    request: Request,
+    plan: WindowPlan,
+    depth: int,
+    left: int,
+    rules: SchedulerRules,
+    drafts: int,
+    beside: bool,
 ) -> int:
-    """Return the new tokens of the waiting request that is next, with its blocks allocated; 0 if it does not fit."""
+    """Return the new tokens of the waiting request that is next, with its blocks allocated; 0 if it does not fit.
+
+    `drafts` come with a last token, if any of the request is cached or running requests are scheduled `beside` it.
+    """
     kv = replica.kv
     if request.has_kv:
         slots = request.stored + depth + 1 + plan.depth
@@ -131,12 +143,17 @@ def _admissible(
         return depth + 1
     request.target = request.prompt + request.produced
     hit = kv.find(request, plan)
-    new = min(request.target - hit.tokens, left)
+    new = request.target - hit.tokens
+    if new == 1 and (beside or hit.tokens > 0):
+        new += drafts
+        if new > left:
+            return 0
+    new = min(new, left)
     slots = hit.tokens + new + (plan.depth if rules.admission_lookahead else 0)
     if kv.shortage(request, max(slots, request.target if rules.whole_prompt else 0), hit) > 0:
         return 0
     request.computed = hit.tokens
     replica.ledger.found(request)
     kv.allocate(request, slots, hit)
-    kv.computed(request, hit.tokens + new)
+    kv.computed(request, min(hit.tokens + new, request.target))
     return new
