@@ -118,6 +118,13 @@ def test_0_24_needs_the_slots_looked_ahead_at_admission_already() -> None:
         assert stats[0].used_blocks == blocks
 
 
+@pytest.mark.parametrize(("version", "tokens"), [("vllm-0.24", 1), ("vllm-0.32", 4)])
+def test_from_0_32_on_a_last_token_alone_comes_with_drafts(version: str, tokens: int) -> None:
+    """A prompt of one token is admitted beside a request that decodes with 3 drafts."""
+    _, records = run(SYNCHRONOUS[version], [(0, 20, 10, 1), (1, 1, 2, 1)], replace(PLAN, depth=3))
+    assert records[1].first_ps == 120 + 100 + 4 + tokens
+
+
 @pytest.mark.parametrize(("version", "last_ps"), [("vllm-0.32", 164 + 157 + 101 + 102), ("vllm-0.33", 164 + 157 + 102)])
 def test_a_request_that_preempts_itself_ends_the_step_until_0_33(version: str, last_ps: int) -> None:
     """3, 3 and 2 blocks fill the pool. In the third step the second request needs one more, and is itself the victim."""

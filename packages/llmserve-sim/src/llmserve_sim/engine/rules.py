@@ -35,5 +35,5 @@ class SchedulerRules(Checked):
     """With a drafter a block's hash covers the token behind it too, and every block found is used (0.33); before, the
     last block found is computed again."""
     drafts_beside_last_token: bool = False
-    """A request that is admitted with all but its last token cached is scheduled with K drafts beside that token, as one
-    that decodes, unless a prompt goes on in the step (0.32). They are placeholders and are all refused."""
+    """A request of which one token is left to compute is admitted with K drafts beside it, as one that decodes, unless a
+    prompt goes on in the step (0.32). They are placeholders, and none is accepted."""
