@@ -1,8 +1,8 @@
 """Every check of this repository as a session that proves one thing; `nox -l` lists them.
 
 `pip install uv nox && nox` runs the default set on the Python that runs nox. Name the other sessions to run them:
-those that take many minutes (`examples`, `image`, `attacks`, `crash`, `fuzz`, `real`, `vllm`), and those that need an idle
-machine (`bench`, `load`). Sessions install the packages from their own folders, never editable, so that they test what a user
+those that take many minutes (`examples`, `hostile`, `image`, `attacks`, `crash`, `fuzz`, `real`, `vllm`), and those that
+need an idle machine (`bench`, `load`). Sessions install the packages from their own folders, never editable, so that they test what a user
 would install.
 """
 
@@ -185,6 +185,14 @@ def contract(session: nox.Session) -> None:
     _compose(session)
     session.install(*GROUPS["test"])
     session.run("pytest", *(session.posargs or ["tests/contract", *TWO_AT_ONCE]), env=_environment())
+
+
+@nox.session(tags=["tests"], default=False)
+def hostile(session: nox.Session) -> None:
+    """10,000 random specifications end in a typed error or a run that ends; give another count after `--`."""
+    _install(session, "sim", "[fast]")
+    script = ROOT / "packages" / "llmserve-sim" / "tests" / "specifications" / "hostile.py"
+    session.run("python", str(script), *(session.posargs or ["10000"]))
 
 
 @nox.session(tags=["tests"], default=False)

@@ -30,6 +30,8 @@ from llmserve_agents.evaluation.roster import agent_specs, parse_agent
 from llmserve_agents.evaluation.runner import DEFAULT_AGENTS, Progress, evaluation_tasks, run, runnable_agents
 from llmserve_agents.executors import EXECUTORS, Executor, make_executor
 from llmserve_agents.learning.curves import Curve, draw_learning_curves
+from llmserve_agents.policy import make_agent
+from llmserve_agents.references import run_agent
 from llmserve_sim.tasks.registry import catalogue_task
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -37,6 +39,8 @@ SEARCHERS: Final = ("planner", "clairvoyant")
 """Agents that take seconds to minutes an episode."""
 BESIDE: Final = ("ppo", "tuned-heuristic", "best-static")
 """Agents that they are compared with; the clairvoyant search starts from the actions of these."""
+BASELINES: Final = ("best-static", "heuristic", "tuned-heuristic")
+"""Agents that are drawn beside the learning curves."""
 QUICK_EPISODES: Final = 20
 SLACK: Final = 2.0
 """Largest distance of a committed mean from the quick run's, in half-widths of its interval (4 standard errors)."""
@@ -83,7 +87,8 @@ def measure(arguments: argparse.Namespace, place: Executor) -> int:
         draw_timeline(logs, out / f"timeline-{task}.png", window_s=catalogue_task(task).window_s)
     curves = learning_curves(tasks)
     if len(curves) == len(tasks):
-        draw_learning_curves(curves, out / "learning.png", levels={task: _levels(report, task) for task in tasks})
+        levels = {task: learning_levels(task, [name for name in BASELINES if name in agents]) for task in tasks}
+        draw_learning_curves(curves, out / "learning.png", levels=levels)
     else:
         print("no learning curves: no learning.json in weights/<task>/seeds/* of every task", file=sys.stderr)
     for name, whole in PAGES.items():
@@ -102,6 +107,19 @@ def learning_curves(tasks: Sequence[str], weights: Path = ROOT / "weights") -> d
                 steps, values = zip(*points, strict=True)
                 found.setdefault(task, []).append(Curve(path.parent.name, steps, values))
     return found
+
+
+def learning_levels(task: str, agents: Sequence[str], weights: Path = ROOT / "weights") -> dict[str, float]:
+    """Return the mean reward per window of other agents on the validation seeds that the task's curves are means over.
+
+    Raises `ValueError` if the cards of the training seeds name different validation seeds.
+    """
+    cards = [json.loads(path.read_bytes()) for path in weights.joinpath(task).glob("seeds/*/card.json")]
+    ranges = {tuple(card["validation_seeds"]) for card in cards}
+    if len(ranges) != 1:
+        raise ValueError(f"{task}: the curves must be over the same validation seeds, not {sorted(ranges)}")
+    seeds = range(*ranges.pop())
+    return {name: float(run_agent(catalogue_task(task), seeds, make_agent(name)).values.mean()) for name in agents}
 
 
 def check(arguments: argparse.Namespace, place: Executor) -> int:
@@ -159,13 +177,6 @@ def disagreements(report: EvaluationReport, committed: EvaluationReport) -> list
         if row.verified < row.episodes:
             found.append(f"{row.agent}, {row.task_id}: {row.verified} of {row.episodes} episodes verified")
     return found
-
-
-def _levels(report: EvaluationReport, task: str) -> dict[str, float]:
-    """Return the mean reward of other agents on test seeds, to draw beside the curves."""
-    names = ("best-static", "heuristic", "tuned-heuristic")
-    labels = {entry.label for entry in report.agents}
-    return {name: report.result(name, task).reward.value for name in names if name in labels}
 
 
 def _ablation(name: str, tasks: Sequence[str], episodes: int, place: Executor) -> AblationReport:

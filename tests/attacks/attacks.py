@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import json
 import os
 import socket
 import threading
@@ -195,6 +196,25 @@ def uploads(port: int) -> str:
     return outcome
 
 
+def made_up_pages(port: int) -> str:
+    """600 visitors of the page, each of whom opens it and never reads what it shows."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/web/config")
+    page = json.loads(connection.getresponse().read())
+    shown = {component["id"]: component["props"].get("value") for component in page["components"]}
+    opening = next(found for found in page["dependencies"] if any("load" in target for target in found["targets"]))
+    opens = {"data": [shown[i] for i in opening["inputs"]], "fn_index": opening["id"], "trigger_id": None}
+    outcomes: Counter[int] = Counter()
+    for visitor in range(600):
+        body = json.dumps(opens | {"session_hash": f"visitor{visitor}", "event_data": None})
+        connection.request("POST", "/web/gradio_api/queue/join", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        outcomes[answer.status] += 1
+    connection.close()
+    return ", ".join(f"{count} x {status}" for status, count in outcomes.most_common())
+
+
 _FOREIGN: Final = ("Origin: https://evil.example", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors")
 
 
@@ -230,5 +250,6 @@ ATTACKS: Final[tuple[Callable[[int], str], ...]] = (
     unread_answers,
     unfinished_messages,
     uploads,
+    made_up_pages,
     other_peoples_pages,
 )

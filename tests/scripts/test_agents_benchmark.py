@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.agents import disagreements, learning_curves, line_up, main
+from benchmarks.agents import disagreements, learning_curves, learning_levels, line_up, main
 from benchmarks.bars import Bar, bars, difference, search_bars
 from benchmarks.results import placed, readme_section, whole_section
 
 from llmserve_agents.evaluation.report import AgentEntry, EpisodeScore, EvaluationReport
 from llmserve_agents.evaluation.statistics import Bootstrap
 from llmserve_agents.evaluation.summary import summarize
+from llmserve_agents.policy import make_agent
+from llmserve_agents.references import run_agent
+from llmserve_sim.tasks.registry import catalogue_task
 
 STATIC, BURSTY = "static_workload", "bursty_workload"
 LEVELS = {
@@ -151,6 +154,18 @@ def test_learning_curves_are_read_by_training_seed(tmp_path: Path) -> None:
         ([100, 200], [0.1, 0.4]),
         ([100], [0.2]),
     ]
+
+
+def test_agents_beside_a_learning_curve_play_the_seeds_of_the_curve(tmp_path: Path) -> None:
+    for seed in ("0", "1"):
+        folder = tmp_path / BURSTY / "seeds" / seed
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text(json.dumps({"validation_seeds": [1_000_000, 1_000_002]}), encoding="utf-8")
+    played = run_agent(catalogue_task(BURSTY), [1_000_000, 1_000_001], make_agent("static")).values.mean()
+    assert learning_levels(BURSTY, ["static"], tmp_path) == {"static": played}
+    (folder / "card.json").write_text(json.dumps({"validation_seeds": [1_000_000, 1_000_008]}), encoding="utf-8")
+    with pytest.raises(ValueError, match="the same validation seeds"):
+        learning_levels(BURSTY, ["static"], tmp_path)
 
 
 def test_everyone_who_can_run_takes_part_unless_left_out() -> None:

@@ -63,4 +63,4 @@ def rates_of(acceptance: float) -> tuple[tuple[int, ...], ...]:
 def fleet_of(budget: int) -> FleetSpec:
     """Return one replica of the default deployment with another token budget."""
     deployment = replace(get_deployment("a100-llama3.1-8b"), replicas=1, max_num_batched_tokens=budget)
-    return build_fleet(deployment, max_len=MAX_LEN, max_unfinished=1 << 20)
+    return build_fleet(deployment, max_len=MAX_LEN, max_unfinished=1 << 19)

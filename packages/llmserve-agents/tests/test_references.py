@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from llmserve_agents import references
 from llmserve_agents.clairvoyant import Budget
 from llmserve_agents.policy import HeuristicPolicy, RandomPolicy, StaticPolicy
 from llmserve_agents.references import Effort, compute, main, run_agent
-from llmserve_agents.search import best_static
+from llmserve_agents.search import RefineBudget, best_static, evaluate_actions, refine_static
 from llmserve_agents.weights import WEIGHTS_VARIABLE
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.env import ServingEnv
@@ -23,6 +24,8 @@ from llmserve_sim.tasks import Task, load_task
 TASK = "bursty_workload"
 QUICK = Effort(
     static_seeds=2,
+    refine_seeds=4,
+    refine_episodes=300,
     reference_seeds=2,
     budget=Budget(passes=2, strides=(2,), holds=(2,), slow_holds=(6,), beyond=2),
 )
@@ -74,8 +77,10 @@ def test_every_mean_is_that_of_its_policy_on_the_reference_seeds(found: Any, sho
 
 
 def test_the_fixed_configuration_is_searched_on_training_seeds(found: Any, short: Task) -> None:
-    action, _ = _from_one_start(short, [0, 1])
-    assert found[0].best_static_action == action
+    on_grid, _ = _from_one_start(short, [0, 1])
+    refined = refine_static(short, [0, 1, 2, 3], [on_grid], RefineBudget(300))
+    assert found[0].best_static_action == refined.action
+    assert refined.value >= evaluate_actions(short, [on_grid], [0, 1, 2, 3]).mean()
 
 
 def test_what_was_computed_says_how_and_for_what(found: Any, short: Task) -> None:
@@ -84,7 +89,10 @@ def test_what_was_computed_says_how_and_for_what(found: Any, short: Task) -> Non
     assert scores.task_digest == short.digest
     assert scores.provisional
     assert scores.ppo is None
-    assert scores.command == f"python -m llmserve_agents.references {TASK} --seeds 2 --passes 2 --static-seeds 2"
+    assert scores.command == (
+        f"python -m llmserve_agents.references {TASK} --seeds 2 --passes 2 --static-seeds 2 "
+        "--refine-seeds 4 --refine-episodes 300"
+    )
     for words in ("2 training seeds", "2 passes", "best-static, heuristic did", "second half moved it by"):
         assert words in scores.budget
     for words in ("random 0.", "without ppo", "without tuned-heuristic", "clairvoyant with half the budget"):
@@ -105,9 +113,17 @@ def test_following_a_policy_gives_its_actions_and_what_they_earn(short: Task) ->
 def test_the_shipped_policy_takes_part_where_there_is_one(short: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "best_static", lambda *_, **__: (ServeAction(), 0.0))
     monkeypatch.setattr(references, "make_agent", lambda _: HeuristicPolicy())
-    none = Effort(static_seeds=1, reference_seeds=1, budget=Budget(passes=1, strides=(), holds=(1,)))
-    scores = compute(short, none, log=lambda _: None)
+    none = Effort(
+        static_seeds=1,
+        refine_seeds=1,
+        refine_episodes=10,
+        reference_seeds=1,
+        budget=Budget(passes=1, strides=(), holds=(1,)),
+    )
+    scores = compute(short, replace(none, paired=True), log=lambda _: None)
     assert scores.ppo == scores.heuristic
+    assert scores.paired
+    assert scores.command.endswith(" --paired")
     assert scores.clairvoyant >= max(scores.best_static, scores.heuristic)
     assert "tuned-heuristic, ppo did" in scores.budget
 
@@ -128,6 +144,8 @@ def test_the_program_writes_where_the_simulator_reads(
     assert main([TASK, "static_workload", "--seeds", "7", "--passes", "3"]) == 0
     assert [name for name, _ in asked] == [TASK, "static_workload"]
     assert asked[0][1] == Effort(reference_seeds=7, budget=Budget(passes=3))
+    assert main([TASK, "--paired"]) == 0
+    assert asked[-1][1] == Effort(paired=True)
     written = (tmp_path / f"{TASK}.json").read_text(encoding="utf-8")
     assert ReferenceScores.model_validate_json(written) == found[0]
     assert f"{TASK}.json: random" in capsys.readouterr().out
@@ -140,6 +158,7 @@ def test_the_program_writes_where_the_simulator_reads(
         (["short.toml"], "got short.toml"),
         ([TASK, "--seeds", "0"], "must be at least 1"),
         ([TASK, "--passes", "0"], "must be at least 1"),
+        ([TASK, "--refine-episodes", "9"], "at least twice --refine-seeds"),
         ([TASK, "--seeds", "many"], "--seeds"),
         (["--nonsense"], "--nonsense"),
     ],

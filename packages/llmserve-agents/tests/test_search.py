@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmserve_agents import search
-from llmserve_agents.search import STARTS, best_by_regime, best_static, evaluate_static, simulate_plans
+from llmserve_agents.search import (
+    STARTS,
+    best_by_regime,
+    best_static,
+    evaluate_actions,
+    evaluate_static,
+    grid,
+    simulate_plans,
+)
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
@@ -42,13 +49,23 @@ def test_a_configurations_value_is_what_an_environment_earns_under_it(task: Task
             assert values[row, column] == pytest.approx(np.mean(earned), abs=1e-12)
 
 
+def test_actions_have_the_values_of_the_grids_points_that_they_are_and_may_lie_between_them(task: Task) -> None:
+    configurations, seeds, env = some(3), [1, 2], ServingEnv(task)
+    actions = [from_indices(row) for row in configurations.tolist()]
+    assert (evaluate_actions(task, actions, seeds) == evaluate_static(task, configurations, seeds)).all()
+    between = ServeAction(batch_cap=27, kv_budget_fraction=0.333)
+    env.start(1)
+    earned = [env.advance(between).reward for _ in range(task.windows)]
+    assert evaluate_actions(task, [between], [1])[0, 0] == pytest.approx(np.mean(earned), abs=1e-12)
+
+
 @pytest.mark.parametrize("rows", [1, 4, 7])
 def test_how_many_are_simulated_side_by_side_changes_no_value(
     task: Task, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configurations = some(5)
     whole = evaluate_static(task, configurations, [1, 2, 3])
-    monkeypatch.setattr(search, "MAX_BATCH_SIZE", rows)
+    monkeypatch.setattr(grid, "MAX_BATCH_SIZE", rows)
     assert (evaluate_static(task, configurations, [1, 2, 3]) == whole).all()
 
 
@@ -84,7 +101,7 @@ def test_a_start_that_is_only_bad_on_few_seeds_is_not_lost(task: Task, monkeypat
         early = np.array(seeds)[None] < 2
         return np.where(is_good, np.where(early, 0.1, 0.9), np.where(is_bad, 0.3, 0.2))
 
-    monkeypatch.setattr(search, "evaluate_static", values)
+    monkeypatch.setattr(grid, "evaluate_static", values)
     action, value = best_static(task, list(range(8)), starts=(good, bad), pairs=False)
     assert (action, value) == (good, pytest.approx(0.7))
 

@@ -27,6 +27,7 @@ LINES = [
     ('%s - "WebSocket %s" %d', ("203.0.113.9:1", "/ws?token=hunter2", 401)),
     ("connection open", ()),
     ("connection rejected (401 Unauthorized)", ()),
+    ("Invalid UTF-8 sequence received from client.", ()),
 ]
 
 

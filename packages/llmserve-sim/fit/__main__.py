@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import astuple
+from dataclasses import asdict
 from typing import Any
 
 import attention
 import gemm
+import kernel_tables
+import moe
 import other
 import overhead
 import speculation
 from common import Error, differences
-from shapes import A100, H100, RTX_4090, RTX_PRO_6000
+from shapes import A100, L40S, RTX_4090
 
 from llmserve_sim.performance import speculation as committed_speculation
+from llmserve_sim.performance.calibration import A100_BF16_PLAIN
 
 TOLERANCE = 0.02
 
@@ -32,29 +35,37 @@ def main() -> int:
     parser.add_argument("--overheads", action="store_true")
     arguments = parser.parse_args()
 
-    gemms, formats, errors = gemm.run()
-    decode, prefill, mixed, found = attention.run(gemms)
+    gemms, fp8, formats, errors = gemm.run()
+    attentions, found = attention.run(gemms)
     errors += found
     small, allreduce, found = other.run(gemms)
     errors += found
+    experts, experts_fp8, found = moe.run()
+    errors += found
 
     changed: list[str] = []
-    for gpu in (A100, H100, RTX_PRO_6000, RTX_4090):
+    for gpu in (*kernel_tables.GPUS, RTX_4090):
         refit: dict[str, Any] = {
             "gemm": gemms[gpu.name],
-            "decode": decode[gpu.name],
-            "prefill": prefill[gpu.name],
-            "mixed": mixed[gpu.name],
+            "decode": attentions.decode[gpu.name],
+            "prefill": attentions.prefill[gpu.name],
+            "mixed": attentions.mixed[gpu.name],
             "small": small[gpu.name],
+            "allreduce": allreduce.get(gpu.name, allreduce[L40S.name]),
         }
-        if gpu.name in allreduce:
-            refit["allreduce"] = allreduce[gpu.name]
+        refit |= {"gemm_fp8": fp8[gpu.name]} if gpu.name in fp8 else {}
+        refit |= {"moe": experts[gpu.name]} if gpu.name in experts else {}
+        refit |= {"moe_fp8": experts_fp8[gpu.name]} if gpu.name in experts_fp8 else {}
+        refit |= {"decode_fp8": attentions.decode_fp8[gpu.name]} if gpu.name in attentions.decode_fp8 else {}
         if gpu is A100:
             refit |= {"gemm_int8": formats["INT8"], "gemm_int4": formats["INT4"]}
+        if gpu is A100:
+            changed += differences("A100 BF16, plain form", A100_BF16_PLAIN, formats["FP16"], TOLERANCE)
         print(f"\n{gpu.name}")
         for name, parameters in refit.items():
             values = ", ".join(
-                f"{value:.4g}" if isinstance(value, float) else str(value) for value in astuple(parameters)
+                f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+                for name, value in asdict(parameters).items()
             )
             print(f"    {name}={type(parameters).__name__}({values}),")
             changed += differences(f"{gpu.name}.{name}", getattr(gpu.kernels, name), parameters, TOLERANCE)

@@ -13,9 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares  # type: ignore[import-untyped]
 
+from llmserve_sim.errors import InvalidInputError
+
 Array = NDArray[np.float64]
 
 SOFT_L1_SCALE = 0.1  # residuals beyond 10 % weigh linearly: kernel tables hold outliers of a factor of two
+
+
+OUT_OF_BOUNDS = 100.0  # log error, far beyond any prediction's
 
 
 @dataclass(frozen=True)
@@ -61,21 +66,26 @@ def fit(
     beside: Array | float = 0.0,
     weight: Array | float = 1.0,
     lower: float = 1e-6,
+    scale: float = SOFT_L1_SCALE,
 ) -> Array:
     """Positive parameters that minimise the robust log error of `predict + beside` against `measured + beside`.
 
     `beside` is the time that the rest of the layer takes: with it, an error counts as a share of an engine iteration,
-    so a kernel of 10 us beside 500 us of GEMMs does not outvote the regime that matters.
+    so a kernel of 10 us beside 500 us of GEMMs does not outvote the regime that matters. A step of the search to
+    parameters that their dataclass refuses counts as a miss by `OUT_OF_BOUNDS` everywhere, so it is not taken.
     """
 
     def residual(log_parameters: Array) -> Array:
-        predicted = predict(np.exp(log_parameters))
+        try:
+            predicted = predict(np.exp(log_parameters))
+        except InvalidInputError:
+            return np.full_like(measured, OUT_OF_BOUNDS)
         result: Array = weight * np.log((predicted + beside) / (measured + beside))
         return result
 
     bound = np.log(lower)
     solution = least_squares(
-        residual, np.log(np.asarray(start)), bounds=(bound, np.inf), loss="soft_l1", f_scale=SOFT_L1_SCALE, x_scale=0.1
+        residual, np.log(np.asarray(start)), bounds=(bound, np.inf), loss="soft_l1", f_scale=scale, x_scale=0.1
     )
     return np.asarray(np.exp(solution.x))
 
@@ -96,6 +106,8 @@ def error(what: str, predicted: Array, measured: Array, beside: Array | float = 
 
 def differences(name: str, committed: Any, refit: Any, tolerance: float) -> list[str]:
     """Names and values of committed constants that a refit moves by more than `tolerance` (relative)."""
+    if committed is None:
+        return [f"{name}: committed None, refit {refit}"]
     if is_dataclass(committed):
         return [
             line

@@ -1,17 +1,18 @@
 """Small kernels (norms, rotary embedding, activation) and all-reduces.
 
-Small kernels were profiled on the RTX cards; A100 and H100 take the mean of the two, launches being alike and the
-bytes scaled by their own bandwidth. All-reduces were measured on A100 and H100. No all-reduce over PCIe is in the
-data: the RTX PRO 6000 keeps the design's figure (20 us, 16 GB/s).
+Small kernels were profiled on the RTX cards; the others take the mean of the two, launches being alike and the bytes
+scaled by their own bandwidth. All-reduces come from the kernel tables; the RTX 4090, which has none, takes L40S's, a
+card of the same generation on the same PCIe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import kernel_tables
 import numpy as np
 from common import Array, Error, error, fit, table
-from shapes import A100, AIC_NAMES, H100, PROFILES, RTX_4090, RTX_PRO_6000, layer_gemms_us
+from shapes import L40S, PROFILES, RTX_4090, RTX_PRO_6000, layer_gemms_us
 
 from llmserve_sim.performance.kernels import allreduce_us, small_kernels_us
 from llmserve_sim.specifications import AllReduceParameters, GemmParameters, GpuSpec, SmallKernelParameters
@@ -46,9 +47,12 @@ def fit_small(gpu: GpuSpec, gemm: GemmParameters) -> tuple[SmallKernelParameters
 
 
 def fit_allreduce(gpu: GpuSpec) -> tuple[AllReduceParameters, list[Error]]:
-    """Messages from one token to a full iteration of hidden size 8,192."""
-    columns = table(f"aic_{AIC_NAMES[gpu.name]}_allreduce.csv")
-    ranks, message, us = columns["num_gpus"], 2.0 * columns["message_elements_bf16"], columns["latency_us"]
+    """VLLM's own all-reduce inside a CUDA graph; messages from two tokens to a full iteration of hidden size 8,192."""
+    columns = kernel_tables.read(gpu, "allreduce", backend="vllm_graph")
+    if columns is None:
+        message_ = f"no all-reduce table for {gpu.name}"
+        raise SystemExit(message_)
+    ranks, message, us = columns["num_gpus"], 2.0 * columns["message_size"], columns["us"]
     keep = (message <= MAX_MESSAGE_BYTES) & (message >= MIN_MESSAGE_BYTES)
     ranks, message, us = ranks[keep], message[keep], us[keep]
 
@@ -57,7 +61,8 @@ def fit_allreduce(gpu: GpuSpec) -> tuple[AllReduceParameters, list[Error]]:
             allreduce_us(AllReduceParameters(*p), message, ranks=ranks, link_bytes_per_s=gpu.link_bytes_per_s)
         )
 
-    best = fit(predict, (4.0, 0.12, 0.6), us)
+    on_pcie = gpu in {L40S, RTX_PRO_6000}
+    best = fit(predict, (4.0, 1.0, 0.6, 1.0) if on_pcie else (4.0, 0.12, 0.6), us, lower=0.05)
     return AllReduceParameters(*best), [error(f"all-reduce {gpu.name}", predict(best), us)]
 
 
@@ -75,8 +80,8 @@ def run(
             for name in SmallKernelParameters.__dataclass_fields__
         )
     )
-    small[A100.name] = small[H100.name] = mean
-    for gpu in (A100, H100):
+    for gpu in kernel_tables.GPUS:
+        small.setdefault(gpu.name, mean)
         allreduce[gpu.name], found = fit_allreduce(gpu)
         errors += found
     return small, allreduce, errors

@@ -323,3 +323,48 @@ def test_not_a_number_in_metadata_never_verifies(value: float) -> None:
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="policy: must be one of random, static, threshold"):
         make_policy("oracle")
+
+
+PAIRED = REFERENCES.model_copy(update={"paired": True, "best_static_action": ServeAction(batch_cap=64)})
+
+
+def test_the_best_fixed_configuration_scores_one_half_on_every_seed_if_references_are_paired(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grader, "load_references", lambda *_: PAIRED)
+    for seed in (1, 2, 3):
+        report = grade(_run("bursty_workload", StaticPolicy(PAIRED.best_static_action), 120, seed))
+        assert (report.score, report.unclipped_score, report.clipped) == (0.5, 0.5, False)
+
+
+def test_a_paired_score_is_the_difference_on_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = _run("bursty_workload", RandomPolicy(), 120)
+    fixed = grade(_run("bursty_workload", StaticPolicy(PAIRED.best_static_action), 120))
+    alone = grade(log)
+    assert (alone.unclipped_score, alone.clipped) == (None, None)
+    monkeypatch.setattr(grader, "load_references", lambda *_: PAIRED)
+    report = grade(log)
+    unclipped = 0.5 + 0.5 * (report.mean_reward - fixed.mean_reward) / (PAIRED.best_static - PAIRED.random)
+    assert report.unclipped_score == pytest.approx(unclipped)
+    assert report.score == min(1.0, max(0.0, unclipped)) == 0.0
+    assert report.clipped is True
+    better = grader.paired_score(0.05, PAIRED)
+    assert better == pytest.approx(0.5 + 0.5 * 0.05 / (PAIRED.clairvoyant - PAIRED.best_static))
+    assert score_of(report.mean_reward + 0.05, PAIRED, report.mean_reward) == better
+
+
+def test_windows_that_are_missing_count_as_the_random_policy_beside_the_fixed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grader, "load_references", lambda *_: PAIRED)
+    log = json.loads(_run("bursty_workload", StaticPolicy(PAIRED.best_static_action), 30).model_dump_json())
+    for count in (1, 30):
+        report = grade({**log, "steps": log["steps"][:count]})
+        assert report.unclipped_score == pytest.approx(0.5 * count / 120)
+        assert not report.complete
+
+
+def test_without_a_pair_paired_references_score_a_mean_as_others_do() -> None:
+    for mean in (-1.0, 0.1, 0.3, 0.5, 0.6, 0.9):
+        assert score_of(mean, PAIRED) == score_of(mean, REFERENCES, 0.2) == score_of(mean, REFERENCES)
+        assert score_of(mean, PAIRED, PAIRED.best_static) == pytest.approx(score_of(mean, PAIRED))

@@ -9,6 +9,8 @@ import pytest
 
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, QWEN3_32B, Deployment, get_deployment
+from llmserve_sim.performance import calibration_0_1
+from llmserve_sim.specifications import DEFAULT_FOR_GPU
 
 
 def test_parameter_counts_are_those_of_the_published_checkpoints() -> None:
@@ -41,6 +43,49 @@ def test_the_presets_are_the_documented_three() -> None:
     assert get_deployment("a100-llama3.1-8b").can_split
     assert not get_deployment("rtx4090-llama3.1-8b").can_split
     assert get_deployment("h100x2-qwen3-32b").gpus == 2
+
+
+def test_the_token_budget_is_vllm_s_default_of_the_gpu_unless_named() -> None:
+    """8,192 tokens and 1,024 sequences from 70 GiB on, A100 excepted; 2,048 and 256 otherwise."""
+    small = {"A100-80G-SXM", "RTX-4090", "L40S"}
+    for version in ("vllm-0.12", "vllm-0.15", "vllm-0.19", "vllm-0.24"):
+        defaults = {name: (ENGINES[version].token_budget(gpu), gpu.default_max_num_seqs) for name, gpu in GPUS.items()}
+        assert defaults == {name: (2048, 256) if name in small else (8192, 1024) for name in GPUS}
+    own = Deployment("mine", GPUS["H100-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.19"])
+    assert own.max_num_batched_tokens == 8192
+    assert replace(own, max_num_batched_tokens=512).max_num_batched_tokens == 512
+
+
+def test_vllm_0_32_takes_twice_the_tokens_on_gpus_of_160_gib() -> None:
+    """Of those known here, that is B200."""
+    budgets = {name: ENGINES["vllm-0.32"].token_budget(gpu) for name, gpu in GPUS.items()}
+    assert budgets == {
+        name: 16_384 if name == "B200-SXM" else ENGINES["vllm-0.24"].token_budget(gpu) for name, gpu in GPUS.items()
+    }
+    assert Deployment("mine", GPUS["B200-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.32"]).max_num_batched_tokens == 16_384
+
+
+@pytest.mark.parametrize("field", ["gpu", "engine"])
+def test_a_deployment_without_gpu_or_engine_is_refused_by_name(field: str) -> None:
+    """The token budget that would follow from them is not what the error names."""
+    good = Deployment("mine", GPUS["H100-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.19"])
+    with pytest.raises(InvalidInputError, match=f"deployment.{field}"):
+        replace(good, max_num_batched_tokens=DEFAULT_FOR_GPU, **{field: None})
+
+
+def test_parameters_of_gemm_tiles_come_together() -> None:
+    """Rows without columns, or columns without rows, would be no tile."""
+    with pytest.raises(InvalidInputError, match=r"gemm_parameters\.tile_n"):
+        replace(GPUS["H100-SXM"].kernels.gemm, tile_n=0)
+
+
+def test_the_presets_keep_simulator_0_1_s_constants() -> None:
+    """The built-in tasks' references were computed on them."""
+    for deployment in DEPLOYMENTS.values():
+        assert deployment.engine == calibration_0_1.ENGINE
+        assert deployment.max_num_batched_tokens == 2048
+        assert deployment.activation_bytes == 2_500_000_000
+        assert deployment.gpu.kernels.gemm.tile_m == 0
 
 
 def test_a_fleet_costs_its_gpus() -> None:
@@ -76,6 +121,8 @@ def test_efficiencies_stay_within_what_the_data_sheets_allow() -> None:
         ("tensor_parallel", 0),
         ("tensor_parallel", 3),
         ("max_num_batched_tokens", 0),
+        ("activation_bytes", -1),
+        ("activation_bytes", 2.5e9),
         ("gpu_memory_utilization", 0.0),
         ("gpu_memory_utilization", 1.5),
         ("gpu_memory_utilization", float("nan")),

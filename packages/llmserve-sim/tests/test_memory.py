@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.hardware import DEPLOYMENTS, GPUS, QWEN3_32B
-from llmserve_sim.memory import MemoryModel
+from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, QWEN3_32B, Deployment
+from llmserve_sim.memory import MemoryModel, activation_bytes
 from llmserve_sim.performance.quantization import TIERS
 
 MAX_LEN = 8192
@@ -98,6 +98,44 @@ def test_a_pool_held_in_front_of_a_rising_wave_is_pressure() -> None:
 def test_every_pool_meets_the_engine_s_minimum() -> None:
     """One largest request and its speculative overshoot."""
     assert MODELS["a100-llama3.1-8b"].min_pool_blocks == (MAX_LEN + 16) // 16 + 2
+
+
+@pytest.mark.parametrize(
+    ("gpu", "share", "tensor_parallel", "measured"),
+    [
+        ("RTX-4090", 0.9, 1, 2588 * 2 * 2**20),
+        ("H100-SXM", 0.95, 1, 476_016 * 131_072),
+        ("H100-SXM", 0.95, 2, 63.76 * 2**30),
+        ("H100-SXM", 0.95, 4, 67.44 * 2**30),
+    ],
+)
+def test_the_pool_is_within_three_percent_of_what_vllm_measured(
+    gpu: str, share: float, tensor_parallel: int, measured: float
+) -> None:
+    """Llama-3.1-8B, bytes of KV per GPU."""
+    deployment = Deployment(
+        "measured",
+        GPUS[gpu],
+        LLAMA_3_1_8B,
+        ENGINES["vllm-0.19"],
+        tensor_parallel=tensor_parallel,
+        gpu_memory_utilization=share,
+    )
+    need = MemoryModel(deployment, 1024).requirement("FP16", 1.0, speculating=False)
+    assert need.wanted_blocks * need.block_bytes == pytest.approx(measured, rel=0.03)
+
+
+def test_a_4090_serves_contexts_of_32_768_tokens() -> None:
+    """As vLLM does."""
+    deployment = Deployment("long", GPUS["RTX-4090"], LLAMA_3_1_8B, ENGINES["vllm-0.19"])
+    assert MemoryModel(deployment, 32_768).min_pool_blocks > 2048
+
+
+def test_a_larger_token_budget_takes_activation_memory_from_the_pool() -> None:
+    """Once a batch's activations outgrow the sampler's."""
+    small = Deployment("budget", GPUS["H100-SXM"], QWEN3_32B, ENGINES["vllm-0.19"], tensor_parallel=2)
+    large = replace(small, max_num_batched_tokens=16_384)
+    assert activation_bytes(large) > activation_bytes(small)
 
 
 def test_a_model_that_does_not_fit_is_refused_when_the_fleet_is_planned() -> None:

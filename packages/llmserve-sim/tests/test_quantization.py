@@ -8,6 +8,7 @@ import pytest
 
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import DEPLOYMENTS, GPUS, LLAMA_3_1_8B
+from llmserve_sim.performance.calibration import A100_BF16_PLAIN
 from llmserve_sim.performance.quantization import TIERS, WEIGHT_FORMATS, gemm_parameters, swap_s, weight_bytes
 from llmserve_sim.performance.roofline import Iteration, Roofline
 
@@ -54,11 +55,11 @@ def test_layer_speed_ups_follow_the_measured_ones(tokens: int, w8a8: float, w4a1
 
 
 def test_formats_not_measured_on_a_gpu_keep_the_ratios_of_a100() -> None:
-    """Start-up and efficiencies relative to the GPU's own BF16."""
+    """Start-up and efficiencies relative to the GPU's own BF16; A100's BF16 in the form of its other formats."""
     a100, h100 = GPUS["A100-80G-SXM"], GPUS["H100-SXM"]
     for tier in ("INT8", "INT4"):
         ours, base = gemm_parameters(h100, tier), gemm_parameters(h100, "FP16")
-        theirs, their_base = gemm_parameters(a100, tier), gemm_parameters(a100, "FP16")
+        theirs, their_base = gemm_parameters(a100, tier), A100_BF16_PLAIN
         assert ours.t0_us / base.t0_us == pytest.approx(theirs.t0_us / their_base.t0_us)
         assert ours.compute_efficiency / base.compute_efficiency == pytest.approx(
             theirs.compute_efficiency / their_base.compute_efficiency

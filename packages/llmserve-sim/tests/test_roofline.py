@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, Deployment
+from llmserve_sim.performance import kernels
 from llmserve_sim.performance.roofline import Iteration, Roofline
 
 ROOFLINES = {name: Roofline(deployment) for name, deployment in DEPLOYMENTS.items()}
@@ -102,3 +103,49 @@ def test_an_empty_iteration_is_refused() -> None:
     """There is nothing to time."""
     with pytest.raises(InvalidInputError, match="iteration"):
         ROOFLINES["a100-llama3.1-8b"].iteration_s(Iteration())
+
+
+def moe(tokens: float, **changes: float) -> float:
+    """A Mixtral-8x7B layer on one H100, in microseconds."""
+    gpu = GPUS["H100-SXM"]
+    assert gpu.kernels.moe is not None
+    shape = {
+        "hidden": 4096,
+        "intermediate": 14_336,
+        "top_k": 2,
+        "experts": 8,
+        "tensor_parallel": 1,
+        "expert_parallel": 1,
+    }
+    time = kernels.moe_us(
+        gpu.kernels.moe,
+        tokens,
+        peak_flops=gpu.peak_bf16_flops,
+        hbm_bytes_per_s=gpu.hbm_bytes_per_s,
+        **(shape | changes),
+    )
+    return float(time)
+
+
+def test_experts_are_read_from_memory_as_far_as_tokens_choose_them() -> None:
+    """One token reads two of Mixtral's eight experts, 64 tokens read all: 2.8 GB at 91 % of 3.35 TB/s."""
+    assert moe(64) == pytest.approx(925, rel=0.15)
+    assert moe(1) == pytest.approx(0.25 * moe(64), rel=0.25)
+
+
+def test_more_tokens_never_make_experts_faster_and_more_gpus_never_slower() -> None:
+    """Up to a full iteration."""
+    times = [moe(2.0**power) for power in range(14)]
+    assert times == sorted(times)
+    for tokens in (1, 64, 4096):
+        assert moe(tokens) > moe(tokens, tensor_parallel=2) > moe(tokens, tensor_parallel=8)
+        assert moe(tokens) > moe(tokens, expert_parallel=2)
+
+
+def test_the_decode_attention_beside_a_short_chunk_costs_less_than_simulator_0_1_said() -> None:
+    """15 prompt tokens beside 82 decodes on an A100: the law derived from its own prefill rate, not the RTX cards' mean."""
+    preset = DEPLOYMENTS["a100-llama3.1-8b"]
+    own = Deployment("own", GPUS["A100-80G-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.19"])
+    batch = Iteration(82, 82 * 1500.0, ((15, 0),), 1)
+    before, now = (Roofline(deployment).iteration_s(batch) for deployment in (preset, own))
+    assert now < 0.9 * before

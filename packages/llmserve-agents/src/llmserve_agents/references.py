@@ -3,7 +3,7 @@
     python -m llmserve_agents.references [TASK ...]       (nox -s references)
 
 The references are mean rewards per window over the task's reference seeds. Score 0 is the random policy, 0.5 the best
-fixed configuration (found on training seeds), 1 the clairvoyant search. The search starts from the actions of every
+fixed configuration (found on training seeds, on the action grid and then between its points), 1 the clairvoyant search. The search starts from the actions of every
 agent on those seeds, so no agent is above it there. It runs in two halves; the gain of the second half is printed and
 stored. The means of the heuristic and the shipped PPO are stored as well, for comparison.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from llmserve_agents.clairvoyant import Budget, clairvoyant, nearest_indices
 from llmserve_agents.errors import MissingWeightsError
 from llmserve_agents.policy import HeuristicPolicy, Policy, RandomPolicy, StaticPolicy, make_agent, run_episode
-from llmserve_agents.search import best_static
+from llmserve_agents.search import RefineBudget, best_static, refine_static
 from llmserve_sim.__about__ import __version__
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.grader import score_of
@@ -46,11 +46,17 @@ class Effort:
     """How much is simulated for one task."""
 
     static_seeds: int = 32
-    """Training episodes on which fixed configurations are compared."""
+    """Training episodes on which fixed configurations of the action grid are compared."""
+    refine_seeds: int = 64
+    """Training episodes on which fixed configurations between the grid's points are compared."""
+    refine_episodes: int = 30_000
+    """Most episodes that the search between the grid's points simulates."""
     reference_seeds: int = 60
     """Most episodes that a mean is over: the first seeds of the task's reference range."""
     budget: Budget = field(default_factory=lambda: Budget(passes=4))
     """Budget of the clairvoyant search, both halves together."""
+    paired: bool = False
+    """Whether episodes are scored by their difference to the best fixed configuration on the same seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,9 @@ def compute(task: Task, effort: Effort | None = None, *, log: Callable[[str], ob
     train, reference = task.seeds.train, task.seeds.reference
     seeds = list(range(reference.start, reference.start + min(effort.reference_seeds, len(reference))))
     training = list(range(train.start, train.start + effort.static_seeds))
-    fixed, _ = best_static(task, training, log=log)
+    on_grid, _ = best_static(task, training, log=log)
+    refining = list(range(train.start, train.start + effort.refine_seeds))
+    fixed = refine_static(task, refining, [on_grid], RefineBudget(effort.refine_episodes), log=log).action
     runs = {
         "random": run_agent(task, seeds, RandomPolicy()),
         "best-static": run_agent(task, seeds, StaticPolicy(fixed)),
@@ -113,21 +121,24 @@ def compute(task: Task, effort: Effort | None = None, *, log: Callable[[str], ob
         clairvoyant=float(found.values.mean()),
         heuristic=means["heuristic"],
         ppo=means.get("ppo"),
-        provisional="ppo" not in means or effort != Effort(),
+        provisional="ppo" not in means or effort != Effort(paired=effort.paired),
         simulator_version=__version__,
         task_digest=env.state().task_digest,
         seeds=seeds,
         budget=(
             f"best_static: coordinate sweeps from 6 starts, then sweeps over pairs of knobs, on {effort.static_seeds} "
-            f"training seeds; clairvoyant: {effort.budget.passes} passes of single-knob changes on true forks, held "
+            f"training seeds, then pattern search between the grid's points, {effort.refine_episodes} episodes on "
+            f"{effort.refine_seeds} training seeds; clairvoyant: {effort.budget.passes} passes of single-knob changes on true forks, held "
             f"{effort.budget.holds} windows ({effort.budget.slow_holds} for tier and split), from what "
             f"{', '.join(name for name in runs if name != 'random')} did; its second half moved it by {moved:.2%}"
         ),
         command=(
             f"python -m llmserve_agents.references {task.id} --seeds {len(seeds)} --passes {effort.budget.passes} "
-            f"--static-seeds {effort.static_seeds}"
+            f"--static-seeds {effort.static_seeds} --refine-seeds {effort.refine_seeds} "
+            f"--refine-episodes {effort.refine_episodes}" + " --paired" * effort.paired
         ),
         best_static_action=fixed,
+        paired=effort.paired,
     )
 
 
@@ -143,12 +154,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=Effort().reference_seeds, help="reference seeds, at most (60)")
     parser.add_argument("--passes", type=int, default=Effort().budget.passes, help="passes of the search (4)")
     parser.add_argument("--static-seeds", type=int, default=Effort().static_seeds, help="training seeds (32)")
+    parser.add_argument("--refine-seeds", type=int, default=Effort().refine_seeds, help="the same, off the grid (64)")
+    parser.add_argument(
+        "--refine-episodes", type=int, default=Effort().refine_episodes, help="episodes simulated off the grid (30000)"
+    )
+    parser.add_argument("--paired", action="store_true", help="score episodes by their difference on the same seed")
     options = parser.parse_args(arguments)
     if unknown := [task for task in options.task if task not in known]:
         parser.error(f"task: must be of {', '.join(known)}, got {', '.join(unknown)}")
-    if min(options.seeds, options.passes, options.static_seeds) < 1:
-        parser.error("--seeds, --passes, --static-seeds: must be at least 1")
-    effort = Effort(options.static_seeds, options.seeds, Budget(passes=options.passes))
+    if min(options.seeds, options.passes, options.static_seeds, options.refine_seeds) < 1:
+        parser.error("--seeds, --passes, --static-seeds, --refine-seeds: must be at least 1")
+    if options.refine_episodes < 2 * options.refine_seeds:
+        parser.error("--refine-episodes: must be at least twice --refine-seeds")
+    effort = Effort(
+        static_seeds=options.static_seeds,
+        refine_seeds=options.refine_seeds,
+        refine_episodes=options.refine_episodes,
+        reference_seeds=options.seeds,
+        budget=Budget(passes=options.passes),
+        paired=options.paired,
+    )
     for task_id in options.task or known:
         found = compute(load_task(task_id), effort, log=_print)
         path = write_references(task_id, found)

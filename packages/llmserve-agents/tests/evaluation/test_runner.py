@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llmserve_agents.clairvoyant import Budget
+from llmserve_agents.cli.evaluation_tables import result_tables
 from llmserve_agents.evaluation.episodes import record_episode
 from llmserve_agents.evaluation.report import EvaluationReport
 from llmserve_agents.evaluation.roster import AgentSpec, agent_specs, parse_agent
@@ -17,10 +18,13 @@ from llmserve_agents.evaluation.runner import Progress, _chunks, evaluation_task
 from llmserve_agents.evaluation.runner import test_seeds as seeds_of
 from llmserve_agents.evaluation.statistics import iqm, win_rate
 from llmserve_agents.executors import ProcessExecutor, RayExecutor, SerialExecutor
+from llmserve_sim import grader
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError, UnknownTaskError
 from llmserve_sim.grader import grade
+from llmserve_sim.references import load_references
 from llmserve_sim.schema import ServeAction, ServeObservation
+from llmserve_sim.tasks import load_task
 
 TASKS = ["bursty_workload", "static_workload"]
 AGENTS = ["heuristic", "static", "random"]
@@ -105,6 +109,24 @@ def test_references_and_the_command_stand_in_the_report(report: EvaluationReport
     assert set(report.references) == set(TASKS)
     assert report.command.startswith("llmserve evaluate --agent heuristic --agent static --agent random --task bursty")
     assert "--episodes 3 --resamples 1000" in report.command
+
+
+def test_clipped_scores_are_counted_and_shown_where_references_are_paired(
+    report: EvaluationReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {row.clipped for row in report.standings} == {None}
+    known = load_references("bursty_workload", load_task("bursty_workload").digest)
+    assert known is not None
+    paired = known.model_copy(update={"paired": True})
+    monkeypatch.setattr(grader, "load_references", lambda *_: paired)
+    found = run(["best-static", "random"], ["bursty_workload"], 2, executor=SerialExecutor(), resamples=100)
+    assert [episode.score for episode in found.episodes[:2]] == [0.5, 0.5]
+    below = sum(episode.unclipped_score < 0.0 for episode in found.episodes[2:])  # type: ignore[operator]
+    assert [row.clipped for row in found.standings] == [0, below]
+    assert [row.clipped for row in found.overall] == [0, below]
+    never = found.standings[1].model_copy(update={"clipped": 2})
+    shown = found.model_copy(update={"standings": [found.standings[0], never]})
+    assert any("scores clipped: random 2/2" in str(table.caption) for table in result_tables(shown))
 
 
 def test_other_seeds_are_played_where_they_are_given() -> None:

@@ -20,9 +20,12 @@ from llmserve_agents.errors import MissingExtraError
 from llmserve_agents.learning.agent import PPOPolicy, play
 from llmserve_agents.learning.checkpoint import identity, read
 from llmserve_agents.learning.config import PPOConfig, option_of, with_current_names
+from llmserve_agents.policy import StaticPolicy
+from llmserve_agents.references import run_agent
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.references import load_references
 from llmserve_sim.tasks import load_task
 
 torch = pytest.importorskip("torch", reason="torch comes with the extra 'train'")
@@ -215,6 +218,21 @@ def test_a_policy_is_compared_with_chance_and_the_best_fixed_configuration(kept:
     assert found.best_static is not None
     assert found.random < found.best_static
     assert found.random_score < 0.3
+
+
+def test_the_levels_beside_the_curve_are_measured_on_the_curves_own_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, dict[str, float]] = {}
+    monkeypatch.setattr(training, "draw_learning_curves", lambda *_, levels: drawn.update(levels))
+    result = training.run(config(steps=UPDATE), tmp_path / "run", tensorboard=False)
+    found = training.compare(load_task(TASK), result)
+    assert drawn == {TASK: {"best fixed configuration": found.best_static, "random policy": found.random}}
+    references = load_references(TASK, load_task(TASK).digest)
+    assert references is not None
+    held = StaticPolicy(references.best_static_action)
+    values = run_agent(load_task(TASK), [1_000_000, 1_000_001], held).values
+    assert drawn[TASK]["best fixed configuration"] == pytest.approx(values.mean(), abs=1e-12)
 
 
 def test_a_task_of_ones_own_has_no_references_and_is_trained_all_the_same(short_task: Path, tmp_path: Path) -> None:

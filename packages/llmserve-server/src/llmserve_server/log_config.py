@@ -18,6 +18,8 @@ __all__ = ["configure_logging"]
 
 _OF_SOCKETS: Final = ('%s - "WebSocket ', "connection open", "connection closed", "connection rejected")
 """How uvicorn's and websockets' lines about a socket begin. They name its address and its whole URL, with the query."""
+_OF_CLIENTS: Final = ("Invalid UTF-8 sequence received from client.",)
+"""uvicorn's errors that are a client's: its socket is closed with the code that says so."""
 _GONE: Final = (ConnectionError, ClientDisconnect, WebSocketDisconnect, ClientDisconnected, ConnectionClosed)
 """What is raised where a client has gone. That is no defect, and needs no trace."""
 
@@ -28,7 +30,7 @@ class _NoCallers(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name.startswith("llmserve_server"):
             return True
-        if isinstance(record.msg, str) and record.msg.startswith(_OF_SOCKETS):
+        if isinstance(record.msg, str) and record.msg.startswith(_OF_SOCKETS + _OF_CLIENTS):
             return False
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         return not isinstance(error, _GONE)

@@ -222,7 +222,12 @@ class ForkRequest(_Body):
 class GradeRequest(_Body):
     """The body of `POST /grader`: empty (the session's current episode), the id of an episode, or a log."""
 
-    episode_id: str | None = Field(default=None, min_length=1, max_length=200, description="An episode of this server.")
+    episode_id: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="An episode of this server; one with an id of your own choice is known by its session only.",
+    )
     episode_log: EpisodeLog | None = Field(default=None, description="A log from anywhere: it is replayed.")
     session_id: str | None = Field(default=None, max_length=200, description=_SESSION)
 

@@ -79,6 +79,7 @@ def test_page_documentation_cookie_and_socket_are_below_the_prefix(below: Ask, k
     assert f"path={PREFIX};" in reply.headers["set-cookie"].lower() + ";"
     assert client.get(f"{kept}/state", headers={"X-Session-Id": reply.json()["session_id"]}).status_code == 200
     assert client.get(f"{kept}/llmserve_env/splits").status_code == 200
+    assert client.get(f"{kept}/metadata").json()["documentation_url"] == f"{PREFIX}/docs"
     with client.websocket_connect(f"{kept}/ws") as socket:
         socket.send_json({"type": "reset", "data": {"seed": 7}})
         assert socket.receive_json()["type"] == "observation"

@@ -84,14 +84,15 @@ def test_a_caller_with_two_sessions_in_use_must_name_one(client: TestClient) -> 
 
 def test_the_cookie_keeps_a_browser_in_one_session_until_the_next_reset(client: TestClient) -> None:
     """A reset starts a session of its own, and the one before leaves its place; its episode is still graded."""
-    first = client.post("/reset", json={"episode_id": "one"}).json()["session_id"]
+    first = client.post("/reset").json()["session_id"]
     assert client.post("/step", json={"action": {}}).json()["session_id"] == first
+    episode = client.get("/state").json()["episode_id"]
     live = application(client).state.registry.stats().live
     second = client.post("/reset").json()["session_id"]
     assert second != first
     assert application(client).state.registry.stats().live == live
     assert client.post("/step", json={"action": {}}).json()["session_id"] == second
-    assert client.post("/grader", json={"episode_id": "one"}).json()["steps"] == 1
+    assert client.post("/grader", json={"episode_id": episode}).json()["steps"] == 1
 
 
 def test_a_repeated_step_is_applied_once(client: TestClient) -> None:
@@ -247,6 +248,39 @@ def test_a_closed_session_frees_its_place_and_goes_on_when_it_is_named(
     assert client.post("/step", json={"action": {}, "session_id": session_id}).status_code == 200
     for _ in range(2):
         assert client.delete("/session", headers={HEADER: session_id}).status_code == 204
+
+
+@pytest.mark.parametrize("route", ["/reset", "/step", "/fork", "/grader"])
+def test_an_id_in_the_address_of_a_call_with_a_body_is_refused(client: TestClient, route: str) -> None:
+    """Overlooked, it would leave the session to the cookie: another one than was meant."""
+    session = client.post("/reset").json()["session_id"]
+    body = {"action": {}} if route == "/step" else {}
+    for parameters in ({"session_id": session}, {"x": "1"}):
+        refused(client.post(route, params=parameters, json=body), 422, "invalid_field")
+    refused(client.request("DELETE", "/session", json={"session_id": session}), 422, "invalid_field")
+    assert client.get("/state").json()["step_count"] == 0
+
+
+def test_an_episode_whose_name_was_guessed_is_not_graded(client: TestClient) -> None:
+    """A name that its caller chose is known in the caller's session only; one that the server made cannot be guessed."""
+    session = client.post("/reset", json={"episode_id": "run1"}).json()["session_id"]
+    client.post("/step", json={"action": {}})
+    client.cookies.clear()
+    refused(client.post("/grader", json={"episode_id": "run1"}), 404, "unknown_episode")
+    assert client.post("/grader", json={"episode_id": "run1", "session_id": session}).json()["steps"] == 1
+
+
+def test_the_reason_of_a_grade_does_not_tell_what_an_unplayed_window_brings(client: TestClient) -> None:
+    """On a training seed, whose future a fork shows as well, it does."""
+    for seed, told in ((2_000_090, "steps.1 does not replay"), (90, "steps.1.observation.")):
+        client.post("/reset", json={"task_id": "bursty_workload", "seed": seed})
+        client.post("/step", json={"action": ACTION})
+        log = client.get("/log").json()
+        guessed = log["steps"][0]
+        log["steps"].append({**guessed, "observation": guessed["observation"] | {"step_index": 2}})
+        reason = client.post("/grader", json={"episode_log": log}).json()["reason"]
+        assert reason.startswith(told)
+        assert ("the replay gives" in reason) is (seed == 90)
 
 
 def test_closing_what_is_no_session_is_refused(client: TestClient) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from starlette.testclient import WebSocketTestSession
+from starlette.testclient import WebSocketDenialResponse, WebSocketTestSession
 
 from llmserve_server.middleware.websocket import frame_problem
 from llmserve_sim.env import ServingEnv
@@ -43,6 +43,14 @@ def test_an_episode_over_a_socket_has_the_bytes_of_one_in_process(socket: WebSoc
     assert whole(call(socket, "reset", {"task_id": "bursty_workload", "seed": 7})) == env.reset(7)
     for _ in range(3):
         assert whole(call(socket, "step", ACTION)).model_dump_json() == env.step(ACTION).model_dump_json()
+
+
+@pytest.mark.parametrize("path", ["/reset", "/health", "/nowhere"])
+def test_a_socket_where_there_is_none_is_told_so(client: TestClient, path: str) -> None:
+    """As a request is, with the error's document."""
+    with pytest.raises(WebSocketDenialResponse) as refusal, client.websocket_connect(path):
+        raise AssertionError
+    assert (refusal.value.status_code, refusal.value.json()["error"]["code"]) == (404, "not_found")
 
 
 def test_state_holds_the_key_to_the_session(client: TestClient, socket: WebSocketTestSession) -> None:

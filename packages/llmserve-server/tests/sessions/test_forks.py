@@ -96,6 +96,8 @@ def test_a_forecast_is_no_episode_of_the_task_to_the_grader(registry: SessionReg
     fork = registry.fork(_begun(registry, TEST)).session_id
     report = registry.grade(fork)
     assert (report.verified, report.score, report.foresight) == (False, None, False)
+    assert "forecast" in str(report.reason)
+    assert registry.grade(episode_id=registry.state(fork).episode_id) == report
     assert grade(registry.log(fork)).verified is False
 
 

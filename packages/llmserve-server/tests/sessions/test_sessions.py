@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -78,7 +79,7 @@ def test_a_reset_in_a_session_starts_its_next_episode(registry: SessionRegistry)
     assert second.session_id == first.session_id
     state = registry.state(first.session_id)
     assert (state.episode_id, state.step_count, state.task_id) == ("two", 0, "bursty_workload")
-    assert registry.grade(episode_id="one").steps == 1
+    assert registry.grade(first.session_id, "one").steps == 1
 
 
 def test_resuming_gives_the_last_observation_again(registry: SessionRegistry, make_registry: MakeRegistry) -> None:
@@ -221,21 +222,32 @@ def test_a_fork_goes_on_from_here_and_each_goes_its_own_way(
 
 
 def test_an_episode_is_graded_by_its_id_from_anywhere(registry: SessionRegistry, make_registry: MakeRegistry) -> None:
-    session = registry.reset(seed=5, episode_id="mine").session_id
+    session = registry.reset(seed=5).session_id
     registry.step(session, {})
+    episode = registry.state(session).episode_id
     registry.reset(session_id=session, seed=6)
-    assert make_registry().grade(episode_id="mine") == registry.grade(session, "mine")
-    assert registry.grade(episode_id="mine").steps == 1
+    assert make_registry().grade(episode_id=episode) == registry.grade(session, episode)
+    assert registry.grade(episode_id=episode).steps == 1
 
 
 def test_an_episode_id_that_several_sessions_use_wants_the_session(registry: SessionRegistry) -> None:
-    sessions = [registry.reset(seed=seed, episode_id="test").session_id for seed in (5, 6)]
-    assert [registry.grade(session, "test").seed for session in sessions] == [5, 6]
+    shared = uuid.uuid4().hex
+    sessions = [registry.reset(seed=seed, episode_id=shared).session_id for seed in (5, 6)]
+    assert [registry.grade(session, shared).seed for session in sessions] == [5, 6]
     with pytest.raises(AmbiguousEpisode, match="name the session"):
-        registry.grade(episode_id="test")
+        registry.grade(episode_id=shared)
     third = registry.reset().session_id
     with pytest.raises(AmbiguousEpisode):
-        registry.grade(third, "test")
+        registry.grade(third, shared)
+
+
+def test_an_episode_id_that_a_caller_chose_is_known_in_its_session_only(registry: SessionRegistry) -> None:
+    session = registry.reset(seed=5, episode_id="mine").session_id
+    other = registry.reset(seed=6).session_id
+    assert registry.grade(session, "mine").seed == 5
+    for stranger in (None, other):
+        with pytest.raises(UnknownEpisode, match="session_id"):
+            registry.grade(stranger, "mine")
 
 
 def test_an_edited_log_is_graded_unverified_and_a_long_one_refused(make_registry: MakeRegistry) -> None:
@@ -340,7 +352,7 @@ def test_what_another_simulator_made_is_refused_until_the_next_reset(
         lambda: later.state(session),
         lambda: later.log(session),
         lambda: later.fork(session),
-        lambda: later.grade(episode_id="mine"),
+        lambda: later.grade(session, "mine"),
         lambda: later.reset(session_id=session, resume=True),
     ):
         with pytest.raises(VersionChanged, match="reset to start another"):

@@ -8,7 +8,7 @@ can try many continuations at once. `gather` makes a batch of running environmen
 from __future__ import annotations
 
 from copy import copy, deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast
@@ -125,7 +125,7 @@ class ServingBatch:
         task, usd_per_s = self.task, self.configurator.usd_per_s
         seconds = scenarios[0].window_s
         self._meter = Meter(seconds, episodes[0].windows, usd_per_s, ARRAYS)
-        self._rewards = RewardMeter(task.reward, task.priority.weight, usd_per_s * seconds, ARRAYS)
+        self._rewards = RewardMeter.of(task, usd_per_s * seconds, seconds, ARRAYS)
         demand = np.array([self.configurator.cotenant_gb(episode) for episode in episodes])
         return Outcome(self._meter.initial(cast("float", demand)), None, done=False)
 
@@ -159,9 +159,7 @@ class ServingBatch:
         batch._meter = meter.recall(Measurement(**measured))
         meters = [snapshot.rewards.memory for snapshot in snapshots]
         offered, delivered = (tuple(map(np.array, zip(*(memory[i] for memory in meters), strict=True))) for i in (0, 1))
-        usd = first.rewards.usd_per_window
-        rewards = RewardMeter(batch.task.reward, batch.task.priority.weight, usd, ARRAYS)
-        batch._rewards = rewards.recall((offered, delivered))
+        batch._rewards = replace(first.rewards, arithmetic=ARRAYS).recall((offered, delivered))
         settings = [snapshot.setting for snapshot in snapshots if snapshot.setting is not None]
         if settings:
             rows = [(0, p.batch_cap, p.depth, p.tier, p.split, p.priority) for p in (s.plan for s in settings)]

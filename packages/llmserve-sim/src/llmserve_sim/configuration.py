@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmserve_sim.arithmetic import SCALAR, Arithmetic
-from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, Slo, WindowPlan
+from llmserve_sim.bounds import Between, Checked, Column
+from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, TENANTS, Slo, WindowPlan
 from llmserve_sim.engine.kernel.engine import check_fleet
+from llmserve_sim.engine.units import MAX_PRODUCT
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import Deployment, get_deployment
 from llmserve_sim.memory import MemoryModel, MemoryRequirement
@@ -23,14 +26,12 @@ from llmserve_sim.metrics import WindowFacts
 from llmserve_sim.performance.quantization import TIERS, WEIGHT_FORMATS
 from llmserve_sim.performance.speculation import DRAFT_DECAY
 from llmserve_sim.performance.tables import build_fleet
+from llmserve_sim.workload.scenario import MAX_WINDOW_PS, MAX_WINDOWS, Scenario
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from llmserve_sim.engine import FleetSpec
     from llmserve_sim.schema import ServeAction
     from llmserve_sim.tasks import Task
-    from llmserve_sim.workload.scenario import Scenario
 
 __all__ = ["TIER_INDEX", "Allocation", "Configurator", "EpisodeConditions", "Requirement", "Setting", "tokens_per_step"]
 
@@ -79,27 +80,37 @@ class Allocation(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class EpisodeConditions:
+class EpisodeConditions(Checked):
     """A scenario's conditions in each window, in the engine's units; they do not depend on actions."""
 
-    windows: int
-    window_ps: int
-    cotenant_bytes: list[int]
-    tokens_per_step: NDArray[np.int64]
+    windows: Annotated[int, Between(1, MAX_WINDOWS, "windows")]
+    window_ps: Annotated[int, Between(1, MAX_WINDOW_PS, "ps")]
+    cotenant_bytes: tuple[Annotated[int, Between(0, 1 << 50, "bytes")], ...]
+    """[windows] bytes per GPU that the co-tenant wants."""
+    tokens_per_step: Annotated[
+        NDArray[np.int64], Column(Between(FP, DEPTHS * FP, "1/256 token"), inner=(TENANTS, DEPTHS))
+    ]
     """[windows, tenant class, depth] fixed-point tokens per step."""
-    quality: NDArray[np.float64]
+    quality: Annotated[NDArray[np.float64], Column(Between(0, 1), dtype=np.float64, inner=(len(TIERS), TENANTS))]
     """[windows, tier, tenant class] factors."""
+
+    def _relations(self) -> None:
+        if self.windows * self.window_ps > MAX_PRODUCT:
+            self._refuse("window_ps", f"must let {self.windows} windows last at most {MAX_PRODUCT} ps")
+        for name in ("cotenant_bytes", "tokens_per_step", "quality"):
+            if len(getattr(self, name)) != self.windows:
+                self._refuse(name, f"must have an entry for each of the {self.windows} windows")
 
     @classmethod
     def of(cls, scenario: Scenario) -> EpisodeConditions:
         """Return a scenario's conditions; raises `InvalidInputError` for quality stakes that make a factor negative."""
         quality = 1.0 - scenario.quality_stake[:, None, :] * _LOSSES[:, None]
-        if quality.size and quality.min() < 0.0:
+        if quality.min() < 0.0:
             raise InvalidInputError("quality_stake", f"must be at most {1.0 / _LOSSES.max():g}")
         return cls(
             scenario.windows,
             scenario.window_ps,
-            scenario.cotenant_bytes.tolist(),
+            tuple(scenario.cotenant_bytes.tolist()),
             tokens_per_step(scenario.acceptance),
             quality,
         )
@@ -174,7 +185,8 @@ class Configurator:
                 stall_ps=before.stall_ps,
                 window_ps=conditions.window_ps,
             )
-        plan = WindowPlan(
+        # The action, the conditions and the memory model keep to the plan's bounds.
+        plan = WindowPlan.unchecked(
             end_ps=(window + 1) * conditions.window_ps,
             batch_cap=action.batch_cap,
             depth=action.speculation_depth,

@@ -240,7 +240,7 @@ class ServingEnv:
             scenario_digest=scenario_digest,
             engine=self._make_engine(configurator, scenario),
             meter=meter,
-            rewards=RewardMeter(new.reward, new.priority.weight, configurator.usd_per_s * scenario.window_s),
+            rewards=RewardMeter.of(new, configurator.usd_per_s * scenario.window_s, scenario.window_s),
             start=Outcome(meter.initial(configurator.cotenant_gb(conditions)), None, done=False),
         )
         self._task, self._configurator, self._episode = new, configurator, episode

@@ -11,7 +11,6 @@ This module only translates: spaces, seeds and tuples. The vector environment is
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 try:
@@ -29,7 +28,6 @@ from llmserve_sim.env import EngineKind, Outcome, ServingEnv
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import from_indices, grid_sizes
 from llmserve_sim.metrics import ObservationKind, encode, features
-from llmserve_sim.reward import RewardTerms
 from llmserve_sim.schema import ACTION_FIELDS, ServeAction, parse_action, plain_integer
 from llmserve_sim.tasks import list_tasks, load_task
 
@@ -58,7 +56,7 @@ ActionKind = Literal["multi_discrete", "dict"]
 IDS: Final[dict[str, str]] = {f"LLMServe/{task.id.title().replace('_', '')}-v0": task.id for task in list_tasks()}
 """Registered ids and the tasks that they run: ``LLMServe/BurstyWorkload-v0`` runs ``bursty_workload``, and so on."""
 
-NO_TERMS: Final[dict[str, float]] = RewardTerms(*[0.0] * len(fields(RewardTerms))).weighted()
+NO_TERMS: Final[dict[str, float]] = dict.fromkeys(("throughput", "slo", "memory", "cost"), 0.0)
 """``info["reward_terms"]`` after a reset, which simulates no window: infos have the same keys after every call."""
 
 
@@ -155,8 +153,9 @@ class ServingGymEnv(gymnasium.Env["NDArray[np.float32]", Any]):
     `llmserve_sim.metrics.BASE` and `EXTENDED`, tabled in docs/environment.md. Amounts are squashed as x / (x + scale).
 
     ## Reward
-    In [-1, 1]: throughput within SLO + SLO compliance - memory pressure - cost, weighted by the task; the terms are in
-    `info["reward_terms"]`, all 0 after a reset. See `llmserve_sim.reward`.
+    In [-1, 1], and without bounds where a task of your own counts requests: throughput within SLO + SLO compliance -
+    memory pressure - cost, weighted by the task; the terms are in `info["reward_terms"]`, all 0 after a reset. See
+    `llmserve_sim.reward`.
 
     ## Starting state
     An empty fleet. `reset(seed=n)` runs the episode with seed n; `reset()` draws a seed from the task's training

@@ -22,11 +22,35 @@ if TYPE_CHECKING:
     from llmserve_sim.arithmetic import Arithmetic
     from llmserve_sim.hardware import Deployment
 
-__all__ = ["ACTIVATION_BYTES", "MemoryGrant", "MemoryModel", "MemoryRequirement"]
+__all__ = ["MemoryGrant", "MemoryModel", "MemoryRequirement", "activation_bytes"]
 
-ACTIVATION_BYTES = 2_500_000_000
-"""Activations, CUDA graphs and the CUDA context per GPU; an assumption for a budget of 2,048 tokens."""
 _BYTES_BF16 = 2
+_GIB = 2**30
+
+# What a started vLLM 0.19 leaves for the KV cache of Llama-3.1-8B fixes the three constants: 2,588 blocks on an RTX
+# 4090 (utilization .9, 2,048 tokens, 256 sequences), 476,016 tokens on an H100 (.95, 8,192 tokens, 1,024 sequences),
+# 63.76 and 67.44 GiB a GPU there at TP 2 and 4.
+CONTEXT_BYTES = int(1.27 * _GIB)
+"""CUDA context, library workspaces, and what nvidia-smi counts and PyTorch does not see, per GPU."""
+COMMUNICATOR_BYTES = int(1.89 * _GIB)
+"""Buffers of NCCL and of the custom all-reduce, per GPU of a tensor-parallel replica."""
+SAMPLER_BYTES_PER_LOGIT = 10
+"""BF16 logits, their FP32 copy, and the sampler's copy of that, when vLLM profiles `max_num_seqs` sampled rows."""
+
+
+def activation_bytes(deployment: Deployment) -> int:
+    """Bytes per GPU that are neither weights nor KV: `Deployment.activation_bytes`, or what vLLM's start would leave out.
+
+    vLLM runs one batch of `max_num_batched_tokens` and then samples `max_num_seqs` rows before it sizes the KV cache;
+    the larger of the two peaks stays reserved. A layer's live tensors are the MLP's gate, up and product (split over
+    the ranks) and four copies of the hidden state.
+    """
+    if deployment.activation_bytes is not None:
+        return deployment.activation_bytes
+    model, tp = deployment.model, deployment.tensor_parallel
+    layer = deployment.max_num_batched_tokens * _BYTES_BF16 * (3 * model.intermediate // tp + 4 * model.hidden)
+    sampler = deployment.gpu.default_max_num_seqs * model.vocab * SAMPLER_BYTES_PER_LOGIT
+    return CONTEXT_BYTES + max(layer, sampler) + (COMMUNICATOR_BYTES if tp > 1 else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +97,8 @@ class MemoryModel:
         Raises:
             InvalidInputError: a weight format leaves no room for the smallest pool.
         """
-        if max_len < 2:
-            raise InvalidInputError("max_len", "at least 2 tokens", got=max_len)
+        if type(max_len) is not int or max_len < 2:
+            raise InvalidInputError("max_len", "must be an integer of at least 2 tokens", got=max_len)
         self.deployment = deployment
         self.usable_bytes = int(deployment.gpu.memory_bytes * deployment.gpu_memory_utilization)
         self.min_pool_blocks = (max_len + BLOCK_TOKENS) // BLOCK_TOKENS + 2
@@ -106,8 +130,7 @@ class MemoryModel:
     def block_bytes(self, *, speculating: bool) -> int:
         """Return the bytes of one 16-token KV block on one GPU; an EAGLE draft adds the KV of its single layer."""
         model, tp = self.deployment.model, self.deployment.tensor_parallel
-        kv_heads = max(1, model.kv_heads // tp)
-        layer = 2 * kv_heads * model.head_dim * _BYTES_BF16
+        layer = 2 * model.kv_heads_per_gpu(tp) * model.head_dim * _BYTES_BF16
         return BLOCK_TOKENS * layer * (model.layers + int(speculating))
 
     def requirement(self, tier: str, fraction: float, *, speculating: bool) -> MemoryRequirement:
@@ -124,9 +147,10 @@ class MemoryModel:
         weights = weight_bytes(model, tier, tp)
         draft = model.draft_parameters * _BYTES_BF16 // tp if speculating else 0
         block = self.block_bytes(speculating=speculating)
-        free = max(0, self.usable_bytes - weights - draft - ACTIVATION_BYTES)
+        activations = activation_bytes(self.deployment)
+        free = max(0, self.usable_bytes - weights - draft - activations)
         wanted = max(self.min_pool_blocks, int(fraction * free / block))
-        return MemoryRequirement(weights, draft, ACTIVATION_BYTES, block, wanted)
+        return MemoryRequirement(weights, draft, activations, block, wanted)
 
     def grant(self, requirement: MemoryRequirement, cotenant_bytes: int, *, cap_share: float = 1.0) -> MemoryGrant:
         """Return the pool beside a co-tenant. The co-tenant is served first, but the smallest pool always stays.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
 
+from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grid import GRID_SIZES, from_indices, grid_sizes
 from llmserve_sim.schema import ServeAction
@@ -81,7 +82,7 @@ class RandomPolicy:
 
 
 @dataclass(slots=True)
-class StaticPolicy:
+class StaticPolicy(Checked):
     """One fixed configuration; the default is that of a vLLM-like deployment."""
 
     action: ServeAction = field(default_factory=lambda: ServeAction(batch_cap=256, kv_budget_fraction=0.9))
@@ -95,7 +96,7 @@ class StaticPolicy:
 
 
 @dataclass(slots=True)
-class ThresholdPolicy:
+class ThresholdPolicy(Checked):
     """Simple rules; each reads the last window and moves one knob.
 
     The cap grows while requests queue and shrinks while decoding is slow; the KV budget backs off after evictions and
@@ -103,7 +104,7 @@ class ThresholdPolicy:
     INT8 and priority requests go first: a swap costs seconds, so it is not done on a threshold.
     """
 
-    slow_itl_ms: float = 25.0
+    slow_itl_ms: Annotated[float, Between(0, 1e6, "ms")] = 25.0
     """Decoding slower than this shrinks the cap."""
     _cap: int = 128
     _kv: float = 0.7

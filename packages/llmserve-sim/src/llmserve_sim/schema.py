@@ -187,8 +187,10 @@ class ServeObservation(_Message):
     eviction_events: _Count = _measured("events", "Requests preempted plus requests evicted by force in the window.")
     step_index: _Count = _measured("windows", "Windows simulated so far in this episode.")
     task_id: str = Field(min_length=1, max_length=200, description="The task that this episode runs.")
-    reward: Annotated[float, Field(ge=-1.0, le=1.0)] = Field(
-        default=0.0, description="Reward of the window; 0 on the first observation, which follows no action."
+    reward: float = Field(
+        default=0.0,
+        description="Reward of the window; 0 on the first observation, which follows no action. In -1..1 in the built-in "
+        "tasks; without bounds where the task's reward counts requests.",
     )
     done: bool = Field(default=False, description="Whether the episode's time limit is reached.")
     metadata: dict[str, Any] = Field(
@@ -292,6 +294,10 @@ class ReferenceScores(_Message):
     budget: str = Field(description="Search budget spent on each reference.")
     command: str = Field(description="Command that recomputes them.")
     best_static_action: ServeAction = Field(description="The fixed configuration behind `best_static`.")
+    paired: bool = Field(
+        default=False,
+        description="Whether an episode is scored by its difference to `best_static_action` on the same seed.",
+    )
 
 
 class GradeReport(_Message):
@@ -314,7 +320,7 @@ class GradeReport(_Message):
     total_reward: float = Field(description="Sum of the logged rewards.")
     mean_reward: float = Field(description="Mean logged reward per window; 0 for an empty log.")
     components: dict[str, float] = Field(
-        description="Episode means: throughput, slo, memory, cost, quality; each in 0..1."
+        description="Of the episode: throughput, slo, memory, cost, quality; each in 0..1."
     )
     references: ReferenceScores | None = Field(
         default=None, description="What the score is measured against; null where there is no score."
@@ -324,6 +330,12 @@ class GradeReport(_Message):
         default=None,
         description="Whether the server showed the episode's future before it was played, in a true fork for example; "
         "null where nobody can know, as for a log on its own.",
+    )
+    unclipped_score: float | None = Field(
+        default=None, description="The score before it is clipped to [0, 1]; null unless the references are paired."
+    )
+    clipped: bool | None = Field(
+        default=None, description="Whether the score was clipped; null unless the references are paired."
     )
 
 
@@ -472,13 +484,26 @@ def json_schema() -> dict[str, dict[str, Any]]:
     return cast("dict[str, dict[str, Any]]", json.loads(json.dumps(_schemas())))
 
 
+_HASHED: Final[Mapping[str, dict[str, Any]]] = {"reward": {"minimum": -1.0, "maximum": 1.0}}
+"""Bounds that a field had when the shipped weights were made, in the hash until the hash changes for another reason.
+
+A reward that counts requests has no bounds, and what a policy reads and sets is the same with and without them.
+"""
+
+
 @cache
 def schema_hash() -> str:
     """SHA-256 (hex) of what action and observation accept: names, types, bounds, units, defaults; not the prose."""
     keys = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "default", "unit")
     # Only these keys: a later pydantic that words its schema differently must not change the hash.
     canonical = [
-        [name, [[field, [[key, spec[key]] for key in keys if key in spec]] for field, spec in _properties(name)]]
+        [
+            name,
+            [
+                [field, [[key, spec[key]] for key in keys if key in spec]]
+                for field, spec in ((field, spec | _HASHED.get(field, {})) for field, spec in _properties(name))
+            ],
+        ]
         for name in ("ServeAction", "ServeObservation")
     ]
     return hashlib.sha256(json.dumps(canonical, separators=(",", ":")).encode()).hexdigest()

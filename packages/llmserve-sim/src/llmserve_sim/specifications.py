@@ -7,9 +7,11 @@ parameters and bytes. The times that the kernel parameters stand for are compute
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from llmserve_sim.engine.interface import REPLICAS_MAX, SchedulerRules
-from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.bounds import Between, Checked
+from llmserve_sim.engine.interface import REPLICAS_MAX
+from llmserve_sim.engine.rules import SchedulerRules
 
 __all__ = [
     "AllReduceParameters",
@@ -21,35 +23,70 @@ __all__ = [
     "KernelParameters",
     "MixedAttentionParameters",
     "ModelSpec",
+    "MoeParameters",
     "PrefillAttentionParameters",
     "SmallKernelParameters",
 ]
 
 BYTES_BF16 = 2
+DEFAULT_FOR_GPU = -1
+"""`max_num_batched_tokens` that stands for the GPU's default."""
+_LARGE_BYTES = 70 * 2**30
+_LARGEST_BYTES = 160 * 2**30
+
+Microseconds = Annotated[float, Between(0, 1e6, "us")]
+Efficiency = Annotated[float, Between(1e-3, 10, "of the stated rate")]
+Exponent = Annotated[float, Between(0.1, 100)]
+OpsPerSecond = Annotated[float, Between(1e9, 1e18, "op/s")]
+BytesPerSecond = Annotated[float, Between(1e6, 1e15, "bytes/s")]
+Heads = Annotated[int, Between(1, 4096, "heads")]
+Width = Annotated[int, Between(1, 1 << 22, "elements")]
+Vocabulary = Annotated[int, Between(2, 1 << 24, "tokens")]
 
 
 @dataclass(frozen=True, slots=True)
-class GemmParameters:
-    """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant)."""
+class GemmParameters(Checked):
+    """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant).
 
-    t0_us: float
-    compute_efficiency: float
-    bandwidth_efficiency: float
-    p: float
+    With `tile_m` > 0, the output is cut into tiles that the SMs take in waves, and `tc` is the faster of two kernels:
+    `tile_m` x `tile_n` at full efficiency and 64 x 64 at `small_efficiency` of it.
+    """
+
+    t0_us: Microseconds
+    compute_efficiency: Efficiency
+    bandwidth_efficiency: Efficiency
+    p: Exponent
+    tile_m: Annotated[int, Between(0, 4096, "rows")] = 0
+    """Rows of the large output tile; 0: no tiles, `tc` is the FLOPs over the rate."""
+    tile_n: Annotated[int, Between(0, 4096, "columns")] = 0
+    """Its columns; 0 exactly where `tile_m` is."""
+    fill_k: Annotated[float, Between(0, 1e5, "elements")] = 0.0
+    """Elements of k that filling and draining a tile's pipeline costs."""
+    wave: Annotated[float, Between(0, 1)] = 0.0
+    """Share of the last wave's idle SMs that is paid (stream-K kernels leave less of it)."""
+    small_efficiency: Annotated[float, Between(1e-3, 10)] = 1.0
+    quantize_bytes: Annotated[float, Between(0, 1e3, "bytes")] = 0.0
+    """Bytes that turning one activation into 8 bits costs at the full bandwidth; 0 for 16-bit activations."""
+    unaligned: Annotated[float, Between(0.1, 10)] = 1.0
+    """Factor on `tc` where m is no multiple of 8."""
+
+    def _relations(self) -> None:
+        if (self.tile_m == 0) != (self.tile_n == 0):
+            self._refuse("tile_n", f"must be 0 with no tiles and positive with them; tile_m is {self.tile_m}")
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeAttentionParameters:
+class DecodeAttentionParameters(Checked):
     """Paged decode attention: a fixed part, a part per (sequence, KV head), and the KV bytes, joined by a p-norm."""
 
-    t0_us: float
-    seq_us: float
-    bandwidth_efficiency: float
-    p: float
+    t0_us: Microseconds
+    seq_us: Microseconds
+    bandwidth_efficiency: Efficiency
+    p: Exponent
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillAttentionParameters:
+class PrefillAttentionParameters(Checked):
     """Prefill attention of chunks of `q` new tokens behind `c` cached ones.
 
     Work units are `ceil(q / tile) * (2 c + q + offset)`. With `tile` > 1 they are query tiles that sweep the context
@@ -57,15 +94,17 @@ class PrefillAttentionParameters:
     the time one CTA needs for one context token: a single long sweep cannot be split, however idle the GPU is.
     """
 
-    t0_us: float
-    compute_efficiency: float
-    tile: int
-    offset: int
-    critical_us_per_token: float
+    t0_us: Microseconds
+    compute_efficiency: Efficiency
+    tile: Annotated[int, Between(1, 65_536, "tokens")]
+    offset: Annotated[int, Between(0, 1 << 20, "tokens")]
+    critical_us_per_token: Microseconds
+    io: Annotated[float, Between(0, 1e3)] = 0.0
+    """Times that queries, keys, values and outputs of the new tokens pass through memory, at the stated bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
-class MixedAttentionParameters:
+class MixedAttentionParameters(Checked):
     """Decode sequences inside a prefill kernel: no split-KV and, in FlashAttention 2, no packing of query heads.
 
     `seq_us` is paid per (sequence, head) over all SMs, `token_us` per (context token, head) over all SMs;
@@ -73,31 +112,54 @@ class MixedAttentionParameters:
     Heads are query heads, or KV heads where the kernel packs those that share one (FlashAttention 3, on H100).
     """
 
-    seq_us: float
-    token_us: float
-    amplification: float
+    seq_us: Microseconds
+    token_us: Microseconds
+    amplification: Annotated[float, Between(0, 100)]
     packs_heads: bool = False
+    separate: bool = False
+    """The attention library runs decodes in a kernel of their own (FlashInfer on B200): they cost what they cost alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class AllReduceParameters:
-    """`latency (1 + growth log2 N) + 2 (N - 1) / N bytes / (efficiency link)`."""
+class AllReduceParameters(Checked):
+    """`latency (1 + growth log2 N) + 2 (N - 1) / N bytes (N / 2)^contention / (efficiency link)`."""
 
-    latency_us: float
-    growth: float
-    link_efficiency: float
+    latency_us: Microseconds
+    growth: Annotated[float, Between(0, 1e4)]
+    link_efficiency: Efficiency
+    contention: Annotated[float, Between(0, 10)] = 0.0
+    """How far the ranks' links share what lies behind them: PCIe through a host bridge; 0 for NVLink."""
 
 
 @dataclass(frozen=True, slots=True)
-class SmallKernelParameters:
+class MoeParameters(Checked):
+    """Fused mixture-of-experts MLP (gate-up, activation, down): `t0 + (tc^p + tm^p)^(1/p) + io`.
+
+    `tm` reads the weights of the experts that any token chose, `tc` multiplies the routed rows, each expert's padded by
+    `pad_rows`, and `io` moves the routed activations. Under a power law of popularity (exponent 1.2) `skewed_experts`
+    is the share of those experts that is touched, and `skewed_rows` the factor that the busiest GPU's rows take.
+    """
+
+    t0_us: Microseconds
+    compute_efficiency: Efficiency
+    bandwidth_efficiency: Efficiency
+    p: Exponent
+    pad_rows: Annotated[float, Between(0, 1e5, "rows")]
+    io: Annotated[float, Between(0, 1e3)]
+    skewed_experts: Annotated[float, Between(0, 1)]
+    skewed_rows: Annotated[float, Between(1, 1e3)]
+
+
+@dataclass(frozen=True, slots=True)
+class SmallKernelParameters(Checked):
     """Norms, rotary embedding, activation: a fixed time per kernel plus the bytes they move."""
 
-    launch_us: float
-    bandwidth_efficiency: float
+    launch_us: Microseconds
+    bandwidth_efficiency: Efficiency
 
 
 @dataclass(frozen=True, slots=True)
-class KernelParameters:
+class KernelParameters(Checked):
     """Everything fitted for one GPU."""
 
     gemm: GemmParameters
@@ -110,48 +172,80 @@ class KernelParameters:
     """W8A8 GEMMs where they were measured on this GPU; None: derived from A100 (`quantization.py`)."""
     gemm_int4: GemmParameters | None = None
     """W4A16 GEMMs likewise."""
+    gemm_fp8: GemmParameters | None = None
+    """FP8 W8A8 GEMMs, quantising the activations included; None: not measured, or no such tensor cores."""
+    decode_fp8: DecodeAttentionParameters | None = None
+    """Decode attention over an FP8 KV cache."""
+    moe: MoeParameters | None = None
+    """BF16 experts; None: not measured."""
+    moe_fp8: MoeParameters | None = None
+    """FP8 experts with scales per 128 x 128 block."""
+    sustained: Annotated[float, Between(0.01, 1)] = 1.0
+    """Share of the tables' compute rate that a server under steady load keeps: kernels are timed in short bursts."""
 
 
 @dataclass(frozen=True, slots=True)
-class GpuSpec:
+class GpuSpec(Checked):
     """One GPU: data-sheet rates and the kernel constants fitted against them."""
 
     name: str
-    memory_bytes: int
+    memory_bytes: Annotated[int, Between(1 << 30, 1 << 42, "bytes")]
     """Total device memory as nvidia-smi reports it."""
-    peak_bf16_flops: float
+    peak_bf16_flops: OpsPerSecond
     """Dense BF16 tensor-core rate with FP32 accumulation, FLOP/s."""
-    peak_int8_ops: float
+    peak_int8_ops: OpsPerSecond
     """Dense INT8 tensor-core rate, op/s."""
-    hbm_bytes_per_s: float
-    sm_count: int
-    link_bytes_per_s: float
+    hbm_bytes_per_s: BytesPerSecond
+    sm_count: Annotated[int, Between(1, 65_536, "SMs")]
+    link_bytes_per_s: BytesPerSecond
     """One direction of the GPU-to-GPU link that tensor parallelism and KV hand-over use."""
-    host_bytes_per_s: float
+    host_bytes_per_s: BytesPerSecond
     """Rate at which weights reach the GPU from host memory."""
-    price_usd_per_hour: float
+    price_usd_per_hour: Annotated[float, Between(0, 1e6, "USD/h")]
     kernels: KernelParameters
+    peak_fp8_flops: Annotated[float, Between(0, 1e18, "FLOP/s")] = 0.0
+    """Dense FP8 tensor-core rate, FLOP/s; 0: none."""
+    l2_bytes: Annotated[int, Between(0, 1 << 40, "bytes")] = 0
+    """L2 cache; tells the fit which measured matrices stayed in it."""
+
+    @property
+    def default_max_num_seqs(self) -> int:
+        """`max_num_seqs` of `vllm serve`: 1,024 from 70 GiB on, except A100, else 256; see `EngineVersion.token_budget`."""
+        return 1024 if self.is_large else 256
+
+    @property
+    def is_large(self) -> bool:
+        """Whether vLLM gives the GPU its larger defaults."""
+        return self.memory_bytes >= _LARGE_BYTES and "a100" not in self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSpec:
+class ModelSpec(Checked):
     """A dense decoder-only transformer with grouped-query attention and a gated MLP."""
 
     name: str
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
+    layers: Annotated[int, Between(1, 1024, "layers")]
+    hidden: Width
+    intermediate: Width
+    heads: Heads
+    kv_heads: Heads
+    head_dim: Annotated[int, Between(1, 4096, "elements")]
+    vocab: Vocabulary
     qk_norm: bool = False
-    draft_vocab: int = 32_000
+    draft_vocab: Vocabulary = 32_000
     """Vocabulary of the EAGLE-3 draft head (32,000 in the published Llama-3.1-8B and Qwen3 heads)."""
+
+    def _relations(self) -> None:
+        if self.heads % self.kv_heads:
+            self._refuse("kv_heads", f"must divide the {self.heads} heads")
+
+    def kv_heads_per_gpu(self, tensor_parallel: int) -> int:
+        """KV heads on one GPU: ranks split them, or, where there are more ranks than KV heads, hold copies, as in vLLM."""
+        return max(1, self.kv_heads // tensor_parallel)
 
     def layer_matrices(self, tensor_parallel: int) -> tuple[tuple[float, float], ...]:
         """(n, k) of a layer's QKV, output, gate-up and down projections on one GPU."""
-        qkv = (self.heads + 2 * max(self.kv_heads, tensor_parallel)) * self.head_dim / tensor_parallel
+        qkv = (self.heads / tensor_parallel + 2 * self.kv_heads_per_gpu(tensor_parallel)) * self.head_dim
         attention = self.heads * self.head_dim / tensor_parallel
         mlp = self.intermediate / tensor_parallel
         return ((qkv, self.hidden), (self.hidden, attention), (2 * mlp, self.hidden), (self.hidden, mlp))
@@ -191,64 +285,85 @@ class ModelSpec:
     def elementwise_bytes(self, tensor_parallel: int) -> float:
         """Bytes per token that a layer's small kernels move on one GPU."""
         norms = 2 * 4 * self.hidden
-        qk = 2 * (self.heads + self.kv_heads) * self.head_dim * (1 + int(self.qk_norm)) / tensor_parallel
+        heads = self.heads / tensor_parallel + self.kv_heads_per_gpu(tensor_parallel)
+        qk = 2 * heads * self.head_dim * (1 + int(self.qk_norm))
         activation = 3 * self.intermediate / tensor_parallel
         return BYTES_BF16 * (norms + qk + activation)
 
 
 @dataclass(frozen=True, slots=True)
-class EngineVersion:
+class EngineVersion(Checked):
     """Time that the serving software adds to an iteration. One set per version, for every GPU and model."""
 
     name: str
-    iteration_us: float
+    iteration_us: Microseconds
     """Scheduling, input preparation and output processing that the GPU waits for."""
-    sequence_us: float
+    sequence_us: Microseconds
     """The same per sequence in the batch."""
+    frontend_us: Microseconds = 0.0
+    """HTTP, tokenisation and the way to the scheduler and back, once per request, beside the GPU's work.
+
+    Replays add it to a request's first and last token; episodes do not know it yet.
+    """
+    largest_token_budget: Annotated[int, Between(1, 16_384, "tokens")] = 8192
+    """Default `max_num_batched_tokens` of the server on GPUs of 160 GiB and more."""
     separate_attention: bool = False
     """Prefill and decode attention run as two kernels. False: one kernel for the whole batch, as in vLLM."""
     rules: SchedulerRules | None = None
     """Of the version's scheduler (`hardware.SCHEDULERS`). None: the simulator's first scheduler, the only one that the
     kernel, and so the environment, can run."""
 
+    def token_budget(self, gpu: GpuSpec) -> int:
+        """Return the default `max_num_batched_tokens` of `vllm serve` on a GPU.
+
+        8,192 from 70 GiB on, except on A100, else 2,048: `EngineArgs.get_batch_defaults` in vllm/engine/arg_utils.py,
+        usage context OPENAI_API_SERVER, of 0.12.0, 0.15.0, 0.19.1 and 0.24.0. 0.32.0 adds 16,384 from 160 GiB on. (For
+        the `LLM` class the figures are 16,384 and 8,192.)
+        """
+        if gpu.memory_bytes >= _LARGEST_BYTES:
+            return self.largest_token_budget
+        return 8192 if gpu.is_large else 2048
+
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class Deployment(Checked):
     """A fleet: `replicas` copies of `model`, each on `tensor_parallel` GPUs."""
 
     name: str
     gpu: GpuSpec
     model: ModelSpec
     engine: EngineVersion
-    replicas: int = 1
-    tensor_parallel: int = 1
-    max_num_batched_tokens: int = 2048
-    """Most tokens in one iteration; vLLM's field of that name."""
-    gpu_memory_utilization: float = 0.9
+    replicas: Annotated[int, Between(1, REPLICAS_MAX, "replicas")] = 1
+    tensor_parallel: Annotated[int, Between(1, 64, "GPUs")] = 1
+    max_num_batched_tokens: Annotated[int, Between(1, 16_384, "tokens")] = DEFAULT_FOR_GPU
+    """Most tokens in one iteration; vLLM's field of that name. `DEFAULT_FOR_GPU`: `EngineVersion.token_budget`."""
+    gpu_memory_utilization: Annotated[float, Between(0, 1, above=True)] = 0.9
     """Share of the device that the engine and its co-tenant may use; vLLM's default."""
+    activation_bytes: Annotated[int, Between(0, 1 << 42, "bytes")] | None = None
+    """Reserved per GPU beside the weights; None: computed by `memory.py` from budget, model and parallelism."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built.
+        """Look the GPU's default up, then check every field.
 
         Raises:
             InvalidInputError: a field is out of range.
         """
-        for name, kind in (("name", str), ("gpu", GpuSpec), ("model", ModelSpec), ("engine", EngineVersion)):
-            if not isinstance(getattr(self, name), kind):
-                raise InvalidInputError(f"deployment.{name}", f"must be a {kind.__name__}", got=getattr(self, name))
-        for name, most in (("replicas", REPLICAS_MAX), ("tensor_parallel", 64), ("max_num_batched_tokens", 16_384)):
-            count = getattr(self, name)
-            if type(count) is not int or not 1 <= count <= most:
-                raise InvalidInputError(f"deployment.{name}", f"must be an integer in 1..{most}", got=count)
-        if self.model.heads % self.tensor_parallel:
-            raise InvalidInputError(
-                "deployment.tensor_parallel",
-                f"must divide the model's {self.model.heads} heads",
-                got=self.tensor_parallel,
+        given: tuple[object, object] = (self.gpu, self.engine)  # annotations are not checked at run time
+        known = isinstance(given[0], GpuSpec) and isinstance(given[1], EngineVersion)
+        if self.max_num_batched_tokens == DEFAULT_FOR_GPU and known:  # else the check below says what is wrong
+            object.__setattr__(self, "max_num_batched_tokens", self.engine.token_budget(self.gpu))
+        Checked.__post_init__(self)  # super() without arguments finds no class in a dataclass with slots
+
+    def _relations(self) -> None:
+        model, ranks = self.model, self.tensor_parallel
+        if model.heads % ranks:
+            self._refuse("tensor_parallel", f"must divide the model's {model.heads} heads")
+        if model.kv_heads % ranks and ranks % model.kv_heads:
+            self._refuse(
+                "tensor_parallel", f"must divide the model's {model.kv_heads} KV heads or be a multiple of them"
             )
-        share: object = self.gpu_memory_utilization  # annotations are not checked at run time
-        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0.0 < share <= 1.0:
-            raise InvalidInputError("deployment.gpu_memory_utilization", "must be a number in (0, 1]", got=share)
+        if self.activation_bytes is not None and self.activation_bytes > self.gpu.memory_bytes:
+            self._refuse("activation_bytes", f"must fit the GPU's {self.gpu.memory_bytes} bytes")
 
     @property
     def gpus(self) -> int:

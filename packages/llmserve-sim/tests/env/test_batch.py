@@ -14,11 +14,18 @@ from llmserve_sim.env import Outcome, ServingEnv
 from llmserve_sim.errors import EpisodeStateError, InvalidInputError
 from llmserve_sim.grid import GRID_SIZES, from_indices
 from llmserve_sim.metrics import Measurement
-from llmserve_sim.reward import RewardTerms
+from llmserve_sim.reward import CountedTerms, RewardCounts, RewardTerms
 from llmserve_sim.schema import ServeAction
-from llmserve_sim.tasks import list_tasks
+from llmserve_sim.tasks import Task, list_tasks, load_task
 
 SIZE = 4
+
+
+def counted(task_id: str) -> Task:
+    """A built-in task whose reward counts."""
+    task = load_task(task_id)
+    reward = task.reward.model_copy(update={"requests_per_s": 23.7, "output_tokens_per_s": 4017.0})
+    return task.model_copy(update={"id": "counted", "reward": reward})
 
 
 def _at(outcome: Outcome, index: int, size: int) -> tuple[list[float], list[float] | None]:
@@ -26,12 +33,14 @@ def _at(outcome: Outcome, index: int, size: int) -> tuple[list[float], list[floa
         return [float(np.broadcast_to(getattr(table, f.name), size)[index]) for f in fields(kind)]
 
     terms = None if outcome.terms is None else row(outcome.terms, RewardTerms)
+    if isinstance(outcome.terms, CountedTerms):
+        terms = [*(terms or ()), *row(outcome.terms.counts, RewardCounts)]
     return row(outcome.measurement, Measurement), terms
 
 
-@pytest.mark.parametrize("task", [task.id for task in list_tasks()])
-def test_a_batch_agrees_with_single_environments_in_every_number(task: str) -> None:
-    rng = random.Random(task)
+@pytest.mark.parametrize("task", [*list_tasks(), counted("bursty_workload")], ids=lambda task: task.id)
+def test_a_batch_agrees_with_single_environments_in_every_number(task: Task) -> None:
+    rng = random.Random(task.id)
     batch, envs = ServingBatch(task, SIZE), [ServingEnv(task) for _ in range(SIZE)]
     seeds = [20, 21, 22, 20]  # one of them twice
     together, apart = batch.start(seeds), [env.start(seed) for env, seed in zip(envs, seeds, strict=True)]
@@ -109,13 +118,14 @@ def test_indices_off_the_grid_are_refused_with_the_knob_named_and_change_nothing
     assert batch.window == 0
 
 
+@pytest.mark.parametrize("task", [load_task("bursty_workload"), counted("bursty_workload")], ids=lambda task: task.id)
 @pytest.mark.parametrize("backend", ["python", "numba"])
-def test_a_selection_goes_on_like_the_episodes_it_copies_and_leaves_them_alone(backend: Any) -> None:
+def test_a_selection_goes_on_like_the_episodes_it_copies_and_leaves_them_alone(backend: Any, task: Task) -> None:
     if backend == "numba":
         pytest.importorskip("numba")
     rng = random.Random(5)
-    envs = [ServingEnv("bursty_workload", engine=backend) for _ in range(2)]
-    batch = ServingBatch("bursty_workload", 2, backend=backend)
+    envs = [ServingEnv(task, engine=backend) for _ in range(2)]
+    batch = ServingBatch(task, 2, backend=backend)
     batch.start([8, 9])
     for env, seed in zip(envs, (8, 9), strict=True):
         env.start(seed)

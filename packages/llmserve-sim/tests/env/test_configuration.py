@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmserve_sim.arithmetic import ARRAYS, SCALAR
+from llmserve_sim.bench.case import task_case
 from llmserve_sim.configuration import Configurator, EpisodeConditions, Setting, tokens_per_step
-from llmserve_sim.engine import KernelEngine
+from llmserve_sim.engine import KernelEngine, WindowPlan
 from llmserve_sim.engine.interface import PS_PER_S
 from llmserve_sim.engine.kernel.layout import R_READY, REPLICAS
 from llmserve_sim.env import ServingEnv
@@ -20,7 +21,7 @@ from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import get_deployment
 from llmserve_sim.performance import speculation
 from llmserve_sim.schema import ServeAction
-from llmserve_sim.tasks import load_task
+from llmserve_sim.tasks import Task, list_tasks, load_task
 from llmserve_sim.workload.scenario import generate
 
 TASK = load_task("static_workload")
@@ -56,6 +57,16 @@ def test_only_the_agents_own_wish_resizes_the_pool_and_the_neighbour_takes_its_s
     pools = {s.plan.pool_blocks for s in settings[:12]}
     assert len(pools) > 1, "the co-tenant's wave moves the pool"
     assert all(s.plan.pool_blocks <= s.wanted_blocks for s in settings)
+
+
+@pytest.mark.parametrize("task", list_tasks(), ids=lambda task: task.id)
+def test_plans_made_without_checks_would_pass_them(task: Task) -> None:
+    """Types, bounds and fields: such a plan equals the checked one."""
+    case = task_case(task, task.seeds.validation.start)
+    for plan in case.plans[::7]:
+        checked = WindowPlan(**vars(plan))
+        assert (checked, list(vars(checked))) == (plan, list(vars(plan)))
+        assert all(kept is given for kept, given in zip(vars(checked).values(), vars(plan).values(), strict=True))
 
 
 def test_a_swap_of_tiers_covers_the_resize_that_comes_with_it() -> None:

@@ -240,6 +240,24 @@ def models(model: type[BaseModel], seen: set[type[BaseModel]]) -> set[type[BaseM
     return seen
 
 
+@pytest.mark.parametrize("given", ["requests_per_s", "output_tokens_per_s"])
+def test_the_expected_load_is_given_whole_or_not_at_all(given: str) -> None:
+    missing = ({"requests_per_s", "output_tokens_per_s"} - {given}).pop()
+    with pytest.raises(InvalidInputError, match=f"must be given with {given}") as refused:
+        parse_task(to_toml(mutated("bursty_workload", ("reward", given), 20.0)))
+    assert refused.value.field.endswith(f"reward.{missing}")
+
+
+def test_an_expected_load_changes_the_digest_and_its_absence_does_not() -> None:
+    task = load_task("bursty_workload")
+    assert task.digest == "a709eb55bf14c874f1dd66105ce26af2168ccc24e2f8068791dcfe64596b0423"
+    load = {"requests_per_s": 20.0, "output_tokens_per_s": 4000.0}
+    counted = load_task(task.model_copy(update={"reward": task.reward.model_copy(update=load)}))
+    assert counted.reward.counted
+    assert not task.reward.counted
+    assert counted.digest != task.digest
+
+
 def test_every_field_says_what_it_is() -> None:
     for model in models(Task, set()):
         assert model.__doc__

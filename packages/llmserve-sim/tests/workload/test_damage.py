@@ -165,6 +165,10 @@ def test_damage_is_named_with_what_to_do(
             },
         ),
         ("t_s,cached,input,output\n0,9,100,10\n2,9,200,20\n", {"prompt_column": "input"}),
+        (
+            THREE_KEYS.replace("timestamp", "at"),
+            {"time_column": "At", "prompt_column": "INPUT_length", "output_column": "output_Length", "time_unit": "ms"},
+        ),
     ],
 )
 def test_what_the_columns_do_not_say_can_be_named(content: str, options: dict[str, Any], write: Write) -> None:
@@ -183,6 +187,15 @@ def test_what_the_columns_do_not_say_can_be_named(content: str, options: dict[st
         (PLAIN, {"time_column": "when"}, "time_column", "must be a column of t:line 1: t_s, input, output"),
         (PLAIN, {"time_column": "input"}, "time_unit", "is needed with time_column"),
         ("a,b,c\n1,2,3\n", {"time_column": "a", "time_unit": "s"}, "t:line 1", "must be the header"),
+        (
+            "session_id,delay,input_length,made\na,1,2,3\n",
+            {"time_column": "delay", "time_unit": "ms"},
+            "output_column",
+            "must be a column of t:line 1: session_id, delay, input_length, made",
+        ),
+        (PLAIN, {"time_column": ""}, "time_column", "must be the name of a column"),
+        (PLAIN, {"prompt_column": 1}, "prompt_column", "must be the name of a column"),
+        (PLAIN, {"time_unit": ["s"]}, "time_unit", "one of s, ms, us, ns, date"),
     ],
 )
 def test_naming_what_is_not_there_is_refused(
@@ -203,6 +216,13 @@ def test_bad_rows_are_skipped_and_counted_when_asked(write: Write) -> None:
     assert read_trace(write(MOONCAKE + '{"broken\n' + "[]\n"), skip_bad=True).skipped == 2
     with pytest.raises(InvalidInputError, match="at least one request; 3 rows were skipped"):
         read_trace(write("t_s,input,output\nx\ny\nz\n"), skip_bad=True)
+
+
+def test_time_does_not_count_from_a_row_that_is_skipped(write: Write) -> None:
+    rows = PLAIN.replace("0.5,100,10", "0,x,10\n0.5,100,10")
+    trace = read_trace(write(rows), skip_bad=True)
+    assert trace.arrival_ps.tolist() == [0, 5 * 10**11, 275 * 10**10]
+    assert trace.skipped == 1
 
 
 def test_time_that_goes_back_is_never_skipped(write: Write) -> None:

@@ -116,6 +116,8 @@ def test_a_table_refuses_edges_that_are_no_quantile_function() -> None:
     for edges in ((0,) * PIECES, (1,) * PIECES + (0,), (-1,) + (0,) * PIECES, (0,) * PIECES + (1 << 31,)):
         with pytest.raises(ValueError, match="edges"):
             QuantileTable(edges)
+    with pytest.raises(InvalidInputError, match="finite"):
+        QuantileTable.from_values([float("nan")] * (PIECES + 1))
 
 
 def test_the_solver_finds_roots_and_stops_at_the_ends() -> None:

@@ -92,6 +92,8 @@ def _table(report: EvaluationReport, title: str, rows: list[AgentResult] | list[
     )
     if len(report.agents) > 1:
         table.caption += f"; first: {first}"
+    if clipped := ", ".join(f"{row.agent} {row.clipped}/{row.episodes}" for row in rows if row.clipped):
+        table.caption += f"; scores clipped: {clipped}"
     if report.provisional_references:
         table.caption += "; provisional references"
     return table

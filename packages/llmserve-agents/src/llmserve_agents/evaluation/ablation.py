@@ -32,7 +32,7 @@ from llmserve_agents.policy import ModelBasedPolicy, Policy, run_episode
 from llmserve_sim.__about__ import __version__ as simulator_version
 from llmserve_sim.env import ServingEnv
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.grid import ACTION_GRID, to_indices
+from llmserve_sim.grid import ACTION_GRID
 from llmserve_sim.references import load_references
 from llmserve_sim.schema import ACTION_FIELDS, ServeAction, ServeObservation
 from llmserve_sim.tasks.registry import catalogue_task
@@ -197,14 +197,14 @@ def _agent_values(
 def _searched_values(
     budget: Budget | None, task_id: str, seeds: tuple[int, ...], knob: str | None, value: Constant | None
 ) -> Floats:
-    from llmserve_agents.clairvoyant import improve
+    from llmserve_agents.clairvoyant import improve, nearest_indices
 
     task = catalogue_task(task_id)
     references = load_references(task.id, task.digest)
     if references is None:
         raise InvalidInputError("tasks", "must have references to search from", got=task_id)
     start = references.best_static_action.model_dump() | ({} if knob is None else {knob: value})
-    row = np.array(to_indices(ServeAction.model_validate(start)), dtype=np.int64)
+    row = nearest_indices([ServeAction.model_validate(start)])[0]
     frozen = () if knob is None else (list(ACTION_GRID).index(knob),)
     return improve(task, seeds, np.tile(row, (len(seeds), task.windows, 1)), budget, frozen=frozen)[1]
 

@@ -66,7 +66,13 @@ class GradedEpisode(Report):
         description="In [0, 1]: 0 the random policy, 0.5 the best fixed configuration, 1 the clairvoyant search."
     )
     mean_reward: float = Field(description="Per window.")
-    components: dict[str, float] = Field(description="Episode means, each in 0..1.")
+    components: dict[str, float] = Field(description="Of the episode, each in 0..1.")
+    unclipped_score: float | None = Field(
+        default=None, description="The score before clipping; null unless the references are paired."
+    )
+    clipped: bool | None = Field(
+        default=None, description="Whether the score was clipped; null unless the references are paired."
+    )
 
 
 def grade_fields(grade: GradeReport) -> dict[str, Any]:
@@ -116,6 +122,9 @@ class AgentResult(Report):
     components: dict[str, float] = Field(description="Means over the episodes.")
     changes: dict[str, float] = Field(description="By knob: changes per episode.")
     versus_first: Comparison | None = Field(description="Null for the first agent itself.")
+    clipped: int | None = Field(
+        default=None, description="Episodes whose score was clipped; null unless the references are paired."
+    )
 
 
 class Overall(Report):
@@ -128,6 +137,7 @@ class Overall(Report):
     score: Estimate | None
     score_iqm: Estimate | None
     versus_first: Comparison | None
+    clipped: int | None = Field(default=None, description="The same over all tasks with paired references.")
 
 
 class Timing(Report):

@@ -93,6 +93,7 @@ def _result(mine: Sequence[EpisodeScore], first: Sequence[EpisodeScore] | None, 
         components=_means([episode.components for episode in mine]),
         changes=_means([episode.changes for episode in mine]),
         versus_first=None if first is None else _comparison([mine], [first], bootstrap),
+        clipped=_clipped(mine),
     )
 
 
@@ -109,6 +110,7 @@ def _overall(
         score=None if scores is None else estimate(bootstrap.interval(scores, mean)),
         score_iqm=None if scores is None else estimate(bootstrap.interval(scores, iqm)),
         versus_first=None if first is None else _comparison(mine, first, bootstrap),
+        clipped=_clipped(everything),
     )
 
 
@@ -149,6 +151,11 @@ def _strata_of_scores(strata: Sequence[Sequence[EpisodeScore]]) -> list[Floats] 
 
 def _verified(episodes: Sequence[EpisodeScore]) -> int:
     return sum(episode.verified is True for episode in episodes)
+
+
+def _clipped(episodes: Sequence[EpisodeScore]) -> int | None:
+    known = [episode.clipped for episode in episodes if episode.clipped is not None]
+    return sum(known) if known else None
 
 
 def _means(rows: Sequence[dict[str, float]] | Sequence[dict[str, int]]) -> dict[str, float]:

@@ -26,12 +26,12 @@ from llmserve_agents.learning.checkpoint import identity, write
 from llmserve_agents.learning.config import PPOConfig, option_of, with_current_names
 from llmserve_agents.learning.curves import Curve, draw_learning_curves
 from llmserve_agents.learning.trainer import Trainer, TrainResult, Update, validation_seeds
-from llmserve_agents.search import evaluate_static, rollout
+from llmserve_agents.search import evaluate_actions, rollout
 from llmserve_agents.weights import CARD, POLICY
 from llmserve_sim.batch import ServingBatch
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.grader import score_of
-from llmserve_sim.grid import GRID_SIZES, PREFILL_DECODE_SPLIT, to_indices
+from llmserve_sim.grid import GRID_SIZES, PREFILL_DECODE_SPLIT
 from llmserve_sim.references import load_references
 from llmserve_sim.tasks import list_tasks
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmserve_sim.env import Outcome
+    from llmserve_sim.schema import ReferenceScores
     from llmserve_sim.tasks import Task
 
 __all__ = ["CURVE", "STATE", "Comparison", "compare", "run"]
@@ -145,17 +146,22 @@ def compare(task: Task, result: TrainResult) -> Comparison:
     seeds = validation_seeds(task, result.config.validation_episodes)
     references = load_references(task.id, task.digest)
     random = _random(task, seeds)
-    best_static = None
-    if references is not None:
-        best_static = float(evaluate_static(task, np.array([to_indices(references.best_static_action)]), seeds).mean())
+    best_static = _best_static(task, references, seeds)
     return Comparison(
         episodes=len(seeds),
         policy=result.validation,
         random=random,
         best_static=best_static,
-        score=None if references is None else score_of(result.validation, references),
-        random_score=None if references is None else score_of(random, references),
+        score=None if references is None else score_of(result.validation, references, best_static),
+        random_score=None if references is None else score_of(random, references, best_static),
     )
+
+
+def _best_static(task: Task, references: ReferenceScores | None, seeds: list[int]) -> float | None:
+    """Return the mean reward per window of the best fixed configuration on `seeds`; None without references."""
+    if references is None:
+        return None
+    return float(evaluate_actions(task, [references.best_static_action], seeds).mean())
 
 
 def _random(task: Task, seeds: list[int]) -> float:
@@ -209,12 +215,20 @@ def _draw(task: Task, result: TrainResult, output: Path) -> None:
     content = {"task": task.id, "seed": result.config.seed, "points": points}
     (output / CURVE).write_text(json.dumps(content) + "\n", encoding="utf-8")
     curve = Curve(f"seed {result.config.seed}", [steps for steps, _ in points], [value for _, value in points])
-    references = load_references(task.id, task.digest)
-    levels = {}
-    if references is not None:
-        levels = {task.id: {"best fixed configuration": references.best_static, "clairvoyant": references.clairvoyant}}
     with suppress(MissingExtraError):  # without matplotlib, the numbers are in learning.json
-        draw_learning_curves({task.id: [curve]}, output / "learning.png", levels=levels)
+        draw_learning_curves({task.id: [curve]}, output / "learning.png", levels={task.id: _levels(task, result)})
+
+
+def _levels(task: Task, result: TrainResult) -> dict[str, float]:
+    """Return what to compare the curve with, measured on the seeds that the curve is over.
+
+    The references of the score are means over other seeds, and means over a few dozen seeds differ by more than what
+    training gains. The clairvoyant search takes too long to be run here.
+    """
+    seeds = validation_seeds(task, result.config.validation_episodes)
+    best_static = _best_static(task, load_references(task.id, task.digest), seeds)
+    levels = {} if best_static is None else {"best fixed configuration": best_static}
+    return levels | {"random policy": _random(task, seeds)}
 
 
 def _writer(output: Path) -> Any:

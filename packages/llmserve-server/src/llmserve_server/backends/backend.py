@@ -78,8 +78,11 @@ class Backend(Protocol):
         """Return what a plan brings on drawn futures of the episode; raises `NotForkable`."""
         ...
 
-    def grade(self, log: EpisodeLog) -> GradeReport:
-        """Return the grade of `log`, which may be any episode's; this episode does not change."""
+    def grade(self, log: EpisodeLog, *, tell_replay: bool = True) -> GradeReport:
+        """Return the grade of `log`, which may be any episode's; this episode does not change.
+
+        Without `tell_replay` the reason says where the log does not replay, but not what the replay gives.
+        """
         ...
 
     def close(self) -> None:

@@ -103,9 +103,9 @@ class SimulatedBackend:
         """Return what a plan brings on futures drawn from the task's distributions, given what has been seen."""
         return forecast(self._running(), plan)
 
-    def grade(self, log: EpisodeLog) -> GradeReport:
+    def grade(self, log: EpisodeLog, *, tell_replay: bool = True) -> GradeReport:
         """Replay `log`; return whether it is genuine, and its score."""
-        return grade(log, engine=self._engine)
+        return grade(log, engine=self._engine, tell_replay=tell_replay)
 
     def close(self) -> None:
         """Drop the episode."""

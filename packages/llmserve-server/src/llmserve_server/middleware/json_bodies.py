@@ -37,7 +37,10 @@ class JsonBodyMiddleware:
         if scope["type"] != "http" or scope["method"] not in _WITH_BODY or scope["path"] in _OURS:
             await self._app(scope, receive, send)
             return
-        is_rpc = scope["path"] == _RPC and scope["method"] == "POST"
+        is_rpc = scope["path"] == _RPC
+        if is_rpc and scope["method"] != "POST":  # ends a session, which a header names
+            await self._app(scope, receive, send)
+            return
         if not is_rpc and not _is_json(scope):
             await self._app(scope, receive, send)
             return

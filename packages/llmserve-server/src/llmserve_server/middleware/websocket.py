@@ -19,6 +19,7 @@ from llmserve_server.errors import AtCapacity, Busy, InvalidField, ServiceError,
 from llmserve_server.fast_path import FastPath, current_fast_path
 from llmserve_server.json_rpc import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 from llmserve_server.middleware.json_text import not_json, parse_json, rpc_error, rpc_problem
+from llmserve_server.middleware.refusal import refuse
 from llmserve_server.middleware.silence import SilenceWatch
 from llmserve_server.settings import Settings
 from llmserve_server.wire import last_refusal
@@ -53,8 +54,12 @@ class WebSocketMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one socket; pass on anything else."""
         current_scope.set(scope)
-        if scope["type"] != "websocket" or scope["path"] not in _SOCKETS:
+        if scope["type"] != "websocket":
             await self._app(scope, receive, send)
+            return
+        if scope["path"] not in _SOCKETS:
+            said = f"there is no socket here: those are {' and '.join(_SOCKETS)}"
+            await refuse(ServiceError(said, code="not_found"), scope, send, status=404)
             return
         refused: list[ServiceError] = []
         last_refusal.set(refused)  # the socket has its own task, so the context variable is its own too

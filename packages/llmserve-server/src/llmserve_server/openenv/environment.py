@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from llmserve_agents.tools import Answer
 from llmserve_server.__about__ import __version__
 from llmserve_server.callers.callers import current_scope
-from llmserve_server.callers.paths import route_path
+from llmserve_server.callers.paths import prefix_of, route_path
 from llmserve_server.dispatch import Dispatcher
 from llmserve_server.errors import Busy, EpisodeState, ServiceError, UnknownSession
 from llmserve_server.fast_path import current_fast_path
@@ -181,6 +181,9 @@ class ServingEnvironment(Environment[WireAction, WireObservation, State]):
         """Return the description of this environment, with the server's readme."""
         described = metadata()
         described.readme_content, described.documentation_url = _readme(), self._documentation_url
+        scope = current_scope.get()
+        if scope is not None and self._documentation_url.startswith("/"):
+            described.documentation_url = prefix_of(scope) + self._documentation_url
         return described
 
     def list_splits(self) -> list[dict[str, str]]:

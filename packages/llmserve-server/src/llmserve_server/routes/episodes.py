@@ -65,6 +65,7 @@ def register(
     )
     async def reset(request: Request) -> Response:
         """Start an episode in a new session or in the one named; with `resume`, return the last observation instead."""
+        _no_parameters(request)
         content = _content(await request.body())
         arguments = reset_arguments(content)
         named, remembered = request.headers.get(HEADER), request.cookies.get(COOKIE)
@@ -93,6 +94,7 @@ def register(
     )
     async def step(request: Request) -> Response:
         """Apply an action to the next window of the episode."""
+        _no_parameters(request)
         content = _content(await request.body())
         if not content.keys() <= _STEP_FIELDS or "action" not in content:
             _checked(StepRequest, content)
@@ -151,6 +153,7 @@ def register(
 
         On a training seed the future is the same, too; on other seeds it is a forecast, unless the operator allows more.
         """
+        _no_parameters(request)
         given = _checked(ForkRequest, _content(await request.body()))
         session_id = await session_of(request, given.session_id)
         address = registry.callers.of(request.scope).address
@@ -167,6 +170,8 @@ def register(
     )
     async def close(request: Request) -> Response:
         """Free the session's place at once. Its episodes stay stored: its id can still be graded and resumed."""
+        if await request.body():
+            raise InvalidInputError("body", "must be empty: the parameter session_id or the header names the session")
         await dispatcher.run(registry.leave, await session_of(request, query=True))
         response = Response(status_code=204)
         response.delete_cookie(COOKIE, **_cookie_options(request))
@@ -183,6 +188,7 @@ def register(
     )
     async def grader(request: Request) -> Response:
         """Grade the session's current episode, one named by `episode_id`, or an `episode_log`, by replaying its log."""
+        _no_parameters(request)
         raw = await request.body()
         parse = partial(_grade_request, raw, most_steps=request.app.state.settings.max_log_steps)
         if len(raw) > _LONG_LOG:
@@ -268,6 +274,13 @@ def _named(request: Request, named: object, *, query: bool = False) -> str | Non
     if named is None:
         named = request.cookies.get(COOKIE)
     return None if named is None else _key(named)
+
+
+def _no_parameters(request: Request) -> None:
+    """Refuse parameters in the address of a call with a body: a session that they name would be overlooked."""
+    if request.scope["query_string"]:
+        name = min(request.query_params.keys(), default="query")
+        raise InvalidInputError(name, "unknown parameter; session_id is a field of the body")
 
 
 def _key(named: object) -> str:

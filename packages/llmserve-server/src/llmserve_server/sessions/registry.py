@@ -25,7 +25,7 @@ from llmserve_server.errors import (
     to_service_error,
 )
 from llmserve_server.sessions.cache import ATTEMPTS, Fork, SessionCache
-from llmserve_server.sessions.grading import Grader
+from llmserve_server.sessions.grading import Grader, shows_future
 from llmserve_server.sessions.refusals import check_text, invalid, refusals
 from llmserve_server.sessions.slots import Slot, Transport
 from llmserve_server.sessions.types import OpenSession, RegistryStats, Reply
@@ -39,7 +39,6 @@ from llmserve_sim.schema import (
     ServeState,
     parse_action,
 )
-from llmserve_sim.tasks.registry import catalogue_task
 
 __all__ = ["DEFAULT_TASK", "OpenSession", "RegistryStats", "Reply", "SessionRegistry", "Transport"]
 
@@ -197,7 +196,7 @@ class SessionRegistry:
         with self._cache.lend(session_id, fresh=True) as slot, refusals():
             assert slot.row is not None
             row, count = slot.row, slot.count
-            is_open = self._settings.true_forks or row.seed in catalogue_task(row.task_id).seeds.train
+            is_open = shows_future(self._settings, row.task_id, row.seed)
             seed = None if is_open or slot.done else forecast_seed(row, count, draw)
             fork = _backend(slot).fork(forecast=seed)
             foresight = True if is_open and not slot.done else row.foresight  # at the end there is no future to see
@@ -235,8 +234,8 @@ class SessionRegistry:
     ) -> GradeReport:
         """Grade `log` if given; else the episode `episode_id`; else the session's current episode.
 
-        If the named session has an episode with that id, it is the one. Raises `UnknownEpisode`, `AmbiguousEpisode` if
-        several other sessions have that id, `TooLarge`, `InvalidField`.
+        If the named session has an episode with that id, it is the one; without it, an id that the server made is enough.
+        Raises `UnknownEpisode`, `AmbiguousEpisode` if several other sessions have that id, `TooLarge`, `InvalidField`.
         """
         check_text(episode_id=episode_id, session_id=session_id)
         with refusals():

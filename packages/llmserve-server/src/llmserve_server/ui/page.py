@@ -36,6 +36,10 @@ __all__ = ["PATH", "blocks", "serve"]
 PATH: Final = "/web"
 _TITLE: Final = "LLMServeEnv"
 _TAB: Final = "Serve"
+_MOST_STATES: Final = 64
+"""Pages whose state Gradio keeps, a third of a megabyte each. The browser has what the page needs if it is gone."""
+_MOST_UNREAD: Final = 256
+"""Pages whose answers wait to be read, a tenth of a megabyte each. Beyond it the oldest, which nobody reads, are lost."""
 
 
 def blocks(registry: SessionRegistry, settings: Settings) -> gr.Blocks:
@@ -44,6 +48,9 @@ def blocks(registry: SessionRegistry, settings: Settings) -> gr.Blocks:
     controller = PageController(registry, AGENTS, replayable=settings.mode == "sim", address=address)
     page = gr.TabbedInterface([_serve_tab(controller), playground(registry)], tab_names=[_TAB, "Playground"])
     page.title = _TITLE
+    # Whoever asks makes up the page that asks, so that there is no end to them.
+    page.state_session_capacity = _MOST_STATES
+    page._queue.pending_messages_per_session.max_size = _MOST_UNREAD  # noqa: SLF001 - Gradio has no option for it
     return page
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llmserve_sim.bounds import Checked
 from llmserve_sim.configuration import Configurator, EpisodeConditions
 from llmserve_sim.engine import Engine, KernelEngine, ReferenceEngine
 from llmserve_sim.engine.interface import FleetSpec, Slo, Traffic, WindowPlan
@@ -21,7 +22,7 @@ PS_PER_S = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class Case(Checked):
     """A fleet, its requests and the plan of every window."""
 
     name: str

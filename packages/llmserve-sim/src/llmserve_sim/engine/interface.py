@@ -2,26 +2,41 @@
 
 Both schedulers, the plain one in `engine/reference/` and the fast one in `engine/kernel/`, take and return these types
 and must give identical results. Nothing here depends on tasks, rewards or hardware: the costs of an iteration come as
-integer tables (`TierTables`), the decisions of an agent as a `WindowPlan`.
-
-Units, everywhere in the engine:
-
-- time: integer picoseconds (`_ps`), 0 at the start of the episode;
-- tokens: integers, or *fixed-point tokens* of 1/256 token (`_fp`) for the rates of speculative decoding and for sums of
-  context, so that closed forms stay exact;
-- KV memory: blocks of 16 tokens.
+integer tables (`costs.py`), the decisions of an agent as a `WindowPlan`. Units and limits are in `units.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Protocol, Self
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    Ints = NDArray[np.int64]
+from llmserve_sim.bounds import Between, Checked, Column
+from llmserve_sim.engine.costs import TierTables
+from llmserve_sim.engine.rules import SchedulerRules
+from llmserve_sim.engine.units import (
+    BLOCK_TOKENS,
+    DEPTHS,
+    FP,
+    MAX_ITERATION_PS,
+    MAX_LEN,
+    MAX_PRODUCT,
+    MAX_STALL_PS,
+    PRIORITY,
+    PS_PER_S,
+    REPLICAS_MAX,
+    SEQS_MAX,
+    STANDARD,
+    TENANTS,
+    UNFINISHED_MAX,
+    Ints,
+    Moment,
+    Stall,
+    Tokens,
+)
+from llmserve_sim.errors import InvalidInputError
 
 __all__ = [
     "BLOCK_TOKENS",
@@ -47,191 +62,141 @@ __all__ = [
     "WindowStats",
 ]
 
-PS_PER_S = 10**12
-"""Picoseconds in a second."""
-BLOCK_TOKENS = 16
-"""Tokens in one KV block (vLLM's default `block_size`)."""
-FP = 256
-"""Fixed-point steps in one token."""
-TENANTS = 4
-"""Tenant classes. Each has its own acceptance rate, so each is one lock-step group of a replica."""
-DEPTHS = 9
-"""Speculation depths 0..8."""
-REPLICAS_MAX = 8
-"""Most replicas in a fleet."""
-SEQS_MAX = 512
-"""Largest `batch_cap` (vLLM's `max_num_seqs`)."""
-PRIORITY, STANDARD = 0, 1
-"""The two request classes, as vLLM orders them: a lower number is served first."""
 STATUSES = ("finished", "abandoned", "rejected")
 """How a request ends; schedulers and `LatencySink` count a status as its place here."""
 
 
 @dataclass(frozen=True, eq=False)
-class Traffic:
+class Traffic(Checked):
     """The requests of an episode, sorted by arrival; a request's id is its index. Arrays of one length, int64.
 
     `output` is the true output length in tokens (at least 1). A scheduler may read it only to see
     that a request is finished.
     """
 
-    arrival_ps: Ints
-    prompt: Ints
-    output: Ints
-    priority: Ints
-    tenant: Ints
+    arrival_ps: Annotated[Ints, Column(Between(0, MAX_PRODUCT, "ps"), sorted=True)]
+    prompt: Tokens
+    output: Tokens
+    priority: Annotated[Ints, Column(Between(PRIORITY, STANDARD))]
+    tenant: Annotated[Ints, Column(Between(0, TENANTS - 1))]
 
     def __len__(self) -> int:
         return len(self.arrival_ps)
 
-
-@dataclass(frozen=True, eq=False)
-class TierTables:
-    """Integer cost model of one replica at one weight format; built by `llmserve_sim.performance.tables`.
-
-    The time of an iteration with n decoding sequences at depth k, context sum X (fixed-point tokens), prefill chunks
-    of q new after c cached tokens, f of which complete their prompt, is
-
-        gemm[n(k+1) + Σq] + head[n(k+1) + f] + cpu_seq·(n + chunks) + [k > 0 and n > 0](k·draft_step + n·spec_seq)
-        + (no chunks:         dec_t0 + D
-           no sequences:      pf_t0 + P
-           both:              pf_t0 + P + max(n·mix_seq + (mix_ctx·X >> 10), mix_amp·X >> 10, D))
-
-    with D = n·dec_h[j] + dec_s[j]·(X − n·dec_x[j]) on the last piece j whose left edge n·dec_x[j] is at most X, and
-    P = max(pf_coef·Σu >> 10, pf_crit·max(c + q) >> 10), u = ⌈q/pf_tile⌉·(2c + q + pf_off).
-    """
-
-    budget: int
-    """Most tokens in one iteration (vLLM's `max_num_batched_tokens`)."""
-    gemm: Ints
-    """[budget + 1] ps, by token count: all costs that depend only on it, and the constant CPU time; [0] is unused."""
-    head: Ints
-    """[budget + 1] ps of the output head, by number of sampled rows."""
-    cpu_seq: int
-    """ps per sequence in the batch."""
-    dec_t0: int
-    """ps, start-up of decode attention over all layers."""
-    dec_x: Ints
-    """[J] left edges of the pieces, fixed-point tokens of mean context; dec_x[0] = 0."""
-    dec_h: Ints
-    """[J] ps per sequence at the left edge."""
-    dec_s: Ints
-    """[J] ps per fixed-point token within the piece."""
-    pf_t0: int
-    """ps, start-up of prefill attention over all layers."""
-    pf_tile: int
-    """Query tokens per tile (1 for the FLOP form)."""
-    pf_off: int
-    """Tokens added to 2c + q."""
-    pf_coef: int
-    """ps/1024 per unit."""
-    pf_crit: int
-    """ps/1024 per token of the longest single context (0 if no critical path is modelled)."""
-    mix_seq: int
-    """ps per decoding sequence in a mixed iteration."""
-    mix_ctx: int
-    """ps/1024 per fixed-point token of decode context in a mixed iteration."""
-    mix_amp: int
-    """ps/1024 per fixed-point token: the floor of the above."""
-    draft_step: int
-    """ps per drafted position."""
-    spec_seq: int
-    """ps per decoding sequence when speculating."""
-
-
-@dataclass(frozen=True)
-class SchedulerRules:
-    """What differs between the schedulers of vLLM's versions; `nox -s vllm` compares each set with vLLM's own code.
-
-    All sets share vLLM's loop: running requests in order of admission, a prompt's blocks taken chunk by chunk, K more
-    slots looked ahead for a drafter of depth K, and of requests that arrived together the first admitted as victim.
-    """
-
-    whole_prompt: bool
-    """A prompt is admitted only if all its blocks are free (vLLM's `scheduler_reserve_full_isl`, not in 0.12)."""
-    admission_lookahead: bool
-    """The slots looked ahead are also needed at admission (0.33); before, from the next step on."""
-    resumes_after_self_preemption: bool
-    """With priorities, a request that preempts itself leaves the step to those behind it (0.33); before, it ends it."""
-    asynchronous: bool
-    """A step is scheduled when the one before it starts, as if that one had ended with every draft accepted (vLLM's
-    `async_scheduling`, the default from 0.14 on): an arrival waits for two steps to end, not for one."""
-    length_known: bool = False
-    """Requests end by their `max_tokens`, as in benchmarks that ignore the end-of-sequence token: an asynchronous
-    scheduler then leaves a request out of the step after its last token. False: it learns of the end too late for that."""
+    def _relations(self) -> None:
+        for name in ("prompt", "output", "priority", "tenant"):
+            if len(getattr(self, name)) != len(self):
+                self._refuse(name, f"must be as long as arrival_ps, which has {len(self)} entries")
 
 
 @dataclass(frozen=True, eq=False)
-class FleetSpec:
+class FleetSpec(Checked):
     """A fleet of identical replicas and the fixed rules of its scheduler."""
 
-    replicas: int
+    replicas: Annotated[int, Between(1, REPLICAS_MAX)]
     """1 to 8; prefill and decode can be split only with at least 2."""
     tiers: tuple[TierTables, TierTables, TierTables]
     """Costs at FP16, INT8, INT4."""
-    swap_ps: tuple[int, int, int]
+    swap_ps: tuple[Stall, Stall, Stall]
     """Stall of loading each tier's weights."""
-    split_ps: int
+    split_ps: Stall
     """Stall of a change of roles."""
-    resize_ps: int
+    resize_ps: Stall
     """Stall of a KV pool resized by the agent."""
-    evict_ps: int
+    evict_ps: Stall
     """Stall of an eviction forced by the co-tenant."""
-    handover_ps: int
+    handover_ps: Annotated[int, Between(0, 1000 * PS_PER_S, "ps")]
     """Fixed latency of a prefill-to-decode hand-over."""
-    link_ps_per_token: int
+    link_ps_per_token: Annotated[int, Between(0, 1 << 40, "ps")]
     """Transfer time of one token's KV over a prefill replica's link."""
-    max_len: int
+    max_len: Annotated[int, Between(2, MAX_LEN, "tokens")]
     """Longest prompt plus output, tokens. A prompt that leaves no room for one output token is rejected."""
-    max_unfinished: int
+    max_unfinished: Annotated[int, Between(1, UNFINISHED_MAX, "requests")]
     """An arrival that finds this many unfinished requests in the fleet is rejected."""
-    patience_ps: int
+    patience_ps: Annotated[int, Between(0, 1_000_000 * PS_PER_S, "ps")]
     """A request that still waits for its first token after this long is abandoned; 0: never."""
     rules: SchedulerRules | None = None
     """Of a vLLM version. None: the simulator's first scheduler, which decodes first and takes a prompt's blocks at once
     and only the expected tokens' blocks of a step. Only the reference knows the others."""
+
+    def _relations(self) -> None:
+        stall = max(self.swap_ps) + self.split_ps + self.resize_ps + self.evict_ps
+        if stall > MAX_STALL_PS:
+            self._refuse("swap_ps", f"must leave the stalls of one window within {MAX_STALL_PS} ps in all, not {stall}")
+        if self.max_unfinished * self.max_len * self.link_ps_per_token > MAX_PRODUCT:
+            self._refuse("link_ps_per_token", "must let max_unfinished requests of max_len be sent within 2^62 ps")
+        for tables in self.tiers:
+            longest = tables.longest_iteration_ps(self.max_len)
+            if longest > MAX_ITERATION_PS:
+                self._refuse("tiers", f"must keep iterations within {MAX_ITERATION_PS} ps, not up to {longest}")
 
     @property
     def min_pool_blocks(self) -> int:
         """Fewest blocks of a pool: the largest request then always fits, with the tokens that speculation adds."""
         return (self.max_len + BLOCK_TOKENS) // BLOCK_TOKENS + 2
 
+    def check_plan(self, plan: WindowPlan, now_ps: int) -> None:
+        """Refuse a plan that this fleet cannot run from `now_ps` on.
+
+        Raises:
+            InvalidInputError: it names the field of `WindowPlan` and its bound.
+        """
+        if plan.end_ps <= now_ps:
+            raise InvalidInputError("end_ps", f"must be after {now_ps}", got=plan.end_ps)
+        if plan.split and self.replicas < 2:
+            raise InvalidInputError("split", "needs at least two replicas", got=plan.split)
+
 
 @dataclass(frozen=True)
-class Slo:
+class Slo(Checked):
     """Service-level objectives; pairs are indexed by class (0 priority, 1 standard)."""
 
-    ttft_ps: tuple[int, int]
-    ttft_ps_per_prompt_token: int
-    tpot_ps: tuple[int, int]
+    ttft_ps: tuple[Annotated[int, Between(0, 1 << 60, "ps")], int]
+    ttft_ps_per_prompt_token: Annotated[int, Between(0, 1 << 40, "ps")]
+    tpot_ps: tuple[Annotated[int, Between(0, 1 << 60, "ps")], int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowPlan:
+class WindowPlan(Checked):
     """The configuration of one window. The kernel reads the fields in this order."""
 
-    end_ps: int
+    end_ps: Moment
     """The window ends here; it starts where the previous one ended."""
-    batch_cap: int
+    batch_cap: Annotated[int, Between(1, SEQS_MAX, "sequences")]
     """Most running requests per replica (vLLM's `max_num_seqs`)."""
-    depth: int
+    depth: Annotated[int, Between(0, DEPTHS - 1, "tokens")]
     """Draft tokens per speculative step, 0 to 8."""
-    tier: int
+    tier: Annotated[int, Between(0, 2)]
     """0 FP16, 1 INT8, 2 INT4."""
     split: bool
     """Half the replicas prefill, half decode."""
     priority: bool
     """Priority requests are admitted first and preempted last."""
-    pool_blocks: int
+    pool_blocks: Annotated[int, Between(1, 1 << 40, "blocks")]
     """KV blocks per replica that the co-tenant leaves; at least `FleetSpec.min_pool_blocks`."""
     resized: bool
     """Whether the agent's action, not the co-tenant, changed the pool."""
-    hit_q10: int = 0
+    hit_q10: Annotated[int, Between(0, 1024, "1/1024")] = 0
     """Largest share of a prompt that the prefix cache can hit, in 1/1024."""
-    hit_half_blocks: int = 1
+    hit_half_blocks: Annotated[int, Between(1, 1 << 40, "blocks")] = 1
     """Number of cached blocks at which half of that share is hit."""
-    tokens_per_step: tuple[tuple[int, ...], ...]
+    tokens_per_step: tuple[tuple[Annotated[int, Between(FP, DEPTHS * FP, "1/256 token")], ...], ...]
     """[TENANTS][DEPTHS] fixed-point tokens per step; [t][0] = 256."""
+
+    def _relations(self) -> None:
+        rates = self.tokens_per_step
+        if len(rates) != TENANTS or any(len(row) != DEPTHS or row[0] != FP for row in rates):
+            self._refuse("tokens_per_step", f"must hold {TENANTS} rows of {DEPTHS} entries that begin with {FP}")
+
+    @classmethod
+    def unchecked(cls, **values: Any) -> Self:
+        """Make a plan of values for every field that were checked where they came from; it takes a tenth of the time."""
+        plan = object.__new__(cls)
+        plan.__dict__.update((name, values[name]) for name in _PLAN_FIELDS)
+        return plan
+
+
+_PLAN_FIELDS = tuple(each.name for each in fields(WindowPlan))
 
 
 @dataclass

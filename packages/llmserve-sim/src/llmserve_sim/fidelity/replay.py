@@ -1,18 +1,21 @@
 """Replays a recorded load in the simulated engine, with the same arrivals, lengths, memory and limits.
 
-It uses the engine of episodes, in windows of one second and with fixed knobs: one replica, FP16, no drafting, no
-priorities, no deadline, no prefix cache.
+In windows of one second and with fixed knobs: one replica, FP16, no drafting, no priorities, no deadline; a prefix cache
+only where the run is known to have had one. Where the engine's version schedules asynchronously, the reference engine
+runs that version's rules, since they show in the time to first token; else the engine of episodes runs its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from llmserve_sim.engine import KernelEngine, Slo, Traffic, WindowPlan
-from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, TENANTS
+from llmserve_sim.bounds import Between, Checked
+from llmserve_sim.engine import Engine, KernelEngine, ReferenceEngine, Slo, Traffic, WindowPlan
+from llmserve_sim.engine.interface import DEPTHS, FP, PS_PER_S, SEQS_MAX, TENANTS
+from llmserve_sim.hardware import SCHEDULERS, Deployment
 from llmserve_sim.memory import MemoryModel
 from llmserve_sim.performance.tables import build_fleet
 
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmserve_sim.fidelity.data import RequestLog
-    from llmserve_sim.hardware import Deployment
 
     Floats = NDArray[np.float64]
 
@@ -31,15 +33,17 @@ _NO_DRAFT = tuple(tuple(FP for _ in range(DEPTHS)) for _ in range(TENANTS))
 
 
 @dataclass(frozen=True)
-class RecordedRun:
+class RecordedRun(Checked):
     """What is known of a measured run's set-up."""
 
     name: str
     deployment: Deployment
-    max_num_seqs: int
+    max_num_seqs: Annotated[int, Between(1, SEQS_MAX, "sequences")]
     """Most requests running at once."""
-    kv_blocks: int | None = None
+    kv_blocks: Annotated[int, Between(1, 1 << 40, "blocks")] | None = None
     """16-token KV blocks; None: what the memory model gives the whole GPU."""
+    cached_share: Annotated[float, Between(0, 1)] = 0.0
+    """Share of each prompt that the prefix cache holds once the run is warm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,12 @@ def replay(run: RecordedRun, arrival_s: Floats, prompt: Floats, output: Floats) 
         priority=np.ones(count, dtype=np.int64),
         tenant=np.zeros(count, dtype=np.int64),
     )
-    engine = KernelEngine(fleet, _NO_SLO, traffic, record=True)
+    rules = SCHEDULERS.get(run.deployment.engine.name)
+    engine: Engine
+    if rules is not None and rules.asynchronous:
+        engine = ReferenceEngine(replace(fleet, rules=rules), _NO_SLO, traffic, record=True)
+    else:
+        engine = KernelEngine(fleet, _NO_SLO, traffic, record=True)
     first, last = np.full(count, np.nan), np.full(count, np.nan)
     levels: list[tuple[int, int, float]] = []
     preemptions = finished = second = 0
@@ -92,6 +101,7 @@ def replay(run: RecordedRun, arrival_s: Floats, prompt: Floats, output: Floats) 
                 priority=False,
                 pool_blocks=blocks,
                 resized=False,
+                hit_q10=round(1024 * run.cached_share),
                 tokens_per_step=_NO_DRAFT,
             )
         )
@@ -102,7 +112,8 @@ def replay(run: RecordedRun, arrival_s: Floats, prompt: Floats, output: Floats) 
         preemptions += stats.preemptions
         levels.append((stats.running, stats.queue_depth, 100.0 * stats.used_blocks / stats.pool_blocks))
     running, waiting, kv = np.array(levels, dtype=np.float64).T
-    return Replay(first, last, running, waiting, kv, preemptions)
+    frontend_s = 1e-6 * run.deployment.engine.frontend_us
+    return Replay(first + frontend_s, last + frontend_s, running, waiting, kv, preemptions)
 
 
 def replay_log(run: RecordedRun, log: RequestLog) -> Replay:

@@ -20,4 +20,6 @@ def link_s_per_token(deployment: Deployment) -> float:
     """
     gpu = deployment.gpu
     rate = gpu.link_bytes_per_s * gpu.kernels.allreduce.link_efficiency
-    return deployment.model.kv_bytes_per_token / deployment.tensor_parallel / rate
+    model = deployment.model
+    share = model.kv_heads_per_gpu(deployment.tensor_parallel) / model.kv_heads
+    return model.kv_bytes_per_token * share / rate

@@ -15,6 +15,7 @@ from llmserve_sim.specifications import (
     DecodeAttentionParameters,
     GemmParameters,
     MixedAttentionParameters,
+    MoeParameters,
     PrefillAttentionParameters,
     SmallKernelParameters,
 )
@@ -24,7 +25,9 @@ __all__ = [
     "allreduce_us",
     "decode_attention_us",
     "gemm_us",
+    "io_offset",
     "mixed_decode_us",
+    "moe_us",
     "prefill_attention_us",
     "small_kernels_us",
 ]
@@ -33,6 +36,8 @@ Real = float | NDArray[np.float64]
 
 _US_PER_S = 1e6
 BYTES_BF16 = 2.0
+_SMALL_TILE = (64, 64)
+"""Output tile of the kernels that libraries choose for few tokens."""
 
 
 def gemm_us(
@@ -43,14 +48,31 @@ def gemm_us(
     *,
     peak_flops: float,
     hbm_bytes_per_s: float,
+    sm_count: int,
     weight_bytes: float = BYTES_BF16,
     activation_bytes: float = BYTES_BF16,
 ) -> Real:
     """Time of `(m x k) @ (k x n)`; `weight_bytes` and `activation_bytes` are per element, the output is BF16."""
-    compute = 2.0 * m * n * k / (par.compute_efficiency * peak_flops) * _US_PER_S
     moved = n * k * weight_bytes + m * k * activation_bytes + BYTES_BF16 * m * n
     memory = moved / (par.bandwidth_efficiency * hbm_bytes_per_s) * _US_PER_S
-    return par.t0_us + _p_norm(compute, memory, par.p)
+    if not par.tile_m:
+        compute = 2.0 * m * n * k / (par.compute_efficiency * peak_flops) * _US_PER_S
+        return par.t0_us + _p_norm(compute, memory, par.p)
+    compute = np.minimum(
+        _waves(m, n, par.tile_m, par.tile_n, sm_count, par.wave),
+        _waves(m, n, *_SMALL_TILE, sm_count, par.wave) / par.small_efficiency,
+    )
+    compute = compute * 2.0 * (k + par.fill_k) / (par.compute_efficiency * peak_flops) * _US_PER_S
+    if par.unaligned != 1.0:
+        compute = np.where(np.asarray(m) % 8 == 0, compute, par.unaligned * compute)
+    quantize = par.quantize_bytes * m * k / hbm_bytes_per_s * _US_PER_S
+    return par.t0_us + _p_norm(compute, memory, par.p) + quantize
+
+
+def _waves(m: Real, n: Real, tile_m: int, tile_n: int, sm_count: int, paid: float) -> Real:
+    """Output elements that all SMs together could have worked on: whole tiles, and `paid` of the last wave's rest."""
+    waves = np.ceil(np.asarray(m) / tile_m) * np.ceil(np.asarray(n) / tile_n) / sm_count
+    return (waves + paid * (np.ceil(waves) - waves)) * (sm_count * tile_m * tile_n)
 
 
 def decode_attention_us(
@@ -62,19 +84,35 @@ def decode_attention_us(
     head_dim: float,
     sm_count: int,
     hbm_bytes_per_s: float,
+    kv_element_bytes: float = BYTES_BF16,
 ) -> Real:
     """Time of one layer's decode attention over `context` tokens in total, without `t0_us`.
 
     Homogeneous of degree one in (sequences, context): the integer tables rely on it.
     """
     launch = par.seq_us * sequences * kv_heads / sm_count
-    kv_bytes = context * kv_heads * head_dim * 2.0 * BYTES_BF16
+    kv_bytes = context * kv_heads * head_dim * 2.0 * kv_element_bytes
     return _p_norm(launch, kv_bytes / (par.bandwidth_efficiency * hbm_bytes_per_s) * _US_PER_S, par.p)
 
 
 def prefill_units(par: PrefillAttentionParameters, new: Real, cached: Real) -> Real:
     """Work units of one chunk: `ceil(new / tile) (2 cached + new + offset)`."""
     return np.ceil(np.asarray(new) / par.tile) * (2.0 * cached + new + par.offset)
+
+
+def io_offset(
+    par: PrefillAttentionParameters,
+    *,
+    heads: Real,
+    kv_heads: Real,
+    head_dim: float,
+    peak_flops: float,
+    hbm_bytes_per_s: float,
+) -> Real:
+    """The traffic of the new tokens, which is linear in them, as so many tokens more of `offset`."""
+    token_bytes = par.io * 2.0 * (heads + kv_heads) * head_dim * BYTES_BF16
+    token_flops = 2.0 * heads * head_dim / (par.compute_efficiency * peak_flops)
+    return token_bytes / hbm_bytes_per_s / token_flops
 
 
 def prefill_attention_us(
@@ -109,6 +147,16 @@ def mixed_decode_us(
     hbm_bytes_per_s: float,
 ) -> Real:
     """Time that decoding sequences add to one layer's attention when prefill chunks share the kernel."""
+    if par.separate:
+        return decode_attention_us(
+            decode,
+            sequences,
+            context,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            sm_count=sm_count,
+            hbm_bytes_per_s=hbm_bytes_per_s,
+        )
     blocks = kv_heads if par.packs_heads else heads
     unpacked = (par.seq_us * sequences + par.token_us * context) * blocks / sm_count
     kv_bytes = context * kv_heads * head_dim * 2.0 * BYTES_BF16
@@ -130,10 +178,43 @@ def small_kernels_us(par: SmallKernelParameters, kernels: Real, moved_bytes: Rea
     return par.launch_us * kernels + moved_bytes / (par.bandwidth_efficiency * hbm_bytes_per_s) * _US_PER_S
 
 
+def moe_us(
+    par: MoeParameters,
+    tokens: Real,
+    *,
+    hidden: Real,
+    intermediate: Real,
+    top_k: Real,
+    experts: Real,
+    tensor_parallel: Real,
+    expert_parallel: Real,
+    peak_flops: float,
+    hbm_bytes_per_s: float,
+    weight_bytes: float = BYTES_BF16,
+    skewed: bool | NDArray[np.bool_] = False,
+) -> Real:
+    """Time of one layer's routed experts for `tokens` tokens of the whole replica, each choosing `top_k` of `experts`.
+
+    A GPU holds `experts / expert_parallel` experts, each cut into `tensor_parallel` parts along `intermediate`.
+    """
+    held = experts / expert_parallel
+    routed = tokens * top_k / expert_parallel
+    touched = held * (1.0 - (1.0 - top_k / experts) ** tokens) * np.where(skewed, par.skewed_experts, 1.0)
+    width = intermediate / tensor_parallel
+    rows = (routed + touched * par.pad_rows) * np.where(skewed, par.skewed_rows, 1.0)
+    compute = 6.0 * rows * hidden * width / (par.compute_efficiency * peak_flops) * _US_PER_S
+    weights = 3.0 * touched * hidden * width * weight_bytes
+    memory = weights / (par.bandwidth_efficiency * hbm_bytes_per_s) * _US_PER_S
+    moved = par.io * routed * (2.0 * hidden + 4.0 * width) * BYTES_BF16 / hbm_bytes_per_s * _US_PER_S
+    return par.t0_us + _p_norm(compute, memory, par.p) + moved
+
+
 def allreduce_us(par: AllReduceParameters, message_bytes: Real, *, ranks: Real, link_bytes_per_s: float) -> Real:
     """Time of one all-reduce among `ranks` GPUs (0 for one)."""
     latency = par.latency_us * (1.0 + par.growth * np.log2(ranks))
     wire = message_bytes * 2.0 * (ranks - 1.0) / ranks / (par.link_efficiency * link_bytes_per_s) * _US_PER_S
+    if par.contention:
+        wire = wire * (np.asarray(ranks) / 2.0) ** par.contention
     return np.where(np.asarray(ranks) > 1, latency + wire, 0.0)
 
 

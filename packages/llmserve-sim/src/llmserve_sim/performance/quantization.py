@@ -7,9 +7,11 @@ FP16 is the unquantised BF16 checkpoint, INT8 is W8A8 (SmoothQuant-style, 8-bit 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.performance.calibration import A100_KERNELS
+from llmserve_sim.performance.calibration import A100_BF16_PLAIN, A100_KERNELS
 from llmserve_sim.specifications import GemmParameters, GpuSpec, ModelSpec
 
 __all__ = ["TIERS", "WEIGHT_FORMATS", "WeightFormat", "gemm_parameters", "swap_s", "weight_bytes"]
@@ -25,19 +27,19 @@ in host memory takes 3-6 s."""
 
 
 @dataclass(frozen=True, slots=True)
-class WeightFormat:
+class WeightFormat(Checked):
     """One serving precision."""
 
     name: str
     scheme: str
-    weight_bytes: float
+    weight_bytes: Annotated[float, Between(0.1, 8, "bytes")]
     """Bytes per weight in the GEMM, scales left out."""
-    scale_bytes: float
+    scale_bytes: Annotated[float, Between(0, 8, "bytes")]
     """Bytes per weight for quantisation scales."""
-    activation_bytes: float
+    activation_bytes: Annotated[float, Between(0.1, 8, "bytes")]
     int8_math: bool
     """Tensor cores multiply INT8 (twice the BF16 rate or more) and not BF16."""
-    quality_loss: float
+    quality_loss: Annotated[float, Between(0, 1)]
     """Relative loss of answer quality, 0 for the unquantised model.
 
     W8A8 loses 0-1.5 % and W4A16 1.1-3.9 % on the OpenLLM leaderboards v1 and v2 (Kurtic et al., "Give Me BF16 or Give
@@ -76,7 +78,7 @@ def gemm_parameters(gpu: GpuSpec, name: str) -> GemmParameters:
     measured = gpu.kernels.gemm_int8 if is_int8 else gpu.kernels.gemm_int4
     if measured is not None:
         return measured
-    base = A100_KERNELS.gemm
+    base = A100_BF16_PLAIN
     form = A100_KERNELS.gemm_int8 if is_int8 else A100_KERNELS.gemm_int4
     if form is None:  # pragma: no cover - the A100 constants hold every format
         raise InvalidInputError("quantization_tier", "a format with A100 measurements", got=name)
@@ -91,8 +93,9 @@ def gemm_parameters(gpu: GpuSpec, name: str) -> GemmParameters:
 def weight_bytes(model: ModelSpec, name: str, tensor_parallel: int = 1) -> int:
     """Bytes of the weights on one GPU: layers in the format, embedding and head in BF16."""
     form = WEIGHT_FORMATS[name]
-    layers = model.layer_parameters * (form.weight_bytes + form.scale_bytes)
-    return round((layers + model.embedding_parameters * BYTES_BF16) / tensor_parallel)
+    layers = model.layers * sum(n * k for n, k in model.layer_matrices(tensor_parallel))
+    embedding = model.embedding_parameters * BYTES_BF16 / tensor_parallel
+    return round(layers * (form.weight_bytes + form.scale_bytes) + embedding)
 
 
 def swap_s(gpu: GpuSpec, model: ModelSpec, name: str, tensor_parallel: int = 1) -> float:

@@ -8,16 +8,21 @@ its share of every matrix and of the KV heads, and all GPUs run in step. It does
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 
+from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance import kernels
 from llmserve_sim.performance.kernels import Real
 from llmserve_sim.performance.quantization import WEIGHT_FORMATS, gemm_parameters
 from llmserve_sim.performance.speculation import DRAFT_SEQUENCE_S, draft_step_s
 from llmserve_sim.specifications import Deployment
+
+if TYPE_CHECKING:
+    from llmserve_sim.specifications import GemmParameters, PrefillAttentionParameters
 
 __all__ = ["Iteration", "Roofline"]
 
@@ -27,18 +32,18 @@ _SAMPLER_BYTES_PER_LOGIT = 10.0  # vLLM's sampler reads BF16 logits, writes FP32
 
 
 @dataclass(frozen=True, slots=True)
-class Iteration:
+class Iteration(Checked):
     """What one iteration works on.
 
     `sequences` decode with `context` tokens in total, each verifying `depth` drafted tokens besides its own; `chunks`
     are (new, cached) tokens of prefills, `completed` of which reach the end of their prompt.
     """
 
-    sequences: int = 0
-    context: float = 0.0
-    chunks: tuple[tuple[int, int], ...] = ()
-    completed: int = 0
-    depth: int = 0
+    sequences: Annotated[int, Between(0, 1 << 20, "sequences")] = 0
+    context: Annotated[float, Between(0, 1e15, "tokens")] = 0.0
+    chunks: tuple[tuple[Annotated[int, Between(0, 1 << 24, "tokens")], int], ...] = ()
+    completed: Annotated[int, Between(0, 1 << 20, "prompts")] = 0
+    depth: Annotated[int, Between(0, 64, "tokens")] = 0
 
     @property
     def tokens(self) -> int:
@@ -61,9 +66,26 @@ class Roofline:
         self.model = deployment.model
         self.tp = deployment.tensor_parallel
         self.form = WEIGHT_FORMATS[tier]
-        self.gemm = gemm_parameters(self.gpu, tier)
+        sustained = self.gpu.kernels.sustained
+        self.gemm = _sustained(gemm_parameters(self.gpu, tier), sustained)
+        self.head_gemm = _sustained(self.gpu.kernels.gemm, sustained)
         self.heads = self.model.heads / self.tp
-        self.kv_heads = max(1.0, self.model.kv_heads / self.tp)
+        self.kv_heads = float(self.model.kv_heads_per_gpu(self.tp))
+        self.prefill = self._prefill(_sustained(self.gpu.kernels.prefill, sustained))
+
+    def _prefill(self, par: PrefillAttentionParameters) -> PrefillAttentionParameters:
+        """The parameters for this model: the traffic of new tokens depends on its heads and becomes part of `offset`."""
+        if not par.io:
+            return par
+        traffic = kernels.io_offset(
+            par,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.model.head_dim,
+            peak_flops=self.gpu.peak_bf16_flops,
+            hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+        )
+        return replace(par, offset=round(par.offset + float(traffic)), io=0.0)
 
     def layers_s(self, tokens: Real) -> Real:
         """GEMMs, small kernels and all-reduces of all layers for `tokens` tokens."""
@@ -76,6 +98,7 @@ class Roofline:
                 k,
                 peak_flops=self.form.peak_flops(self.gpu),
                 hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+                sm_count=self.gpu.sm_count,
                 weight_bytes=self.form.weight_bytes + self.form.scale_bytes,
                 activation_bytes=self.form.activation_bytes,
             )
@@ -93,12 +116,13 @@ class Roofline:
         """Output head (BF16 in every format), gathering the logits of all ranks, and sampling. 0 rows take no time."""
         vocab = self.model.vocab / self.tp
         gemm = kernels.gemm_us(
-            self.gpu.kernels.gemm,
+            self.head_gemm,
             rows,
             vocab,
             self.model.hidden,
             peak_flops=self.gpu.peak_bf16_flops,
             hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+            sm_count=self.gpu.sm_count,
         )
         logits = rows * self.model.vocab
         sampling = logits * _SAMPLER_BYTES_PER_LOGIT / self.gpu.hbm_bytes_per_s / _S
@@ -138,7 +162,7 @@ class Roofline:
 
     def prefill_attention_s(self, chunks: tuple[tuple[int, int], ...]) -> float:
         """Attention of (new, cached) chunks over all layers, without its start-up time."""
-        par = self.gpu.kernels.prefill
+        par = self.prefill
         units = sum(float(kernels.prefill_units(par, new, cached)) for new, cached in chunks)
         time = kernels.prefill_attention_us(
             par,
@@ -153,7 +177,7 @@ class Roofline:
     @property
     def prefill_unit_s(self) -> float:
         """Time of one unit of prefill work over all layers (see `kernels.prefill_units`)."""
-        par = self.gpu.kernels.prefill
+        par = self.prefill
         one = kernels.prefill_attention_us(
             par, 1.0, 0.0, heads=self.heads, head_dim=self.model.head_dim, peak_flops=self.gpu.peak_bf16_flops
         )
@@ -162,7 +186,7 @@ class Roofline:
     @property
     def prefill_critical_s_per_token(self) -> float:
         """Time of the longest context, per token, over all layers: the floor of prefill attention."""
-        return self.model.layers * self.gpu.kernels.prefill.critical_us_per_token * _S
+        return self.model.layers * self.prefill.critical_us_per_token * _S
 
     @property
     def decode_start_s(self) -> float:
@@ -172,7 +196,7 @@ class Roofline:
     @property
     def prefill_start_s(self) -> float:
         """Start-up of prefill (or mixed) attention over all layers."""
-        return self.model.layers * self.gpu.kernels.prefill.t0_us * _S
+        return self.model.layers * self.prefill.t0_us * _S
 
     def attention_s(self, it: Iteration) -> float:
         """Attention of one iteration."""
@@ -214,3 +238,11 @@ class Roofline:
         return kernels.allreduce_us(
             self.gpu.kernels.allreduce, message_bytes, ranks=self.tp, link_bytes_per_s=self.gpu.link_bytes_per_s
         )
+
+
+_Computing = TypeVar("_Computing", "GemmParameters", "PrefillAttentionParameters")
+
+
+def _sustained(par: _Computing, share: float) -> _Computing:
+    """The parameters at the compute rate that is kept under steady load."""
+    return par if share == 1.0 else replace(par, compute_efficiency=par.compute_efficiency * share)

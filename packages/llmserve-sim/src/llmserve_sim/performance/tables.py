@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmserve_sim.engine.interface import FP, PS_PER_S, FleetSpec, TierTables
+from llmserve_sim.engine.units import MAX_ITERATION_PS
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance.disaggregation import HANDOVER_S, SPLIT_STALL_S, link_s_per_token
 from llmserve_sim.performance.kernels import BYTES_BF16
@@ -39,6 +40,7 @@ EVICT_STALL_S = 0.3
 
 _FIRST_EDGE_TOKENS = 16
 _LEAST_PIECES_PER_OCTAVE = 4
+_MOST_PIECES_PER_OCTAVE = 1024  # rounding then costs at most 11 ns at the longest context
 _SLOPE_ERROR = 6e-4  # share of decode attention that rounding a slope to whole picoseconds may cost
 _SCALE = 1 << 10  # coefficients that the engine shifts right by ten bits
 
@@ -86,8 +88,9 @@ def build_fleet(
         ("resize_stall_s", resize_stall_s, 0, 1e3),
         ("evict_stall_s", evict_stall_s, 0, 1e3),
     ):
-        if not least <= value <= most:
-            raise InvalidInputError(name, f"in {least}..{most:g}", got=value)
+        given: object = value  # annotations are not checked at run time
+        if type(given) not in {int, float} or not least <= value <= most:
+            raise InvalidInputError(name, f"must be in {least}..{most:g}", got=value)
     swaps = [_ps(swap_s(deployment.gpu, deployment.model, tier, deployment.tensor_parallel)) for tier in TIERS]
     tiers = [build_tier(Roofline(deployment, tier)) for tier in TIERS]
     return FleetSpec(
@@ -113,7 +116,7 @@ def build_tier(roofline: Roofline) -> TierTables:
     counts = np.arange(budget + 1, dtype=np.float64)
     per_token = np.asarray(roofline.layers_s(counts)) + deployment.engine.iteration_us * 1e-6
     pieces = decode_pieces(lambda tokens: float(roofline.decode_attention_s(1.0, tokens)))
-    prefill = roofline.gpu.kernels.prefill
+    prefill = roofline.prefill
     unpacked_seq_s, unpacked_token_s, amplified_token_s = mixed_coefficients(roofline)
     unit_s = roofline.prefill_unit_s
     return TierTables(
@@ -144,9 +147,9 @@ def mixed_coefficients(roofline: Roofline) -> tuple[float, float, float]:
     All zero for an engine that runs decode attention in a kernel of its own: then decode attention alone is the
     maximum.
     """
-    if roofline.deployment.engine.separate_attention:
-        return 0.0, 0.0, 0.0
     gpu, par = roofline.gpu, roofline.gpu.kernels.mixed
+    if roofline.deployment.engine.separate_attention or par.separate:
+        return 0.0, 0.0, 0.0
     blocks = roofline.kv_heads if par.packs_heads else roofline.heads
     per_head = roofline.model.layers * blocks / gpu.sm_count * 1e-6
     kv_bytes = roofline.model.layers * roofline.kv_heads * roofline.model.head_dim * 2.0 * BYTES_BF16
@@ -162,7 +165,7 @@ def decode_pieces(seconds: Callable[[float], float]) -> Pieces:
     """
     per_octave = _LEAST_PIECES_PER_OCTAVE
     slope = seconds(MAX_CONTEXT_TOKENS) * PS_PER_S / (MAX_CONTEXT_TOKENS * FP)
-    while 0.5 * (1.0 - 2.0 ** (-1.0 / per_octave)) / slope > _SLOPE_ERROR:
+    while per_octave < _MOST_PIECES_PER_OCTAVE and 0.5 * (1.0 - 2.0 ** (-1.0 / per_octave)) > _SLOPE_ERROR * slope:
         per_octave *= 2
     octaves = int(np.log2(MAX_CONTEXT_TOKENS / _FIRST_EDGE_TOKENS))
     grid = _FIRST_EDGE_TOKENS * 2.0 ** (np.arange(octaves * per_octave + 1) / per_octave)
@@ -177,8 +180,12 @@ def decode_pieces(seconds: Callable[[float], float]) -> Pieces:
 
 
 def _ps(seconds: float) -> int:
-    return round(seconds * PS_PER_S)
+    return int(_ps_array(np.asarray(seconds)))
 
 
 def _ps_array(seconds: NDArray[np.float64]) -> Ints:
-    return np.round(seconds * PS_PER_S).astype(np.int64)
+    scaled = np.round(seconds * PS_PER_S)
+    if not np.all(scaled <= MAX_ITERATION_PS):
+        longest = float(np.max(seconds))
+        raise InvalidInputError("deployment", f"must take at most {MAX_ITERATION_PS / PS_PER_S:g} s", got=longest)
+    return scaled.astype(np.int64)

@@ -155,7 +155,10 @@ class PrefixCache(_Table):
 
 
 class RewardWeights(_Table):
-    """Weights of the reward's terms (all positive; pressure and cost are subtracted)."""
+    """Weights of the reward's terms (all positive; pressure and cost are subtracted).
+
+    The two expected figures select the terms that count (`reward.py`); they are given together or not at all.
+    """
 
     throughput: Share = Field(description="Quality-weighted tokens within SLO, over tokens offered.")
     slo: Share = Field(description="Priority-weighted SLO compliance.")
@@ -164,6 +167,27 @@ class RewardWeights(_Table):
     cost_scale_usd_per_1k: float = Field(
         gt=0.0, le=1000.0, description="GPU cost of 1000 output tokens at which the cost term is 1, US dollars."
     )
+    requests_per_s: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1e6,
+        description="Expected arrivals, priority-weighted requests/s; with the next, the terms count requests and tokens.",
+    )
+    output_tokens_per_s: float | None = Field(
+        default=None, gt=0.0, le=1e10, description="Expected output tokens that arrivals ask for, tokens/s."
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        for name, other in (("requests_per_s", "output_tokens_per_s"), ("output_tokens_per_s", "requests_per_s")):
+            if getattr(self, name) is None and getattr(self, other) is not None:
+                raise problem(name, f"must be given with {other}")
+        return self
+
+    @property
+    def counted(self) -> bool:
+        """Whether the terms count requests and tokens over expected ones, instead of shares per window."""
+        return self.requests_per_s is not None
 
 
 class SeedRange(_Table):
@@ -287,4 +311,8 @@ class Task(_Table):
     def digest(self) -> str:
         """SHA-256 (hex) of everything that can change an episode or its reward: all but the prose."""
         content = self.model_dump(mode="json", exclude=_PROSE)
+        # A task without these has the digest that it had before they existed.
+        for name in ("requests_per_s", "output_tokens_per_s"):
+            if content["reward"][name] is None:
+                del content["reward"][name]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

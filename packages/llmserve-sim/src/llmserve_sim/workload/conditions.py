@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag
 from math import log, log1p, pi, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from numpy.typing import NDArray
 
+from llmserve_sim.bounds import Between, Column
+from llmserve_sim.engine.units import TENANTS
 from llmserve_sim.workload.patterns import (
     Recurrence,
     ar1,
@@ -25,13 +28,11 @@ from llmserve_sim.workload.patterns import (
 from llmserve_sim.workload.tenants import acceptance_by_class, quality_stakes
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from llmserve_sim.tasks.model import Task
 
-    Ints = NDArray[np.int64]
-    Floats = NDArray[np.float64]
-    Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 __all__ = ["Conditions", "Phase", "Seen", "draw", "rates"]
 
@@ -57,19 +58,26 @@ class Phase(IntFlag):
 LOADED = int(Phase.BURST | Phase.SPIKE)
 
 
+PhaseColumn = Annotated[Ints, Column(Between(0, 31, "flags of Phase"))]
+RateColumn = Annotated[Floats, Column(Between(0, 1e12, "requests/s"), dtype=np.float64)]
+AcceptanceColumn = Annotated[Floats, Column(Between(0, 1), dtype=np.float64, inner=(TENANTS,))]
+BytesColumn = Annotated[Ints, Column(Between(0, 1 << 50, "bytes"))]
+StakeColumn = Annotated[Floats, Column(Between(0, 1e6), dtype=np.float64, inner=(TENANTS,))]
+
+
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """Per-window arrays of n windows.
+    """Per-window arrays of n windows. `Scenario` checks them.
 
     phase int64[n] (flags of `Phase`), rate float64[n] (requests/s), acceptance float64[n, 4], cotenant_bytes int64[n]
     (per GPU), quality_stake float64[n, 4].
     """
 
-    phase: Ints
-    rate: Floats
-    acceptance: Floats
-    cotenant_bytes: Ints
-    quality_stake: Floats
+    phase: PhaseColumn
+    rate: RateColumn
+    acceptance: AcceptanceColumn
+    cotenant_bytes: BytesColumn
+    quality_stake: StakeColumn
 
     @property
     def loaded(self) -> Bools:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, isfinite, log1p, sqrt
+from typing import Annotated
 
 import numpy as np
 
+from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.workload.arrivals import arrival_times, window_mass
 from llmserve_sim.workload.lengths import empirical_lengths
@@ -38,26 +40,34 @@ _MAX_DURATION_S = 1_000_000.0
 
 
 @dataclass(frozen=True)
-class FittedTrace:
+class FittedTrace(Checked):
     """Parameters of one fitted trace. The rate is constant within 10-s windows."""
 
     name: str
-    rate_rps: float
+    rate_rps: Annotated[float, Between(1e-6, 1e6, "requests/s")]
     """Mean rate of the windows that are on, requests/s."""
-    gap_cv: float
+    gap_cv: Annotated[float, Between(0.01, 100)]
     """Coefficient of variation of the gaps at constant rate."""
-    rate_cv: float
+    rate_cv: Annotated[float, Between(0, 100)]
     """Coefficient of variation of the rate between windows that are on."""
-    rate_correlation: float
+    rate_correlation: Annotated[float, Between(-0.9999, 0.9999)]
     """Correlation of the rate's logarithm from window to window."""
-    mean_on_windows: float | None
+    mean_on_windows: Annotated[float, Between(1, 1e6, "windows")] | None
     """Mean run of on windows; None: always on."""
-    mean_off_windows: float | None
+    mean_off_windows: Annotated[float, Between(1, 1e6, "windows")] | None
     """Mean run of empty windows."""
-    prompt: tuple[int, ...]
+    prompt: tuple[Annotated[int, Between(1, 1 << 20, "tokens")], ...]
     """Prompt tokens at `QUANTILES`."""
-    output: tuple[int, ...]
+    output: tuple[Annotated[int, Between(1, 1 << 20, "tokens")], ...]
     """Output tokens at `QUANTILES`."""
+
+    def _relations(self) -> None:
+        for name in ("prompt", "output"):
+            values = getattr(self, name)
+            if len(values) != len(QUANTILES) or list(values) != sorted(values):
+                self._refuse(name, f"must be {len(QUANTILES)} token counts that do not decrease")
+        if (self.mean_on_windows is None) != (self.mean_off_windows is None):
+            self._refuse("mean_off_windows", "must be None where mean_on_windows is, and only there")
 
     def trace(self, seed: int, duration_s: float = 3600.0) -> Trace:
         """Return a trace of this length, 0.001 to 1e6 s, without rows left out; at least one request long."""

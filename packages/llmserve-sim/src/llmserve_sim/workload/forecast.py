@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from llmserve_sim.bounds import sealed
 from llmserve_sim.engine.interface import Traffic
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.workload.arrivals import arrival_times, window_mass
@@ -70,11 +71,11 @@ def resample(
     coming = requests(task, seed, _tail(future, from_window), arrival_ps, counts)
     output = _outputs(scenario, task, seed, done, streamed)
     traffic = Traffic(
-        arrival_ps=np.concatenate((past.arrival_ps[:kept], coming.arrival_ps)),
-        prompt=np.concatenate((past.prompt[:kept], coming.prompt)),
-        output=np.concatenate((output, coming.output)),
-        priority=np.concatenate((past.priority[:kept], coming.priority)),
-        tenant=np.concatenate((past.tenant[:kept], coming.tenant)),
+        arrival_ps=sealed(np.concatenate((past.arrival_ps[:kept], coming.arrival_ps))),
+        prompt=sealed(np.concatenate((past.prompt[:kept], coming.prompt))),
+        output=sealed(np.concatenate((output, coming.output))),
+        priority=sealed(np.concatenate((past.priority[:kept], coming.priority))),
+        tenant=sealed(np.concatenate((past.tenant[:kept], coming.tenant))),
     )
 
     def join(old: NDArray[T], new: NDArray[T]) -> NDArray[T]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import numpy as np
 
+from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.workload.lengths import normal_grid
 from llmserve_sim.workload.random import U32, bernoulli_threshold, first_u32
 from llmserve_sim.workload.tables import QuantileTable
@@ -59,11 +60,11 @@ class RecurringPattern(Protocol):
 
 
 @dataclass(frozen=True)
-class Recurrence:
+class Recurrence(Checked):
     """One drawn recurrence: the first window of each occurrence. The first may begin before window 0."""
 
-    starts: tuple[int, ...]
-    length: int
+    starts: tuple[Annotated[int, Between(-(1 << 40), 1 << 40, "windows")], ...]
+    length: Annotated[int, Between(0, 1 << 40, "windows")]
 
     @classmethod
     def draw(

@@ -18,7 +18,7 @@ import numpy as np
 from llmserve_sim.engine.interface import PS_PER_S, Traffic
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.workload.conditions import Conditions, draw
-from llmserve_sim.workload.scenario import Scenario, assemble
+from llmserve_sim.workload.scenario import MAX_WINDOWS, Scenario, assemble
 from llmserve_sim.workload.tenants import priorities, quality_stakes, tenant_classes
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ __all__ = ["DRAIN_S", "MAX_REPLAY_WINDOWS", "scenario_from_trace", "too_long"]
 DRAIN_S = 60.0
 """Simulated seconds after a trace's end, unless told otherwise: several times the patience of the built-in tasks."""
 
-MAX_REPLAY_WINDOWS = 100_000
-"""Longest replay; equals the longest log that is read."""
+MAX_REPLAY_WINDOWS = MAX_WINDOWS
+"""Longest replay."""
 _MAX_DRAIN_S = 86_400
 
 

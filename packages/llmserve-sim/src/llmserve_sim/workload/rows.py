@@ -12,15 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
-from typing import Final, NoReturn
+from typing import Annotated, Final, NamedTuple, NoReturn
 
+from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.workload.formats.style import CLOCK, FAILED, UNITS, Format, Row, RowError, State
 
 __all__ = ["DELIMITERS", "OrderError", "Request", "RowParser", "TraceLimits", "fields_of", "header_of"]
 
-Request = tuple[int, int, int]
-"""Nanoseconds since the file's first request, prompt tokens, output tokens; 0 output tokens: a recorded failure."""
 DELIMITERS: Final = (",", ";", "\t")
 _NS_PER_S = 1_000_000_000
 _MAX_TIME_S = 4_000_000_000
@@ -28,20 +27,20 @@ _UNIT_WORDS: Final = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"
 
 
 @dataclass(frozen=True)
-class TraceLimits:
+class TraceLimits(Checked):
     """How much of a trace is accepted; a larger one is an error that says how to cut it."""
 
-    file_bytes: int | None = None
-    """Most bytes (unpacked) read up to the end of the cut; None: any number, since none are kept."""
-    line_bytes: int = 2**20
+    file_bytes: Annotated[int, Between(1, 1 << 50, "bytes")] = 1 << 50
+    """Most bytes (unpacked) read up to the end of the cut; they are not kept, so by default files of any size are read."""
+    line_bytes: Annotated[int, Between(1, 1 << 40, "bytes")] = 2**20
     """Longest line."""
-    document_bytes: int = 64 * 2**20
+    document_bytes: Annotated[int, Between(1, 1 << 40, "bytes")] = 64 * 2**20
     """Longest file that is one JSON object (vLLM's results): it is read whole."""
-    requests: int = 1_000_000
+    requests: Annotated[int, Between(1, 1 << 30, "requests")] = 1_000_000
     """Most requests inside the cut; of a file that is sorted, most requests up to its end."""
-    tokens: int = 1_048_576
+    tokens: Annotated[int, Between(1, 1 << 20, "tokens")] = 1_048_576
     """Longest prompt, and longest output."""
-    duration_s: int = 2_592_000
+    duration_s: Annotated[int, Between(1, 2_592_000, "s")] = 2_592_000
     """Longest cut: 30 days."""
 
 
@@ -63,6 +62,17 @@ def fields_of(line: str, delimiter: str = ",") -> list[str]:
 def header_of(line: str, delimiter: str = ",") -> list[str]:
     """The columns that a header names, in lower case: files of one format differ in that."""
     return [column.lower() for column in fields_of(line, delimiter)]
+
+
+class Request(NamedTuple):
+    """One request of a file."""
+
+    at_ns: int
+    """Nanoseconds since the file's first request."""
+    prompt: int
+    """Tokens."""
+    output: int
+    """Tokens; 0: a recorded failure."""
 
 
 class RowParser:
@@ -104,6 +114,14 @@ class RowParser:
 
     def requests(self, number: int, row: str | Row) -> Sequence[Request]:
         """Return the requests in this row; raises `InvalidInputError`."""
+        origin = self._origin
+        try:
+            return self._requests(number, row)
+        except InvalidInputError:
+            self._origin = origin  # a row that may be skipped does not say when the file begins
+            raise
+
+    def _requests(self, number: int, row: str | Row) -> Sequence[Request]:
         style = self.style
         if self._header is not None and style.unfold is None and isinstance(row, str):
             cells = self._cells(number, row)
@@ -118,7 +136,7 @@ class RowParser:
     def _flat(self, number: int, values: Mapping[str, object]) -> Request:
         style = self.style
         if values.get(FAILED):
-            return self._time(number, values.get(style.time)), 1, 0
+            return Request(self._time(number, values.get(style.time)), 1, 0)
         for key in style.columns:
             if key not in values:
                 self._refuse(number, key, "is required")
@@ -127,11 +145,10 @@ class RowParser:
     def _request(self, number: int, time: object, prompt: object, output: object) -> Request:
         style = self.style
         at = self._time(number, time)
-        request = (
-            at,
-            self._tokens(number, style.prompt, prompt),
-            self._tokens(number, style.output, output, least=0 if style.zero_output_is_failure else 1),
-        )
+        least = 0 if style.zero_tokens_are_failures else 1
+        prompt = self._tokens(number, style.prompt, prompt, least)
+        output = self._tokens(number, style.output, output, least)
+        request = Request(at, prompt, output if prompt else 0)
         if self.ordered:
             if at < self._last_ns:
                 raise OrderError(
@@ -169,7 +186,7 @@ class RowParser:
             raise InvalidInputError(f"{self.name}:line {number}", "must be a JSON object", got=values)
         return values
 
-    def _tokens(self, number: int, column: str, value: object, *, least: int = 1) -> int:
+    def _tokens(self, number: int, column: str, value: object, least: int) -> int:
         # ASCII digits only: int() would also take signs, underscores and other scripts' digits. 200.0 is pandas' 200.
         if isinstance(value, str):
             digits, point, zeros = value.partition(".")

@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from llmserve_sim.bounds import Between, Checked, sealed
 from llmserve_sim.engine.interface import PS_PER_S, Traffic
+from llmserve_sim.engine.units import MAX_PRODUCT
 from llmserve_sim.workload.arrivals import arrival_times, window_mass
-from llmserve_sim.workload.conditions import Conditions, Phase, draw
+from llmserve_sim.workload.conditions import (
+    AcceptanceColumn,
+    BytesColumn,
+    Conditions,
+    Phase,
+    PhaseColumn,
+    RateColumn,
+    StakeColumn,
+    draw,
+)
 from llmserve_sim.workload.lengths import lognormal_lengths, uniform_lengths
 from llmserve_sim.workload.random import bernoulli_threshold, first_u32, require_integer
 from llmserve_sim.workload.tenants import priorities, tenant_classes
@@ -27,30 +38,44 @@ if TYPE_CHECKING:
     from llmserve_sim.workload.tables import QuantileTable
 
     Ints = NDArray[np.int64]
-    Floats = NDArray[np.float64]
     Bools = NDArray[np.bool_]
 
-__all__ = ["Phase", "Scenario", "generate"]
+__all__ = ["MAX_WINDOWS", "MAX_WINDOW_PS", "Phase", "Scenario", "generate"]
+
+MAX_WINDOWS = 100_000
+"""Most windows in an episode: as many as a task may have, and a log that is read."""
+MAX_WINDOW_PS = 100_000 * PS_PER_S
+"""Longest window, a day and more."""
 
 
 @dataclass(frozen=True, eq=False)
-class Scenario:
-    """An episode's requests and conditions in n windows; window w is [w, w + 1)·window_ps."""
+class Scenario(Checked):
+    """An episode's requests and conditions in n windows, 1 to 100,000; window w is [w, w + 1)·window_ps.
+
+    It keeps copies of its arrays, which cannot be written.
+    """
 
     traffic: Traffic
     """The requests; a request's id is its index."""
-    window_ps: int
+    window_ps: Annotated[int, Between(1, MAX_WINDOW_PS, "ps")]
     """Length of a window, integer picoseconds."""
-    phase: Ints
+    phase: PhaseColumn
     """int64[n], flags of `Phase`."""
-    rate: Floats
+    rate: RateColumn
     """float64[n], expected arrivals per second."""
-    acceptance: Floats
+    acceptance: AcceptanceColumn
     """float64[n, 4], probability that a draft token of this tenant class is accepted."""
-    cotenant_bytes: Ints
+    cotenant_bytes: BytesColumn
     """int64[n], bytes per GPU that the co-tenant wants."""
-    quality_stake: Floats
+    quality_stake: StakeColumn
     """float64[n, 4], value lost per unit of quality loss, by tenant class."""
+
+    def _relations(self) -> None:
+        if not 1 <= self.windows <= MAX_WINDOWS or self.windows * self.window_ps > MAX_PRODUCT:
+            self._refuse("phase", f"must have 1 to {MAX_WINDOWS} entries, which last at most {MAX_PRODUCT} ps in all")
+        for name in ("rate", "acceptance", "cotenant_bytes", "quality_stake"):
+            if len(getattr(self, name)) != self.windows:
+                self._refuse(name, f"must be as long as phase, which has {self.windows} entries")
 
     @property
     def windows(self) -> int:
@@ -116,15 +141,18 @@ def assemble(task: Task, conditions: Conditions, traffic: Traffic) -> Scenario:
 
 
 def requests(task: Task, seed: int, conditions: Conditions, arrival_ps: Ints, counts: Ints) -> Traffic:
-    """Draw prompt, output, class and priority of requests that arrive at these times, `counts` per window."""
+    """Draw prompt, output, class and priority of requests that arrive at these times, `counts` per window.
+
+    `arrival_ps` cannot be written any more.
+    """
     loaded = conditions.loaded
     alternate = _alternate(task, conditions.phase, counts)
     return Traffic(
-        arrival_ps=arrival_ps,
-        prompt=_prompts(task, seed, counts, loaded, alternate),
-        output=sample_outputs(task, first_u32(seed, "output", len(arrival_ps)), alternate),
-        priority=priorities(task, seed, counts, loaded, (conditions.phase & Phase.SURGE) != 0),
-        tenant=tenant_classes(task, seed, counts, loaded),
+        arrival_ps=sealed(arrival_ps),
+        prompt=sealed(_prompts(task, seed, counts, loaded, alternate)),
+        output=sealed(sample_outputs(task, first_u32(seed, "output", len(arrival_ps)), alternate)),
+        priority=sealed(priorities(task, seed, counts, loaded, (conditions.phase & Phase.SURGE) != 0)),
+        tenant=sealed(tenant_classes(task, seed, counts, loaded)),
     )
 
 

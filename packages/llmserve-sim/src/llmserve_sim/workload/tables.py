@@ -10,9 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from math import isfinite
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+
+from llmserve_sim.bounds import Between, Checked
+from llmserve_sim.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,23 +36,23 @@ _SHIFT = _LOW + _FRACTION_BITS
 
 
 @dataclass(frozen=True, eq=False)
-class QuantileTable:
+class QuantileTable(Checked):
     """A sampled distribution. `edges` are PIECES + 1 non-decreasing integers in 1/256 of the sampled unit.
 
     Neighbours are less than 2^31 apart (a step of 2^23), so that no product with a draw exceeds 63 bits.
     """
 
-    edges: tuple[int, ...]
+    edges: tuple[Annotated[int, Between(0, 1 << 41, "1/256 of the sampled unit")], ...]
 
-    def __post_init__(self) -> None:
-        if len(self.edges) != PIECES + 1 or any(b < a for a, b in pairwise(self.edges)):
-            raise ValueError(f"edges: {PIECES + 1} non-decreasing integers are needed")
-        if self.edges[0] < 0 or any(b - a >= 1 << 31 for a, b in pairwise(self.edges)):
-            raise ValueError("edges: must not be negative, nor 2^31 apart")
+    def _relations(self) -> None:
+        if len(self.edges) != PIECES + 1 or any(b < a or b - a >= 1 << 31 for a, b in pairwise(self.edges)):
+            self._refuse("edges", f"must be {PIECES + 1} integers that do not decrease, each less than 2^31 apart")
 
     @classmethod
     def from_values(cls, values: Sequence[float]) -> QuantileTable:
-        """Build the table from its PIECES + 1 edges in the sampled unit."""
+        """Build the table from its PIECES + 1 edges in the sampled unit; raises `InvalidInputError`."""
+        if not all(map(isfinite, values)):
+            raise InvalidInputError("values", "must be finite")
         return cls(tuple(round(v * (1 << _FRACTION_BITS)) for v in values))
 
     def sample(self, u32: Ints) -> Ints:

@@ -18,50 +18,56 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from llmserve_sim.bounds import Between, Checked, Column
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.workload.formats.benchmarks import VLLM
 from llmserve_sim.workload.formats.detection import Naming, detect
 from llmserve_sim.workload.formats.source import STANDARD_INPUT, TextLines, open_trace, parquet_columns, parquet_rows
 from llmserve_sim.workload.random import require_integer
-from llmserve_sim.workload.rows import DELIMITERS, OrderError, RowParser, TraceLimits, header_of, numbered
+from llmserve_sim.workload.rows import DELIMITERS, OrderError, Request, RowParser, TraceLimits, header_of, numbered
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from llmserve_sim.workload.formats.style import Format, Row
 
-    Ints = NDArray[np.int64]
     Rows = Iterator[tuple[int, str]] | Iterator[tuple[int, Row]]
+
+Ints = NDArray[np.int64]
 
 __all__ = ["Trace", "TraceLimits", "read_trace"]
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class Trace(Checked):
     """Recorded (or fitted) requests in order of arrival; arrays of one length, int64."""
 
     name: str
-    arrival_ps: Ints
+    arrival_ps: Annotated[Ints, Column(Between(0, 1 << 62, "ps"), sorted=True)]
     """Picoseconds since the trace's start."""
-    prompt: Ints
+    prompt: Annotated[Ints, Column(Between(1, 1 << 20, "tokens"))]
     """Prompt tokens, at least 1."""
-    output: Ints
+    output: Annotated[Ints, Column(Between(1, 1 << 20, "tokens"))]
     """Output tokens, at least 1."""
-    duration_ps: int
+    duration_ps: Annotated[int, Between(1, 1 << 62, "ps")]
     """Length of the trace: what was cut out of it, or one picosecond past the last arrival."""
-    left_out: int = field(default=0)
+    left_out: Annotated[int, Between(0, 1 << 62, "requests")] = field(default=0)
     """Requests inside the cut that the recording says had failed; they are left out."""
-    skipped: int = field(default=0)
+    skipped: Annotated[int, Between(0, 1 << 62, "rows")] = field(default=0)
     """Rows that could not be read and were skipped (`skip_bad`)."""
-    format: str = field(default="")
-    """The file's format."""
+    format: str | None = field(default=None)
+    """The file's format; None: it comes from no file."""
 
     def __len__(self) -> int:
         return len(self.arrival_ps)
+
+    def _relations(self) -> None:
+        for name in ("prompt", "output"):
+            if len(getattr(self, name)) != len(self):
+                self._refuse(name, f"must be as long as arrival_ps, which has {len(self)} entries")
 
     @property
     def duration_s(self) -> float:
@@ -154,10 +160,11 @@ def _opened(file: Any, name: str, naming: Naming, limits: TraceLimits, *, sort: 
         columns = parquet_columns(file)
         style = detect(name, columns, naming, shown=columns)
         parser = RowParser(name, style, limits, unit="row", ordered=not (sort or style.unordered))
-        wanted = {column.lower() for mark in (style.columns, *style.marks) for column in mark}
+        named = {column.lower(): column for mark in (style.columns, *style.marks) for column in mark}
         if style.unfold is not None:
-            wanted |= {"timestamp", "delay", "sub_requests", "error"}
-        return parser, parquet_rows(file, [column for column in columns if column.lower() in wanted])
+            named |= {column: column for column in ("timestamp", "delay", "sub_requests", "error")}
+        wanted = {column: named[column.lower()] for column in columns if column.lower() in named}
+        return parser, parquet_rows(file, wanted)
     lines = TextLines(file, name, limits)
     rows = iter(lines)
     number, first = next(rows, (1, ""))
@@ -262,12 +269,13 @@ class _Cut:
                     raise
                 self.skipped += 1
                 continue
-            for at, prompt, output in requests:
-                if not self._take(at, prompt, output):
+            for request in requests:
+                if not self._take(request):
                     return
 
-    def _take(self, at: int, prompt: int, output: int) -> bool:
+    def _take(self, request: Request) -> bool:
         """Take one request; return False once the cut is complete."""
+        at = request.at_ns
         self.rows += 1
         if self.sort:
             if self.earliest is None or at < self.earliest:
@@ -280,9 +288,9 @@ class _Cut:
                 return False
             if at < self.start_ns:
                 return True
-        for values, value in zip(self.kept, (at, prompt, output), strict=True):
+        for values, value in zip(self.kept, request, strict=True):
             values.append(value)
-        self.count += output > 0
+        self.count += request.output > 0
         if len(self.kept[0]) > self.limits.requests:
             raise InvalidInputError(
                 self.name, f"must hold at most {self.limits.requests} requests: cut it with duration_s or limit"

@@ -86,6 +86,9 @@ def test_loading_starts_one_environment_anew_and_leaves_the_others_alone() -> No
     [
         ("size", lambda w: KernelBatch(w.fleet, w.slo, 0)),
         ("threads", lambda w: KernelBatch(w.fleet, w.slo, 1, threads=0)),
+        ("threads", lambda w: KernelBatch(w.fleet, w.slo, 1, threads=True)),
+        ("threads", lambda w: KernelBatch(w.fleet, w.slo, 1, threads=2.0)),  # type: ignore[arg-type]
+        ("size", lambda w: KernelBatch(w.fleet, w.slo, True)),
         ("plans", lambda w: KernelBatch(w.fleet, w.slo, 2, backend="python").step(np.zeros((2, 3), np.int64))),
     ],
 )

@@ -253,13 +253,13 @@ class RealBackend:
         """Raise `NotForkable`, because nobody knows what an endpoint will be asked."""
         raise NotForkable("an episode on a real endpoint cannot be forecast: set LLMSERVE_MODE=sim")
 
-    def grade(self, log: EpisodeLog) -> GradeReport:
+    def grade(self, log: EpisodeLog, *, tell_replay: bool = True) -> GradeReport:
         """Score a measured log against the simulator's references of the task.
 
         A measured log cannot be verified, so `verified` is null. A log that the simulator made is graded by replay.
         """
         if not is_measured(log):
-            return grade(log)
+            return grade(log, tell_replay=tell_replay)
         return grade_measured(log)
 
     def close(self) -> None:

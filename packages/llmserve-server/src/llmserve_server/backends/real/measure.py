@@ -125,10 +125,12 @@ def report_of(
 
 def terms_of(reports: Sequence[WindowReport], task: Task) -> RewardTerms:
     """Return the reward's terms for the last of `reports`; a term without a measurement is 0."""
-    recent = reports[-HISTORY_WINDOWS:]
+    # Terms that count look at one window, so its own cost is the price of its tokens.
+    recent = reports[-1:] if task.reward.counted else reports[-HISTORY_WINDOWS:]
     costs = [report.cost_usd for report in recent if report.cost_usd is not None]
     priced = len(costs) == len(recent)
-    meter = RewardMeter(task.reward, task.priority.weight, fsum(costs) / len(recent) if priced else 0.0)
+    usd = fsum(costs) / len(recent) if priced else 0.0
+    meter = RewardMeter.of(task, usd, task.window_s, share=reports[-1].share)
     terms = [meter.read(_stats(report), 0.0, _NO_LOSS) for report in recent][-1]
     return replace(terms, memory=0.0) if priced else replace(terms, memory=0.0, cost=0.0)
 

@@ -55,10 +55,11 @@ class KernelBatch:
 
     def __init__(self, fleet: FleetSpec, slo: Slo, size: int, *, backend: Backend = "auto", threads: int = 1) -> None:
         check_fleet(fleet)
-        if size < 1:
-            raise InvalidInputError("size", "must be at least 1", got=size)
-        if threads < 1:
-            raise InvalidInputError("threads", "must be at least 1", got=threads)
+        given: tuple[tuple[str, object], ...] = (("size", size), ("threads", threads))
+        for name, count in given:
+            if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+                raise InvalidInputError(name, "must be an integer of at least 1", got=count)
+        size, threads = int(size), int(threads)
         if backend == "auto":
             backend = "numba" if compiled.available() else "python"
         self.backend = backend

@@ -12,9 +12,6 @@ import numpy as np
 from llmserve_sim.engine.future import check_future
 from llmserve_sim.engine.histogram import BINS
 from llmserve_sim.engine.interface import (
-    PRIORITY,
-    SEQS_MAX,
-    STANDARD,
     STATUSES,
     TENANTS,
     FleetSpec,
@@ -85,7 +82,6 @@ from llmserve_sim.engine.kernel.layout import (
     TB_SIZE,
     TENANT_SHIFT,
     TOKEN_BITS,
-    TOKEN_MASK,
     TRAFFIC_WIDTH,
     W_TTFT_SUM_PS,
     row_size,
@@ -107,7 +103,6 @@ __all__ = [
     "Backend",
     "KernelEngine",
     "check_fleet",
-    "check_plan",
     "new_row",
     "pack_plan",
     "pack_tables",
@@ -160,7 +155,10 @@ class KernelEngine:
         Raises:
             InvalidInputError: the plan cannot be run. The state is unchanged then.
         """
-        check_plan(self.fleet, plan, int(self._row[H_NOW]))
+        self.fleet.check_plan(plan, int(self._row[H_NOW]))
+        least = self.fleet.min_pool_blocks
+        if plan.pool_blocks < least:
+            raise InvalidInputError("pool_blocks", f"must be at least {least}", got=plan.pool_blocks)
         packed = pack_plan(plan) if self.backend == "numba" else list_plan(plan)
         records = self._room_for_records()
         row = self._row
@@ -274,30 +272,6 @@ def check_fleet(fleet: FleetSpec) -> None:
         raise InvalidInputError("fleet.rules", "must be None: only the reference engine knows others", got=fleet.rules)
 
 
-def check_plan(fleet: FleetSpec, plan: WindowPlan, now_ps: int) -> None:
-    """Raise an error if the engine cannot run `plan`.
-
-    Raises:
-        InvalidInputError: it names the field of `WindowPlan` and its bound.
-    """
-    if plan.end_ps <= now_ps:
-        raise InvalidInputError("end_ps", f"must be after {now_ps}", got=plan.end_ps)
-    if not 1 <= plan.batch_cap <= SEQS_MAX:
-        raise InvalidInputError("batch_cap", f"must be in 1..{SEQS_MAX}", got=plan.batch_cap)
-    if not 0 <= plan.depth <= 8:
-        raise InvalidInputError("depth", "must be in 0..8", got=plan.depth)
-    if plan.tier not in {0, 1, 2}:
-        raise InvalidInputError("tier", "must be 0, 1 or 2", got=plan.tier)
-    if plan.split and fleet.replicas < 2:
-        raise InvalidInputError("split", "needs at least two replicas", got=plan.split)
-    if plan.pool_blocks < fleet.min_pool_blocks:
-        raise InvalidInputError("pool_blocks", f"must be at least {fleet.min_pool_blocks}", got=plan.pool_blocks)
-    if not 0 <= plan.hit_q10 <= 1024:
-        raise InvalidInputError("hit_q10", "must be in 0..1024", got=plan.hit_q10)
-    if plan.hit_half_blocks < 1:
-        raise InvalidInputError("hit_half_blocks", "must be at least 1", got=plan.hit_half_blocks)
-
-
 def pack_plan(plan: WindowPlan) -> Ints:
     """Return a plan as the kernel reads it: int64[PLAN_SIZE]."""
     return np.array(list_plan(plan), dtype=np.int64)
@@ -341,25 +315,7 @@ def pack_tables(tiers: tuple[TierTables, TierTables, TierTables]) -> Ints:
 
 
 def pack_traffic(traffic: Traffic) -> Ints:
-    """Return the requests as the kernel reads them: int64[2 × requests].
-
-    Raises:
-        InvalidInputError: arrivals out of order, or a value out of range.
-    """
-    for name, least, most in (
-        ("arrival_ps", 0, 1 << 62),
-        ("prompt", 1, TOKEN_MASK),
-        ("output", 1, TOKEN_MASK),
-        ("priority", PRIORITY, STANDARD),
-        ("tenant", 0, TENANTS - 1),
-    ):
-        values = getattr(traffic, name)
-        if len(values) != len(traffic):
-            raise InvalidInputError(f"traffic.{name}", f"must have {len(traffic)} entries", got=len(values))
-        if len(values) and not (least <= int(values.min()) and int(values.max()) <= most):
-            raise InvalidInputError(f"traffic.{name}", f"must be in {least}..{most}")
-    if np.any(np.diff(traffic.arrival_ps) < 0):
-        raise InvalidInputError("traffic.arrival_ps", "must not decrease")
+    """Return the requests as the kernel reads them: int64[2 × requests]."""
     packed = np.empty((len(traffic), TRAFFIC_WIDTH), dtype=np.int64)
     packed[:, 0] = traffic.arrival_ps
     packed[:, 1] = (

@@ -59,7 +59,8 @@ class ReferenceEngine:
         self.replicas = [Replica(index, self.ledger, fleet.patience_ps, fleet.rules) for index in range(fleet.replicas)]
 
     def step(self, plan: WindowPlan) -> WindowStats:
-        """Apply `plan` and run to its end."""
+        """Apply `plan` and run to its end; raises `InvalidInputError` for a plan that cannot be run."""
+        self.fleet.check_plan(plan, self.now)
         self.ledger.open_window()
         self._apply_plan(plan)
         while True:

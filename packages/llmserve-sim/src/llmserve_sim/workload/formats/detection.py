@@ -34,6 +34,7 @@ FORMATS: Final = {
 }
 """By name; the first whose columns a file holds is the file's."""
 _UNITS: Final = (*UNITS, CLOCK)
+_OPTIONS: Final = ("time_column", "prompt_column", "output_column")
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,15 @@ class Naming:
     """A key of `UNITS`, or "date"."""
 
     def __post_init__(self) -> None:
-        """Raise `InvalidInputError` for a format or a unit that there is not."""
+        """Raise `InvalidInputError` for a format or a unit that there is not, and for a name that is no text."""
         names = ("auto", *FORMATS)
         if self.format not in names:
             raise InvalidInputError("format", f"must be one of {', '.join(names)}", got=self.format)
-        if self.time_unit not in {None, *_UNITS}:
+        if self.time_unit not in (None, *_UNITS):
             raise InvalidInputError("time_unit", f"must be one of {', '.join(_UNITS)}", got=self.time_unit)
+        for option, name in zip(_OPTIONS, self.columns, strict=True):
+            if not isinstance(name, str | None) or name == "":
+                raise InvalidInputError(option, "must be the name of a column", got=name)
 
     @property
     def columns(self) -> tuple[str | None, str | None, str | None]:
@@ -115,11 +119,12 @@ def _by_columns(where: str, columns: Sequence[str], naming: Naming) -> Format:
         base = detect(where, columns, rest)
     elif naming.format != "auto":
         base = FORMATS[naming.format]
+    spelling = {column.lower(): column for column in columns}
     chosen = [name or base.columns[at] if base else str(name) for at, name in enumerate(naming.columns)]
-    present = {column.lower() for column in columns}
-    for option, name in zip(("time_column", "prompt_column", "output_column"), naming.columns, strict=True):
-        if name is not None and name.lower() not in present:
-            raise InvalidInputError(option, f"must be a column of {where}: {', '.join(columns)}", got=name)
+    for option, name, given in zip(_OPTIONS, chosen, naming.columns, strict=True):
+        if name.lower() not in spelling:
+            raise InvalidInputError(option, f"must be a column of {where}: {', '.join(columns)}", got=given)
+    chosen = [spelling[name.lower()] for name in chosen]
     unit = naming.time_unit or (base.unit if base is not None and naming.time_column is None else None)
     if unit is None:
         raise InvalidInputError("time_unit", f"is needed with time_column: one of {', '.join(_UNITS)}")

@@ -4,7 +4,7 @@ Columns are those of the providers' own descriptions:
 
 - Azure 2023, 2024 and 2025: github.com/Azure/AzurePublicDataset, ``AzureLLMInferenceDataset2023.md`` and
   ``...2024.md``, ``AzureLMMInferenceDataset2025.md`` (which adds ``NumImages``);
-- BurstGPT: github.com/HPMLL/BurstGPT, ``README.md``: rows without response tokens are failures;
+- BurstGPT: github.com/HPMLL/BurstGPT, ``README.md``: rows without tokens are failures;
 - Mooncake: github.com/kvcache-ai/Mooncake, the traces of FAST '25: milliseconds, blocks of 512 tokens in ``hash_ids``;
 - Qwen-Bailian: github.com/alibaba-edu/qwen-bailian-usagetraces-anon, ``README.md``: Mooncake's keys **in seconds**,
   with ``chat_id`` and ``turn``;
@@ -37,7 +37,7 @@ BURSTGPT = Format(
     "Response tokens",
     "s",
     (("Timestamp", "Model", "Request tokens", "Response tokens"),),
-    zero_output_is_failure=True,
+    zero_tokens_are_failures=True,
 )
 MOONCAKE = Format("mooncake", "Mooncake", *_LENGTHS, "ms", ((*_LENGTHS, "hash_ids"),), whole=True)
 BAILIAN = Format("bailian", "Qwen-Bailian", *_LENGTHS, "s", ((*_LENGTHS, "chat_id", "turn"),))

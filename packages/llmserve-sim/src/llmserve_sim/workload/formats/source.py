@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -33,8 +33,8 @@ class Bounds(Protocol):
     """How much of a file is read."""
 
     @property
-    def file_bytes(self) -> int | None:
-        """Most bytes up to the end of the cut; None: any number."""
+    def file_bytes(self) -> int:
+        """Most bytes up to the end of the cut."""
 
     @property
     def line_bytes(self) -> int:
@@ -90,7 +90,7 @@ class TextLines:
             ) from error
         self._size += len(raw)
         most = self._bounds.file_bytes
-        if most is not None and self._size > most:
+        if self._size > most:
             raise InvalidInputError(
                 self._name, f"must be at most {most} bytes up to the cut: shorten it with duration_s or limit"
             )
@@ -147,19 +147,19 @@ def parquet_columns(table: Any) -> list[str]:
     return [str(name) for name in table.schema_arrow.names]
 
 
-def parquet_rows(table: Any, columns: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield (row number from 1, values of `columns`)."""
+def parquet_rows(table: Any, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield (row number from 1, values of `columns` under the names that these map to)."""
     import pyarrow as pa
 
     number = 0
-    for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+    for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
         values = []
         for at in range(batch.num_columns):
             column = batch.column(at)
             if pa.types.is_timestamp(column.type):
                 column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
             values.append(column.to_pylist())
-        names = batch.schema.names
+        names = [columns[name] for name in batch.schema.names]
         for cells in zip(*values, strict=True):
             number += 1
             yield number, dict(zip(names, cells, strict=True))

@@ -45,7 +45,8 @@ class Format:
     """Unit of time: a key of `UNITS`, or `CLOCK`."""
     marks: tuple[tuple[str, ...], ...]
     """Empty: its columns do not tell it from others, so it must be named."""
-    zero_output_is_failure: bool = False
+    zero_tokens_are_failures: bool = False
+    """A request without prompt or output tokens is a recorded failure."""
     unordered: bool = False
     """Rows need not be in order of arrival: reading sorts them."""
     unfold: Unfold | None = None

@@ -8,7 +8,7 @@ window.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -33,6 +33,7 @@ __all__ = [
     "STARTS",
     "best_by_regime",
     "best_static",
+    "evaluate_actions",
     "evaluate_static",
     "mean_rewards",
     "rollout",
@@ -94,20 +95,37 @@ def simulate_plans(batch: ServingBatch, plans: Ints) -> Floats:
 
 def evaluate_static(task: Task, configurations: Ints, seeds: Sequence[int]) -> Floats:
     """Return float64[n, seeds]: the mean reward per window of each of n configurations, held for whole episodes."""
-    values = np.empty((len(configurations), len(seeds)))
+    return _evaluate(task, len(configurations), seeds, lambda rows: configurations[rows])
+
+
+def evaluate_actions(task: Task, actions: Sequence[ServeAction], seeds: Sequence[int]) -> Floats:
+    """Return what `evaluate_static` does, for actions anywhere in their range."""
+    return _evaluate(task, len(actions), seeds, lambda rows: [actions[row] for row in rows.tolist()])
+
+
+def _evaluate(task: Task, count: int, seeds: Sequence[int], held: Callable[[Ints], Actions]) -> Floats:
+    """Return float64[count, seeds]; `held` gives the actions of a batch whose episodes hold these configurations."""
+    values = np.empty((count, len(seeds)))
     each = max(1, MAX_BATCH_SIZE // len(seeds))
-    first = ServingBatch(task, len(seeds))
-    first.start(seeds)
-    for begin in range(0, len(configurations), each):
-        held = configurations[begin : begin + each]
-        batch = first.select(np.tile(np.arange(len(seeds)), len(held)))
-        earned = _held_rewards(batch, np.repeat(held, len(seeds), axis=0))
-        values[begin : begin + len(held)] = earned.reshape(len(held), len(seeds))
+    first, batch = _started(task, tuple(seeds)), None
+    for begin in range(0, count, each):
+        rows = np.arange(begin, min(begin + each, count))
+        batch = first.select(np.tile(np.arange(len(seeds)), len(rows)), into=batch)
+        actions = held(np.repeat(rows, len(seeds)))
+        values[rows] = mean_rewards(batch, _holding(actions)).reshape(len(rows), len(seeds))
     return values
 
 
-def _held_rewards(batch: ServingBatch, actions: Ints) -> Floats:
-    return mean_rewards(batch, lambda _window, _outcome: actions)
+@lru_cache(maxsize=4)
+def _started(task: Task, seeds: tuple[int, ...]) -> ServingBatch:
+    """Return a batch at the start of these episodes, to select copies from: drawing its requests is not repeated."""
+    batch = ServingBatch(task, len(seeds))
+    batch.start(seeds)
+    return batch
+
+
+def _holding(actions: Actions) -> Act:
+    return lambda _window, _outcome: actions
 
 
 def best_static(
