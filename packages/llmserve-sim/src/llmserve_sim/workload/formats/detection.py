@@ -55,8 +55,9 @@ class Naming:
             raise InvalidInputError("format", f"must be one of {', '.join(names)}", got=self.format)
         if self.time_unit not in (None, *_UNITS):
             raise InvalidInputError("time_unit", f"must be one of {', '.join(_UNITS)}", got=self.time_unit)
-        for option, name in zip(_OPTIONS, self.columns, strict=True):
-            if not isinstance(name, str | None) or name == "":
+        given: tuple[object, ...] = self.columns
+        for option, name in zip(_OPTIONS, given, strict=True):
+            if name is not None and not (isinstance(name, str) and name):
                 raise InvalidInputError(option, "must be the name of a column", got=name)
 
     @property
