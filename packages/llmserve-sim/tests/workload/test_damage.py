@@ -179,6 +179,22 @@ def test_what_the_columns_do_not_say_can_be_named(content: str, options: dict[st
 
 
 @pytest.mark.parametrize(
+    ("content", "unit", "name"),
+    [
+        (THREE_KEYS, "ms", "mooncake"),
+        (THREE_KEYS, "s", "guidellm"),
+        (THREE_KEYS, "us", "columns"),
+        (SERVEGEN, "s", "servegen"),
+        (SERVEGEN, "ms", "columns"),
+    ],
+)
+def test_the_unit_decides_between_formats_with_the_same_columns(
+    content: str, unit: str, name: str, write: Write
+) -> None:
+    assert read_trace(write(content), time_unit=unit).format == name
+
+
+@pytest.mark.parametrize(
     ("content", "options", "field", "advice"),
     [
         (PLAIN, {"time_unit": "minutes"}, "time_unit", "one of s, ms, us, ns, date"),

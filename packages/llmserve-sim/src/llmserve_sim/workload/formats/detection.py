@@ -103,7 +103,10 @@ def detect(where: str, columns: Sequence[str], naming: Naming, shown: object = N
         if _lower(style.columns) <= present:
             if naming.time_unit is None:
                 raise InvalidInputError(f"{where}:{style.time}", f"has no unit: add time_unit, {_advice(style)}")
-            return _in_unit(style, naming)
+            # The unit tells which of the formats with these keys it is, or that it is another.
+            candidates = (MOONCAKE, style) if style is GUIDELLM else (style,)
+            name = next((one.name for one in candidates if one.unit == naming.time_unit), "columns")
+            return replace(_in_unit(style, naming), name=name)
     raise InvalidInputError(
         where,
         f"must be the header of a known format ({known()}), or name time_column, prompt_column, output_column and "
