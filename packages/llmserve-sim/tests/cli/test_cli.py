@@ -298,7 +298,9 @@ def test_a_full_disk_is_one_line_and_exit_code_two(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--trace", str(trace), "--log", "/dev/full"]) == 2
-    shown = capsys.readouterr().err.strip()  # older rich ends a hidden progress bar with an empty line
+    read, shown = capsys.readouterr().err.split("\n", 1)
+    assert read.startswith("trace.csv (")  # what was read of the trace
+    shown = shown.strip()  # older rich ends a hidden progress bar with an empty line
     assert "\n" not in shown
     assert shown.startswith("llmserve-sim: --log: cannot be written")
     full_png = tmp_path / "full.png"
