@@ -49,7 +49,8 @@ class GemmParameters(Checked):
     """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant).
 
     With `tile_m` > 0, the output is cut into tiles that the SMs take in waves, and `tc` is the faster of two kernels:
-    `tile_m` x `tile_n` at full efficiency and 64 x 64 at `small_efficiency` of it.
+    `tile_m` x `tile_n` at full efficiency and 64 x 64 at `small_efficiency` of it; or, with `fewest_efficiency` > 0,
+    the number of rows decides: 64 x 64 at that efficiency up to 16, 64 x 128 at `small_efficiency` up to 128.
     """
 
     t0_us: Microseconds
@@ -69,6 +70,8 @@ class GemmParameters(Checked):
     """Bytes that turning one activation into 8 bits costs at the full bandwidth; 0 for 16-bit activations."""
     unaligned: Annotated[float, Between(0.1, 10)] = 1.0
     """Factor on `tc` where m is no multiple of 8."""
+    fewest_efficiency: Annotated[float, Between(0, 10)] = 0.0
+    """Of the kernel for up to 16 rows where the library chooses by rows (FP8 on Hopper); 0: it takes the faster kernel."""
 
     def _relations(self) -> None:
         if (self.tile_m == 0) != (self.tile_n == 0):
@@ -136,8 +139,7 @@ class MoeParameters(Checked):
     """Fused mixture-of-experts MLP (gate-up, activation, down): `t0 + (tc^p + tm^p)^(1/p) + io`.
 
     `tm` reads the weights of the experts that any token chose, `tc` multiplies the routed rows, each expert's padded by
-    `pad_rows`, and `io` moves the routed activations. Under a power law of popularity (exponent 1.2) `skewed_experts`
-    is the share of those experts that is touched, and `skewed_rows` the factor that the busiest GPU's rows take.
+    `pad_rows`, and `io` moves the routed activations. Which experts those are: `performance/experts.py`.
     """
 
     t0_us: Microseconds
@@ -146,8 +148,8 @@ class MoeParameters(Checked):
     p: Exponent
     pad_rows: Annotated[float, Between(0, 1e5, "rows")]
     io: Annotated[float, Between(0, 1e3)]
-    skewed_experts: Annotated[float, Between(0, 1)]
-    skewed_rows: Annotated[float, Between(1, 1e3)]
+    unaligned: Annotated[float, Between(0.1, 10)] = 1.0
+    """Factor on weights and multiplications where an expert's width on a GPU is no multiple of 128."""
 
 
 @dataclass(frozen=True, slots=True)
