@@ -78,8 +78,8 @@ H100_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(14.9, 3.508, 0.8253, 1.001),
     sustained=SUSTAINED,
-    moe=MoeParameters(32.6, 0.6375, 1, 4, 167, 1.95, unaligned=1.028),
-    moe_fp8=MoeParameters(36.96, 0.4592, 0.9359, 4, 108.8, 3.013),
+    moe=MoeParameters(31.71, 0.5256, 0.8704, 4, 64, 2.421, unaligned=1.022),
+    moe_fp8=MoeParameters(36.77, 0.4176, 0.8702, 4, 64, 3.336),
 )
 H200_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -106,8 +106,8 @@ H200_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(14.74, 3.638, 0.6439, 1.001),
     sustained=SUSTAINED,
-    moe=MoeParameters(33.97, 0.7135, 1, 4, 130.4, 2.81, unaligned=1.021),
-    moe_fp8=MoeParameters(37.23, 0.5181, 0.9455, 4, 97.38, 4.678),
+    moe=MoeParameters(33.67, 0.6112, 0.8802, 4, 64, 3.274, unaligned=1.018),
+    moe_fp8=MoeParameters(36.96, 0.4634, 0.8541, 4, 64, 4.911),
 )
 B200_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -133,8 +133,8 @@ B200_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(10.17, 1.018, 0.8565, 1.785),
     sustained=SUSTAINED,
-    moe=MoeParameters(15.17, 0.408, 1, 4, 105.7, 0.0981, unaligned=1.534),
-    moe_fp8=MoeParameters(30.82, 0.2117, 1, 4, 58, 2.244),
+    moe=MoeParameters(15.06, 0.3508, 0.8802, 4, 64, 0.3047, unaligned=1.542),
+    moe_fp8=MoeParameters(30.05, 0.2266, 1, 4, 64, 2.537),
 )
 L40S_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -160,8 +160,8 @@ L40S_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(11.03, 1.457, 0.8012, 1.001),
     sustained=SUSTAINED,
-    moe=MoeParameters(0.001, 0.9107, 1, 4, 434.2, 1.621, unaligned=0.9953),
-    moe_fp8=MoeParameters(0.001, 1, 1, 4, 498.4, 1.341),
+    moe=MoeParameters(0.001, 0.7434, 0.777, 4, 64, 2.957, unaligned=0.9762),
+    moe_fp8=MoeParameters(0.001, 0.6147, 0.7612, 4, 64, 1.924),
 )
 RTX_PRO_6000_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -187,7 +187,7 @@ RTX_PRO_6000_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(12.09, 0.6249, 0.9339, 1.001),
     sustained=SUSTAINED,
-    moe=MoeParameters(20.85, 0.4173, 0.9408, 4, 68.32, 1.052, unaligned=1.02),
+    moe=MoeParameters(20.79, 0.4122, 0.9358, 4, 64, 1.081, unaligned=1.019),
 )
 RTX_4090_KERNELS = KernelParameters(
     gemm=GemmParameters(4.6, 1.021, 0.923, 2.392),
