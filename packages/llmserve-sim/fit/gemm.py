@@ -16,7 +16,7 @@ from common import Array, Error, error, fit, table
 from shapes import A100, H100, H200, PROFILES, RTX_4090
 
 from llmserve_sim.performance.kernels import gemm_us
-from llmserve_sim.performance.quantization import WEIGHT_FORMATS, WeightFormat
+from llmserve_sim.performance.quantization import TIERS, WEIGHT_FORMATS, WeightFormat
 from llmserve_sim.specifications import GemmParameters, GpuSpec
 
 MIN_MATRIX = 4096 * 1024
@@ -129,7 +129,7 @@ def run() -> tuple[dict[str, GemmParameters], dict[str, GemmParameters], Mapping
                 errors.append(line)
     bf16[RTX_4090.name], line = fit_plain(RTX_4090, WEIGHT_FORMATS["FP16"], _profile(RTX_4090))
     errors.append(line)
-    for name, form in WEIGHT_FORMATS.items():
+    for name, form in ((tier, WEIGHT_FORMATS[tier]) for tier in TIERS):
         formats[name], line = fit_plain(A100, form, _a100_formats(form))
         errors.append(line)
     return bf16, fp8, formats, errors

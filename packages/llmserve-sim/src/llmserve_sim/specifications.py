@@ -227,6 +227,12 @@ class EngineVersion(Checked):
     """Scheduling, input preparation and output processing that the GPU waits for."""
     sequence_us: Microseconds
     """The same per sequence in the batch."""
+    layer_us: Microseconds = 0.0
+    """Time of every layer beyond the kernel tables', which were taken with a newer version."""
+    layer_sequence_us: Microseconds = 0.0
+    """The same per layer and sequence in the batch."""
+    fp8_expert_rows: Annotated[int, Between(0, 4096, "rows")] = 0
+    """Rows to which block-scaled FP8 experts are padded; 0: as in the kernel tables."""
     frontend_us: Microseconds = 0.0
     """HTTP, tokenisation and the way to the scheduler and back, once per request, beside the GPU's work.
 

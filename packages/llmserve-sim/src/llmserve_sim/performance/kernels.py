@@ -156,6 +156,7 @@ def mixed_decode_us(
     head_dim: float,
     sm_count: int,
     hbm_bytes_per_s: float,
+    kv_element_bytes: float = BYTES_BF16,
 ) -> Real:
     """Time that decoding sequences add to one layer's attention when prefill chunks share the kernel."""
     if par.separate:
@@ -167,10 +168,11 @@ def mixed_decode_us(
             head_dim=head_dim,
             sm_count=sm_count,
             hbm_bytes_per_s=hbm_bytes_per_s,
+            kv_element_bytes=kv_element_bytes,
         )
     blocks = kv_heads if par.packs_heads else heads
     unpacked = (par.seq_us * sequences + par.token_us * context) * blocks / sm_count
-    kv_bytes = context * kv_heads * head_dim * 2.0 * BYTES_BF16
+    kv_bytes = context * kv_heads * head_dim * 2.0 * kv_element_bytes
     amplified = par.amplification * kv_bytes / hbm_bytes_per_s * _US_PER_S
     alone = decode_attention_us(
         decode,
@@ -180,6 +182,7 @@ def mixed_decode_us(
         head_dim=head_dim,
         sm_count=sm_count,
         hbm_bytes_per_s=hbm_bytes_per_s,
+        kv_element_bytes=kv_element_bytes,
     )
     return np.maximum(np.maximum(unpacked, amplified), alone)
 

@@ -15,7 +15,6 @@ from llmserve_sim.engine.interface import FP, PS_PER_S, FleetSpec, TierTables
 from llmserve_sim.engine.units import MAX_ITERATION_PS
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance.disaggregation import HANDOVER_S, SPLIT_STALL_S, link_s_per_token
-from llmserve_sim.performance.kernels import BYTES_BF16
 from llmserve_sim.performance.quantization import TIERS, swap_s
 from llmserve_sim.performance.roofline import Roofline
 from llmserve_sim.performance.speculation import DRAFT_SEQUENCE_S, draft_step_s
@@ -114,7 +113,7 @@ def build_tier(roofline: Roofline) -> TierTables:
     deployment = roofline.deployment
     budget = deployment.max_num_batched_tokens
     counts = np.arange(budget + 1, dtype=np.float64)
-    per_token = np.asarray(roofline.layers_s(counts)) + deployment.engine.iteration_us * 1e-6
+    per_token = np.asarray(roofline.layers_s(counts)) + roofline.cpu_s(0)
     pieces = decode_pieces(lambda tokens: float(roofline.decode_attention_s(1.0, tokens)))
     prefill = roofline.prefill
     unpacked_seq_s, unpacked_token_s, amplified_token_s = mixed_coefficients(roofline)
@@ -123,7 +122,7 @@ def build_tier(roofline: Roofline) -> TierTables:
         budget=budget,
         gemm=_ps_array(per_token),
         head=_ps_array(np.asarray(roofline.head_s(counts))),
-        cpu_seq=_ps(deployment.engine.sequence_us * 1e-6),
+        cpu_seq=_ps(roofline.cpu_sequence_s),
         dec_t0=_ps(roofline.decode_start_s),
         dec_x=pieces.edges,
         dec_h=pieces.heights,
@@ -152,7 +151,7 @@ def mixed_coefficients(roofline: Roofline) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
     blocks = roofline.kv_heads if par.packs_heads else roofline.heads
     per_head = roofline.model.layers * blocks / gpu.sm_count * 1e-6
-    kv_bytes = roofline.model.layers * roofline.kv_heads * roofline.model.head_dim * 2.0 * BYTES_BF16
+    kv_bytes = roofline.model.layers * roofline.kv_heads * roofline.model.head_dim * 2.0 * roofline.kv_element_bytes
     return par.seq_us * per_head, par.token_us * per_head, par.amplification * kv_bytes / gpu.hbm_bytes_per_s
 
 
