@@ -31,6 +31,7 @@ __all__ = [
     "blis_rows",
     "check",
     "eagle_rows",
+    "fp8_rows",
     "series_errors",
     "trtllm_rows",
     "vllm_rows",
@@ -91,6 +92,41 @@ _CODELLAMA_34B = ModelSpec("CodeLlama-34B", 48, 8192, 22_016, 64, 8, 128, 32_000
 # client.
 _CLOSED_LOOP_ROUNDS = 5
 _TP_TOKENS = 2048  # fits all 45 loops within 4 %; 8,192 leaves 9 % at 128 clients
+_MIXTRAL_8X7B = ModelSpec(
+    "Mixtral-8x7B",
+    32,
+    4096,
+    14_336,
+    32,
+    8,
+    128,
+    32_000,
+    num_experts=8,
+    num_experts_per_tok=2,
+    moe_intermediate_size=14_336,
+)
+_BLIS_MODELS = {"codellama-34b-tp2-": _CODELLAMA_34B, "mixtral-8x7b-v0-1-tp2-": _MIXTRAL_8X7B}
+_MIXTRAL_PERCENT = 8.0
+_QWEN3_235B = ModelSpec(
+    "Qwen3-235B-A22B",
+    94,
+    4096,
+    12_288,
+    64,
+    4,
+    128,
+    151_936,
+    qk_norm=True,
+    num_experts=128,
+    num_experts_per_tok=8,
+    moe_intermediate_size=1536,
+)
+# The FP8 loops: NVIDIA's checkpoint of Llama sets an FP8 KV cache, Qwen's does not. Their load generator, AIPerf, makes 100
+# prompts and sends them in turn, and vLLM 0.12 caches prefixes: only the first 100 requests compute their prompt, the
+# others all but its last block. Twenty requests per client is an assumption: ten leave 8.7 % on Llama, 4.0 % on Qwen.
+_FP8_MODELS = {"Llama": (LLAMA_3_1_8B, "fp8", 6.0), "Qwen3": (_QWEN3_235B, "auto", 12.0)}
+_AIPERF_PROMPTS = 100
+_FP8_LOOP_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -135,6 +171,7 @@ def check(folder: Path | None = None) -> list[Row]:
     rows += trtllm_rows(folder / "trtllm_v0.14_throughput.csv")
     rows += vllm_tp_rows(folder / "aic_silicon_qwen3-32b_h100_vllm0.12_isl1024.csv")
     rows += blis_rows(folder / "blis_h100_vllm0.15_served.csv")
+    rows += fp8_rows(folder / "aic_silicon_fp8_moe_h200_vllm0.12.csv")
     rows += eagle_rows(folder / "speculative_decoding_eagle_h100.json")
     return rows
 
@@ -224,16 +261,18 @@ def vllm_tp_rows(
 
 
 def blis_rows(path: Path, engine: EngineVersion = ENGINES["vllm-0.15"]) -> Iterator[Row]:
-    """Median E2E, TPOT and TTFT of CodeLlama-34B on H100 at TP 2, open loop."""
+    """Median E2E, TPOT and TTFT of CodeLlama-34B and Mixtral-8x7B on H100 at TP 2, open loop."""
     table = columns(path)
-    deployment = Deployment("replay", GPUS["H100-SXM"], _CODELLAMA_34B, engine, tensor_parallel=2)
     for name, *figures in zip(
         table["run"],
         *(table[key] for key in ("rate", "prompt_mean", "output_median", "ttft_p50_ms", "e2e_p50_ms")),
         strict=True,
     ):
-        if not name.startswith("codellama") or _BLIS_LIMIT in name:
+        prefix = next((prefix for prefix in _BLIS_MODELS if name.startswith(prefix)), None)
+        if prefix is None or _BLIS_LIMIT in name:
             continue
+        model = _BLIS_MODELS[prefix]
+        deployment = Deployment("replay", GPUS["H100-SXM"], model, engine, tensor_parallel=2)
         rate, prompt, output, ttft_ms, e2e_ms = map(float, figures)
         index = np.arange(int(rate * _BLIS_SECONDS))
         arrival = index / rate + _BLIS_SCATTER_S * (index * _GOLDEN % 1.0)
@@ -243,12 +282,46 @@ def blis_rows(path: Path, engine: EngineVersion = ENGINES["vllm-0.15"]) -> Itera
         warm = (arrival >= _BLIS_WARM_S) & (arrival <= arrival[-1] - e2e_ms * 1e-3)
         ttft = 1e3 * float(np.median((result.first_s - arrival)[warm]))
         e2e = 1e3 * float(np.median((result.last_s - arrival)[warm]))
-        title = "vLLM 0.15, H100, CodeLlama-34B TP 2"
-        what = f"{name.removeprefix('codellama-34b-tp2-')}, {rate:.0f}/s"
+        title = f"vLLM 0.15, H100, {model.name} TP 2"
+        what = f"{name.removeprefix(prefix)}, {rate:.0f}/s"
         tpot = (e2e - ttft) / (output - 1)
-        yield _relative(title, f"{what}, TPOT ms", (e2e_ms - ttft_ms) / (output - 1), tpot, _SERVED_PERCENT)
-        yield _relative(title, f"{what}, E2E p50 ms", e2e_ms, e2e, _SERVED_PERCENT)
-        yield _relative(title, f"{what}, TTFT p50 ms", ttft_ms, ttft, _SERVED_TTFT_PERCENT)
+        bound, rest = (_MIXTRAL_PERCENT, None) if model.moe_layers else (_SERVED_PERCENT, _SERVED_PERCENT)
+        yield _relative(title, f"{what}, TPOT ms", (e2e_ms - ttft_ms) / (output - 1), tpot, bound)
+        yield _relative(title, f"{what}, E2E p50 ms", e2e_ms, e2e, rest)
+        yield _relative(title, f"{what}, TTFT p50 ms", ttft_ms, ttft, rest and _SERVED_TTFT_PERCENT)
+
+
+def fp8_rows(path: Path, engine: EngineVersion = ENGINES["vllm-0.12"]) -> Iterator[Row]:
+    """TPOT of Llama-3.1-8B and Qwen3-235B-A22B in FP8 on H200, closed loops. Data-parallel attention is not modelled."""
+    table = columns(path)
+    for key, (model, kv_cache_dtype, bound) in _FP8_MODELS.items():
+        rows = []
+        for name, tp, moe_tp, *figures in zip(
+            table["model_path"],
+            *(map(float, table[column]) for column in ("tp_size", "moe_tp_size")),
+            *(map(float, table[column]) for column in ("batch_size", "isl", "osl", "silicon_tpot_ms")),
+            strict=True,
+        ):
+            if key not in name or (model.moe_layers and tp != moe_tp):
+                continue
+            clients, isl, osl, measured = figures
+            deployment = Deployment("replay", GPUS["H200-SXM"], model, engine, tensor_parallel=int(tp))
+            run = RecordedRun(
+                "vLLM 0.12",
+                deployment,
+                int(clients),
+                kv_blocks=int(clients) * (int(isl + osl) // 16 + 1),
+                cached_share=1.0 - 16.0 / isl,
+                distinct_prompts=_AIPERF_PROMPTS,
+                weight_format="FP8",
+                kv_cache_dtype=kv_cache_dtype,
+            )
+            size = np.ones(int(clients) * _FP8_LOOP_ROUNDS)
+            result = replay(run, 0.0 * size, isl * size, osl * size)
+            predicted = 1e3 * float(np.mean(result.last_s - result.first_s)) / (osl - 1)
+            what = f"TP {tp:.0f}, {clients:.0f} clients, {isl:.0f}/{osl:.0f}, TPOT ms"
+            rows.append(_relative(f"vLLM 0.12, H200, {model.name} FP8", what, measured, predicted))
+        yield from _with_median(rows, bound)
 
 
 def eagle_rows(path: Path) -> Iterator[Row]:

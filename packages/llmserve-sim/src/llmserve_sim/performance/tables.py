@@ -172,7 +172,7 @@ def decode_pieces(seconds: Callable[[float], float]) -> Pieces:
     values = [seconds(edge / FP) * PS_PER_S for edge in edges.tolist()]
     heights, slopes = [round(values[0])], []
     for left, right, target in zip(edges[:-1].tolist(), edges[1:].tolist(), values[1:], strict=True):
-        slope = round((target - heights[-1]) / (right - left))
+        slope = max(0, round((target - heights[-1]) / (right - left)))  # below 0 after a wide piece rounded up
         slopes.append(slope)
         heights.append(heights[-1] + slope * (right - left))
     return Pieces(edges[:-1], np.array(heights[:-1], dtype=np.int64), np.array(slopes, dtype=np.int64))
