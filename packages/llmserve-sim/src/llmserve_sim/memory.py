@@ -43,12 +43,15 @@ def activation_bytes(deployment: Deployment) -> int:
 
     vLLM runs one batch of `max_num_batched_tokens` and then samples `max_num_seqs` rows before it sizes the KV cache;
     the larger of the two peaks stays reserved. A layer's live tensors are the MLP's gate, up and product (split over
-    the ranks) and four copies of the hidden state.
+    the ranks) and four copies of the hidden state; in a layer with experts, the same of every expert that a token takes,
+    and its output.
     """
     if deployment.activation_bytes is not None:
         return deployment.activation_bytes
     model, tp = deployment.model, deployment.tensor_parallel
-    layer = deployment.max_num_batched_tokens * _BYTES_BF16 * (3 * model.intermediate // tp + 4 * model.hidden)
+    dense = 3 * model.intermediate // tp if model.dense_layers else 0
+    routed = model.num_experts_per_tok * (3 * model.moe_intermediate_size // tp + model.hidden)
+    layer = deployment.max_num_batched_tokens * _BYTES_BF16 * (max(dense, routed) + 4 * model.hidden)
     sampler = deployment.gpu.default_max_num_seqs * model.vocab * SAMPLER_BYTES_PER_LOGIT
     return CONTEXT_BYTES + max(layer, sampler) + (COMMUNICATOR_BYTES if tp > 1 else 0)
 

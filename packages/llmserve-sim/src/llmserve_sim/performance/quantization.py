@@ -91,11 +91,12 @@ def gemm_parameters(gpu: GpuSpec, name: str) -> GemmParameters:
 
 
 def weight_bytes(model: ModelSpec, name: str, tensor_parallel: int = 1) -> int:
-    """Bytes of the weights on one GPU: layers in the format, embedding and head in BF16."""
+    """Bytes of the weights on one GPU: layers in the format; embedding, head, routers and biases in BF16."""
     form = WEIGHT_FORMATS[name]
-    layers = model.layers * sum(n * k for n, k in model.layer_matrices(tensor_parallel))
+    layers = model.gemm_weights(tensor_parallel)
     embedding = model.embedding_parameters * BYTES_BF16 / tensor_parallel
-    return round(layers * (form.weight_bytes + form.scale_bytes) + embedding)
+    others = (model.router_parameters + model.bias_parameters) * BYTES_BF16  # ranks hold copies
+    return round(layers * (form.weight_bytes + form.scale_bytes) + embedding + others)
 
 
 def swap_s(gpu: GpuSpec, model: ModelSpec, name: str, tensor_parallel: int = 1) -> float:
