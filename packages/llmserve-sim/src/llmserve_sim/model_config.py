@@ -244,7 +244,7 @@ def read_model_config(path: str | Path) -> ModelSpec:
     shape = ARCHITECTURES[name](config)
     title = path.resolve().parent.name if path.name == "config.json" else path.stem
     try:
-        return ModelSpec(name=title[:200] or "model", **shape)
+        return ModelSpec(name=title[:100] or "model", **shape)
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error.field}", error.bound, got=error.got) from None
 
