@@ -7,9 +7,11 @@ one.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from llmserve_sim.engine.interface import SchedulerRules
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.model_config import read_model_config
 from llmserve_sim.performance import calibration_0_1
 from llmserve_sim.performance.calibration import (
     A100_KERNELS,
@@ -35,6 +37,8 @@ __all__ = [
     "GpuSpec",
     "ModelSpec",
     "get_deployment",
+    "get_model",
+    "with_model",
 ]
 
 MIB = 2**20
@@ -238,3 +242,32 @@ def get_deployment(name: str) -> Deployment:
     if name not in DEPLOYMENTS:
         raise InvalidInputError("deployment", f"one of {', '.join(sorted(DEPLOYMENTS))}", got=name)
     return DEPLOYMENTS[name]
+
+
+def get_model(name: str | Path) -> ModelSpec:
+    """Return the model of that name in `MODELS`, or the one that the config.json at that path describes.
+
+    Raises:
+        InvalidInputError: neither is there, `read_model_config` refuses the file, or the model has experts.
+    """
+    if str(name) in MODELS:
+        return MODELS[str(name)]
+    path = Path(name)
+    if path.suffix != ".json":
+        raise InvalidInputError(
+            "model", f"the path of a config.json, or one of {', '.join(sorted(MODELS))}", got=str(name)
+        )
+    model = read_model_config(path)
+    if model.num_experts:  # their GEMMs would be timed as those of a dense MLP
+        raise InvalidInputError("model", "one without experts, whose times are not computed yet", got=model.name)
+    return model
+
+
+def with_model(deployment: Deployment, model: str | Path) -> Deployment:
+    """Return a deployment that serves another model, taken as by `get_model`; GPUs and engine stay.
+
+    Raises:
+        InvalidInputError: from `get_model`, or the model's heads cannot be split over the deployment's GPUs.
+    """
+    served = get_model(model)
+    return replace(deployment, name=f"{deployment.name} with {served.name}", model=served)
