@@ -98,27 +98,50 @@ class MemoryModel:
             max_len: longest prompt plus output, tokens. Every pool must hold one such request.
 
         Raises:
-            InvalidInputError: a weight format leaves no room for the smallest pool.
+            InvalidInputError: no weight format leaves room for the smallest pool.
         """
         if type(max_len) is not int or max_len < 2:
             raise InvalidInputError("max_len", "must be an integer of at least 2 tokens", got=max_len)
         self.deployment = deployment
         self.usable_bytes = int(deployment.gpu.memory_bytes * deployment.gpu_memory_utilization)
         self.min_pool_blocks = (max_len + BLOCK_TOKENS) // BLOCK_TOKENS + 2
+        self.refusals: dict[str, InvalidInputError] = {}
+        """The weight formats that do not fit, each with the error that an action which chooses it raises."""
         for tier in TIERS:
             requirement = self.requirement(tier, 1.0, speculating=True)
             free = self.usable_bytes - requirement.reserved_bytes
-            if free < self.min_pool_blocks * requirement.block_bytes:
-                raise InvalidInputError(
-                    "deployment",
-                    f"a {tier} model that leaves room for {self.min_pool_blocks} KV blocks "
-                    f"({self.min_pool_blocks * requirement.block_bytes} bytes per GPU)",
-                    got=f"{free} bytes",
+            least = self.min_pool_blocks * requirement.block_bytes
+            if free < least:
+                bound = (
+                    f"must be a format that fits {deployment.name}: {tier} needs {least} bytes per GPU for "
+                    f"{self.min_pool_blocks} KV blocks and leaves {free}"
                 )
+                self.refusals[tier] = InvalidInputError("quantization_tier", bound, got=tier)
+        if len(self.refusals) == len(TIERS):
+            smallest = self.requirement(TIERS[-1], 1.0, speculating=True)
+            raise InvalidInputError(
+                "deployment",
+                f"a {TIERS[-1]} model that leaves room for {self.min_pool_blocks} KV blocks "
+                f"({self.min_pool_blocks * smallest.block_bytes} bytes per GPU)",
+                got=f"{self.usable_bytes - smallest.reserved_bytes} bytes",
+            )
+
+    @property
+    def fitting_tiers(self) -> tuple[str, ...]:
+        """The weight formats that fit; at least one."""
+        return tuple(tier for tier in TIERS if tier not in self.refusals)
+
+    def check(self, tier: str) -> None:
+        """Raise `InvalidInputError` for a weight format that does not fit, with what it needs and what it leaves."""
+        if tier in self.refusals:
+            refusal = self.refusals[tier]
+            raise InvalidInputError(refusal.field, refusal.bound, got=refusal.got)
 
     @staticmethod
     def longest_request(deployment: Deployment) -> int:
         """Return the largest `max_len` that the deployment's memory holds at every weight format, tokens.
+
+        Formats that hold no request at all are left out.
 
         Raises:
             InvalidInputError: no format leaves room for any request.
@@ -126,7 +149,7 @@ class MemoryModel:
         memory = MemoryModel(deployment, 2)
         blocks = min(
             (memory.usable_bytes - need.reserved_bytes) // need.block_bytes
-            for need in (memory.requirement(tier, 1.0, speculating=True) for tier in TIERS)
+            for need in (memory.requirement(tier, 1.0, speculating=True) for tier in memory.fitting_tiers)
         )
         return (blocks - 2) * BLOCK_TOKENS - 1
 
