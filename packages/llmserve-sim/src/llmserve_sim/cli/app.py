@@ -23,6 +23,7 @@ from llmserve_sim.cli.options import (
     LimitOption,
     MaxModelLenOption,
     MaxUnfinishedOption,
+    ModelOption,
     PatienceOption,
     PrefixReuseOption,
     RateScaleOption,
@@ -112,6 +113,7 @@ def run_command(
         int, typer.Option(help="Episode seed: with the task and the actions it determines everything.")
     ] = 0,
     deployment: Annotated[str | None, typer.Option(help="Preset to serve on, in place of the task's own.")] = None,
+    model: ModelOption = None,
     png: Annotated[Path | None, typer.Option(help="Draw the episode's timeline into this PNG.")] = None,
     log: Annotated[Path | None, typer.Option(help="Write the episode's log into this JSON file.")] = None,
     requests: Annotated[
@@ -169,9 +171,9 @@ def run_command(
     )
     _check_outputs(png, log, requests)
     with as_options():
-        world = Choice(task, seed, deployment, recording).world()
+        world = Choice(task, seed, deployment, recording, model).world()
         agent, policy = knob_action(agent, knobs)
-        env = ServingEnv(world.rules, deployment=deployment, latencies=True)
+        env = ServingEnv(world.rules, deployment=world.deployment, latencies=True)
         start = env.start(seed, scenario=world.scenario)
     windows, collector = env.episode_length, RequestCollector()
     with progress_bar("windows") as advance:
@@ -215,6 +217,7 @@ def grade(
     *,
     task: Annotated[str | None, typer.Option(help="Task file that it ran on, if not one of the catalogue.")] = None,
     deployment: Annotated[str | None, typer.Option(help="Deployment that it ran on, if not the task's own.")] = None,
+    model: ModelOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     trace: TraceOption = None,
     trace_format: FormatOption = None,
@@ -264,9 +267,9 @@ def grade(
     if recording is None and episode.scenario_digest is not None:
         raise InvalidInputError("--trace", "must name the trace that the log is of, with the options of its run")
     with as_options():
-        world = Choice(task or episode.task_id, episode.seed, deployment, recording).world()
+        world = Choice(task or episode.task_id, episode.seed, deployment, recording, model).world()
     with Console(stderr=True).status(f"replaying {len(episode.steps):,} windows"):
-        report = grade_log(episode, task=world.rules, deployment=deployment, scenario=world.scenario)
+        report = grade_log(episode, task=world.rules, deployment=world.deployment, scenario=world.scenario)
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
@@ -282,7 +285,9 @@ def fidelity(
         Path | None, typer.Option(help="CSV of a measured run to compare instead of the known ones.")
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU of that run.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of that run.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model of that run: a known name, or the path of its config.json.")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="Engine version of that run.")] = None,
     tp: Annotated[int | None, typer.Option(help="Its tensor parallelism.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Its max_num_seqs.")] = None,
