@@ -43,7 +43,7 @@ RESULTS = {
     "engine.reference.request": {"Request"},
     "engine.reference.steps": {"Batch", "Iteration"},
     "env": {"Outcome", "Snapshot"},
-    "fidelity.bars": {"Row"},
+    "fidelity.rows": {"Row"},
     "fidelity.data": {"RequestLog", "SeriesLog"},
     "fidelity.replay": {"Replay"},
     "memory": {"MemoryGrant", "MemoryRequirement"},

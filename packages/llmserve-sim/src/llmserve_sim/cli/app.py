@@ -24,6 +24,7 @@ from llmserve_sim.cli.options import (
     LimitOption,
     MaxModelLenOption,
     MaxUnfinishedOption,
+    ModelOption,
     OutputColumnOption,
     PatienceOption,
     PrefixReuseOption,
@@ -117,6 +118,7 @@ def run_command(
         int, typer.Option(help="Episode seed: with the task and the actions it determines everything.")
     ] = 0,
     deployment: Annotated[str | None, typer.Option(help="Preset to serve on, in place of the task's own.")] = None,
+    model: ModelOption = None,
     png: Annotated[Path | None, typer.Option(help="Draw the episode's timeline into this PNG.")] = None,
     log: Annotated[Path | None, typer.Option(help="Write the episode's log into this JSON file.")] = None,
     requests: Annotated[
@@ -184,10 +186,10 @@ def run_command(
     )
     _check_outputs(png, log, requests)
     with as_options():
-        world = Choice(task, seed, deployment, recording).world()
+        world = Choice(task, seed, deployment, recording, model).world()
         read_aloud(world)
         agent, policy = knob_action(agent, knobs)
-        env = ServingEnv(world.rules, deployment=deployment, latencies=True)
+        env = ServingEnv(world.rules, deployment=world.deployment, latencies=True)
         start = env.start(seed, scenario=world.scenario)
     windows, collector = env.episode_length, RequestCollector()
     with progress_bar("windows") as advance:
@@ -236,7 +238,9 @@ def fidelity(
         Path | None, typer.Option(help="CSV of a measured run to compare instead of the known ones.")
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU of that run.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of that run.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model of that run: a known name, or the path of its config.json.")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="Engine version of that run.")] = None,
     tp: Annotated[int | None, typer.Option(help="Its tensor parallelism.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Its max_num_seqs.")] = None,

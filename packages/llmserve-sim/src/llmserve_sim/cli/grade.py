@@ -16,6 +16,7 @@ from llmserve_sim.cli.options import (
     LimitOption,
     MaxModelLenOption,
     MaxUnfinishedOption,
+    ModelOption,
     OutputColumnOption,
     PatienceOption,
     PrefixReuseOption,
@@ -43,6 +44,7 @@ def grade(
     *,
     task: Annotated[str | None, typer.Option(help="Task file that it ran on, if not one of the catalogue.")] = None,
     deployment: Annotated[str | None, typer.Option(help="Deployment that it ran on, if not the task's own.")] = None,
+    model: ModelOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     trace: TraceOption = None,
     trace_format: FormatOption = None,
@@ -102,10 +104,10 @@ def grade(
     if recording is None and episode.scenario_digest is not None:
         raise InvalidInputError("--trace", "must name the trace that the log is of, with the options of its run")
     with as_options():
-        world = Choice(task or episode.task_id, episode.seed, deployment, recording).world()
+        world = Choice(task or episode.task_id, episode.seed, deployment, recording, model).world()
         read_aloud(world)
     with Console(stderr=True).status(f"replaying {len(episode.steps):,} windows"):
-        report = grade_log(episode, task=world.rules, deployment=deployment, scenario=world.scenario)
+        report = grade_log(episode, task=world.rules, deployment=world.deployment, scenario=world.scenario)
     if as_json:
         print(report.model_dump_json(indent=2))
     else:

@@ -24,6 +24,7 @@ __all__ = [
     "LimitOption",
     "MaxModelLenOption",
     "MaxUnfinishedOption",
+    "ModelOption",
     "OutputColumnOption",
     "PatienceOption",
     "PrefixReuseOption",
@@ -39,6 +40,13 @@ __all__ = [
     "require_with_trace",
 ]
 
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Model to serve, in place of the deployment's: a known name, or the path of a Hugging Face config.json.",
+    ),
+]
 _PANEL = "Recorded traffic"
 TraceOption = Annotated[
     Path | None,
@@ -136,6 +144,7 @@ _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ACTION_FIELDS} | {
     "png": "--png",
     "seed": "--seed",
     "deployment": "--deployment",
+    "model": "--model",
     "format": "--format",
     "start_s": "--start-s",
     "duration_s": "--duration-s",

@@ -9,6 +9,7 @@ from pathlib import Path
 from llmserve_sim.configuration import Configurator
 from llmserve_sim.env import Outcome, ServingEnv
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.hardware import Deployment, get_deployment, with_model
 from llmserve_sim.observation import to_observation
 from llmserve_sim.policies import POLICIES, Policy, StaticPolicy, constrain, make_policy
 from llmserve_sim.replay.requests import RequestCollector, RequestTable
@@ -71,7 +72,7 @@ class Recording:
             output_column=self.output_column,
         )
 
-    def rules(self, task: Task, trace: Trace, deployment: str | None) -> Task:
+    def rules(self, task: Task, trace: Trace, deployment: Deployment) -> Task:
         """Return the task under which the recording runs, see `replay_rules`."""
         return replay_rules(
             task,
@@ -95,6 +96,7 @@ class World:
     """The recording's; None: the task draws its own."""
     trace: Trace | None
     title: str
+    deployment: Deployment
 
     def caption(self, summary: RequestSummary) -> str | None:
         """Return what a reader of a recording's figures must know: its limits and what they leave out."""
@@ -143,21 +145,26 @@ class Choice:
     seed: int
     deployment: str | None
     recording: Recording | None = None
+    model: str | None = None
+    """Served in place of the deployment's model: a name, or the path of a config.json."""
 
     def world(self) -> World:
         """Read the task and the recording."""
         task = load_task(self.task)
+        server = get_deployment(self.deployment or task.deployment)
+        if self.model is not None:
+            server = with_model(server, self.model)
         if self.recording is None:
-            return World(task, self.seed, None, None, task.name)
+            return World(task, self.seed, None, None, task.name, server)
         trace = self.recording.read()
-        rules = self.recording.rules(task, trace, self.deployment)
+        rules = self.recording.rules(task, trace, server)
         company = [
             *(["with its co-tenant"] if rules.cotenant else []),
             *(["with its prefix reuse"] if rules.prefix_cache else []),
         ]
         title = f"{trace.name} under the rules of {rules.id}, {' and '.join(company) or 'alone'}"
         scenario = scenario_from_trace(trace, rules, self.seed, drain_s=self.recording.drain_s)
-        return World(rules, self.seed, scenario, trace, title)
+        return World(rules, self.seed, scenario, trace, title, server)
 
 
 def knob_action(agent: str | None, knobs: Mapping[str, object]) -> tuple[str, Policy]:
