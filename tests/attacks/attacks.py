@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-__all__ = ["ATTACKS"]
+__all__ = ["ATTACKS", "visit"]
 
 _MB: Final = 10**6
 _PIECE: Final = 65_536
@@ -198,21 +198,26 @@ def uploads(port: int) -> str:
 
 def made_up_pages(port: int) -> str:
     """600 visitors of the page, each of whom opens it and never reads what it shows."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/web/config")
-    page = json.loads(connection.getresponse().read())
-    shown = {component["id"]: component["props"].get("value") for component in page["components"]}
-    opening = next(found for found in page["dependencies"] if any("load" in target for target in found["targets"]))
-    opens = {"data": [shown[i] for i in opening["inputs"]], "fn_index": opening["id"], "trigger_id": None}
-    outcomes: Counter[int] = Counter()
-    for visitor in range(600):
-        body = json.dumps(opens | {"session_hash": f"visitor{visitor}", "event_data": None})
-        connection.request("POST", "/web/gradio_api/queue/join", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        outcomes[answer.status] += 1
-    connection.close()
+    outcomes = Counter(visit(port, [f"visitor{visitor}" for visitor in range(600)]))
     return ", ".join(f"{count} x {status}" for status, count in outcomes.most_common())
+
+
+def visit(port: int, session_hashes: Iterable[str]) -> list[int]:
+    """Open the page once under each of Gradio's session hashes, without reading what it shows; return the statuses."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", "/web/config")
+        page = json.loads(connection.getresponse().read())
+        shown = {component["id"]: component["props"].get("value") for component in page["components"]}
+        opening = next(found for found in page["dependencies"] if any("load" in target for target in found["targets"]))
+        opens = {"data": [shown[i] for i in opening["inputs"]], "fn_index": opening["id"], "trigger_id": None}
+        statuses = []
+        for session_hash in session_hashes:
+            body = json.dumps(opens | {"session_hash": session_hash, "event_data": None})
+            connection.request("POST", "/web/gradio_api/queue/join", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+    return statuses
 
 
 _FOREIGN: Final = ("Origin: https://evil.example", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors")

@@ -1,8 +1,9 @@
 """GEMM parameters: BF16 and FP8 from the kernel tables of six GPUs, BF16 on RTX 4090, W8A8 and W4A16 on A100.
 
 Log error over served shapes: matrices of at least 4096 x 1024 that stay in no cache, and as many tokens as one iteration
-of vLLM's default budget on that GPU. Per GPU and format, the large tile is the one of `TILES` that fits best. The RTX
-4090's profile and A100's quantised formats are too coarse for tiles and keep the plain form.
+of vLLM's default budget on that GPU. Per GPU and format, the large tile is the one of `TILES` that fits best. FP8 on
+Hopper has three kernels, by the number of rows. The RTX 4090's profile and A100's quantised formats are too coarse for
+tiles and keep the plain form.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Mapping
 import kernel_tables
 import numpy as np
 from common import Array, Error, error, fit, table
-from shapes import A100, PROFILES, RTX_4090
+from shapes import A100, H100, H200, PROFILES, RTX_4090
 
 from llmserve_sim.performance.kernels import gemm_us
-from llmserve_sim.performance.quantization import WEIGHT_FORMATS, WeightFormat
+from llmserve_sim.performance.quantization import TIERS, WEIGHT_FORMATS, WeightFormat
 from llmserve_sim.specifications import GemmParameters, GpuSpec
 
 MIN_MATRIX = 4096 * 1024
 MAX_TOKENS = 2048
 TILES = ((128, 128), (128, 256), (256, 128))
+HOPPER = (H100.name, H200.name)
 A100_TABLE = "aic_a100_gemm_trtllm1.0.0.csv"
 AIC_DTYPES = {"FP16": "bfloat16", "INT8": "sq", "INT4": "int4_wo"}
 PROFILE_LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -40,11 +42,14 @@ def fit_tiled(gpu: GpuSpec, dtype: str) -> tuple[GemmParameters, Error] | None:
     keep &= ~kernel_tables.fits_cache(gpu, n * k * size, kernel_tables.COPIES)
     m, n, k, us = m[keep], n[keep], k[keep], us[keep]
     eight_bit = size < 2.0
+    by_rows = eight_bit and gpu.name in HOPPER
 
     def parameters(p: Array, tile: tuple[int, int]) -> GemmParameters:
         paid = p[5] / (1.0 + p[5])
         quantize = (p[7], p[8]) if eight_bit else (0.0, 1.0)
-        return GemmParameters(p[0], p[1], p[2], 1.0 + p[3], *tile, p[4], paid, p[6], *quantize)
+        return GemmParameters(
+            p[0], p[1], p[2], 1.0 + p[3], *tile, p[4], paid, p[6], *quantize, p[9] if by_rows else 0.0
+        )
 
     def predict(p: Array, tile: tuple[int, int]) -> Array:
         time = gemm_us(
@@ -60,7 +65,7 @@ def fit_tiled(gpu: GpuSpec, dtype: str) -> tuple[GemmParameters, Error] | None:
         )
         return np.asarray(time)
 
-    start = (5.0, 0.8, 0.8, 1.0, 100.0, 0.3, 0.8) + ((6.0, 1.1) if eight_bit else ())
+    start = (5.0, 0.8, 0.8, 1.0, 100.0, 0.3, 0.8) + ((6.0, 1.1) if eight_bit else ()) + ((0.6,) if by_rows else ())
     fits = []
     for tile in TILES:
         best = fit(lambda p, tile=tile: predict(p, tile), start, us, scale=TABLE_SCALE, lower=1e-3)  # type: ignore[misc]
@@ -124,7 +129,7 @@ def run() -> tuple[dict[str, GemmParameters], dict[str, GemmParameters], Mapping
                 errors.append(line)
     bf16[RTX_4090.name], line = fit_plain(RTX_4090, WEIGHT_FORMATS["FP16"], _profile(RTX_4090))
     errors.append(line)
-    for name, form in WEIGHT_FORMATS.items():
+    for name, form in ((tier, WEIGHT_FORMATS[tier]) for tier in TIERS):
         formats[name], line = fit_plain(A100, form, _a100_formats(form))
         errors.append(line)
     return bf16, fp8, formats, errors

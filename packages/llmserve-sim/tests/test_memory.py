@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmserve_sim.batch import ServingBatch
+from llmserve_sim.configuration import Configurator
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.grid import QUANTIZATION_TIER
 from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, QWEN3_32B, Deployment
 from llmserve_sim.memory import MemoryModel, activation_bytes
+from llmserve_sim.model_spec import ModelSpec
 from llmserve_sim.performance.quantization import TIERS
+from llmserve_sim.schema import ServeAction
+from llmserve_sim.tasks import Task, load_task
 
 MAX_LEN = 8192
+LLAMA_70B = ModelSpec("Llama-3.1-70B", 80, 8192, 28_672, 64, 8, 128, 128_256)
 MODELS = {name: MemoryModel(deployment, MAX_LEN) for name, deployment in DEPLOYMENTS.items()}
 models = st.sampled_from(sorted(MODELS)).map(MODELS.__getitem__)
 tiers = st.sampled_from(TIERS)
@@ -140,8 +148,37 @@ def test_a_larger_token_budget_takes_activation_memory_from_the_pool() -> None:
 
 def test_a_model_that_does_not_fit_is_refused_when_the_fleet_is_planned() -> None:
     """Not when the first request arrives."""
-    with pytest.raises(InvalidInputError, match="FP16 model that leaves room"):
-        MemoryModel(replace(DEPLOYMENTS["rtx4090-llama3.1-8b"], model=QWEN3_32B), MAX_LEN)
+    with pytest.raises(InvalidInputError, match="INT4 model that leaves room"):
+        MemoryModel(replace(DEPLOYMENTS["rtx4090-llama3.1-8b"], model=LLAMA_70B), MAX_LEN)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "model", "max_len"), [("H100-SXM", LLAMA_70B, 32_768), ("RTX-4090", QWEN3_32B, 2048)], ids=["70B", "32B"]
+)
+def test_a_format_that_does_not_fit_is_refused_by_name_and_refuses_no_other(
+    gpu: str, model: ModelSpec, max_len: int
+) -> None:
+    """70B in INT4 on one card of 80 GB, 32B in INT4 on a 4090: in episodes, batches and on the grid alike."""
+    deployment = Deployment("tight", GPUS[gpu], model, ENGINES["vllm-0.19"])
+    memory = MemoryModel(deployment, max_len)
+    assert memory.fitting_tiers == ("INT4",)
+    task = Task.model_validate(
+        load_task("static_workload").model_dump() | {"max_len_tokens": max_len, "cotenant": None}
+    )
+    configurator = Configurator.build(task, deployment)
+    configurator.check(ServeAction(quantization_tier="INT4"))
+    batch = ServingBatch(task, 2, deployment=deployment)
+    batch.start([1, 2])
+    fits = np.tile((5, 10, 0, TIERS.index("INT4"), 0, 0), (2, 1))
+    for tier, needs in (("FP16", "FP16 needs"), ("INT8", "INT8 needs")):
+        with pytest.raises(InvalidInputError, match=needs) as caught:
+            configurator.check(ServeAction(quantization_tier=tier))
+        assert caught.value.field == "quantization_tier"
+        refused = fits.copy()
+        refused[1, QUANTIZATION_TIER] = TIERS.index(tier)
+        with pytest.raises(InvalidInputError, match=needs):
+            batch.advance(refused)
+    assert not batch.advance(fits).done
 
 
 def test_bad_arguments_are_refused_by_field() -> None:

@@ -9,7 +9,14 @@ import pytest
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.hardware import DEPLOYMENTS, GPUS, LLAMA_3_1_8B
 from llmserve_sim.performance.calibration import A100_BF16_PLAIN
-from llmserve_sim.performance.quantization import TIERS, WEIGHT_FORMATS, gemm_parameters, swap_s, weight_bytes
+from llmserve_sim.performance.quantization import (
+    TIERS,
+    WEIGHT_FORMATS,
+    gemm_parameters,
+    moe_parameters,
+    swap_s,
+    weight_bytes,
+)
 from llmserve_sim.performance.roofline import Iteration, Roofline
 
 A100 = DEPLOYMENTS["a100-llama3.1-8b"]
@@ -90,4 +97,13 @@ def test_fewer_bits_lose_more_quality() -> None:
 def test_an_unknown_format_is_refused() -> None:
     """By field name."""
     with pytest.raises(InvalidInputError, match="quantization_tier"):
-        gemm_parameters(GPUS["H100-SXM"], "FP8")
+        gemm_parameters(GPUS["H100-SXM"], "FP4")
+
+
+def test_fp8_is_refused_where_it_was_not_measured() -> None:
+    """A100 has no FP8 tensor cores, and no experts were measured on it."""
+    with pytest.raises(InvalidInputError, match=r"quantization_tier.*A100"):
+        gemm_parameters(GPUS["A100-80G-SXM"], "FP8")
+    for name in ("FP16", "FP8"):
+        with pytest.raises(InvalidInputError, match=r"model.*A100"):
+            moe_parameters(GPUS["A100-80G-SXM"], name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from llmserve_sim.engine.interface import FP, TierTables
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, QWEN3_32B, Deployment
+from llmserve_sim.hardware import DEPLOYMENTS, ENGINES, GPUS, LLAMA_3_1_8B, QWEN3_32B, Deployment
 from llmserve_sim.memory import MemoryModel
 from llmserve_sim.performance.quantization import TIERS
 from llmserve_sim.performance.roofline import Iteration, Roofline
@@ -121,3 +122,10 @@ def test_a_fleet_out_of_range_is_refused_by_field(field: str, value: Any) -> Non
     with pytest.raises(InvalidInputError) as caught:
         build_fleet(DEPLOYMENTS["a100-llama3.1-8b"], **arguments)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("form", ["FP16", "FP8"])
+def test_no_piece_of_decode_attention_falls_at_eight_way_parallelism_on_h200(form: str) -> None:
+    """A slope of few picoseconds, rounded up over the first wide piece, must not be undone by a negative one."""
+    deployment = Deployment("x", GPUS["H200-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.12"], tensor_parallel=8)
+    assert build_tier(Roofline(replace(deployment, max_num_batched_tokens=16), form)).dec_s.min() >= 0

@@ -261,7 +261,10 @@ class ServingBatch:
                     raise InvalidInputError(name, f"index must be in 0..{len(choices) - 1}", got=column)
         cap, kv, depth, tier, split, priority = indices.T
         if split.any():
-            self.configurator.check(ServeAction(prefill_decode_split=True))
+            self.configurator.check_split()
+        for name in self.configurator.memory.refusals:
+            if (tier == TIER_INDEX[name]).any():
+                self.configurator.memory.check(name)
         knobs = np.zeros((self.size, _KNOBS), dtype=np.int64)
         knobs[:, P_BATCH_CAP] = _CAPS[cap]
         knobs[:, P_DEPTH], knobs[:, P_TIER], knobs[:, P_SPLIT], knobs[:, P_PRIORITY] = depth, tier, split, priority

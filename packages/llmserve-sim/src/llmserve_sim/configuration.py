@@ -158,7 +158,13 @@ class Configurator:
 
     def check(self, action: ServeAction) -> None:
         """Raise `InvalidInputError` for an action that this deployment cannot carry out."""
-        if action.prefill_decode_split and not self.deployment.can_split:
+        if action.prefill_decode_split:
+            self.check_split()
+        self.memory.check(action.quantization_tier)
+
+    def check_split(self) -> None:
+        """Raise `InvalidInputError` if the deployment cannot split prefill and decode."""
+        if not self.deployment.can_split:
             raise InvalidInputError(
                 "prefill_decode_split",
                 f"must be false: {self.deployment.name} has a single replica, which cannot prefill and decode apart",

@@ -7,9 +7,11 @@ one.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from llmserve_sim.engine.interface import SchedulerRules
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.model_config import read_model_config
 from llmserve_sim.performance import calibration_0_1
 from llmserve_sim.performance.calibration import (
     A100_KERNELS,
@@ -35,6 +37,8 @@ __all__ = [
     "GpuSpec",
     "ModelSpec",
     "get_deployment",
+    "get_model",
+    "with_model",
 ]
 
 MIB = 2**20
@@ -156,14 +160,22 @@ MODELS: dict[str, ModelSpec] = {model.name: model for model in (LLAMA_3_1_8B, QW
 # which. 0.15: what H100's kernels leave of CodeLlama-34B's TPOT at two rates hardly depends on the batch, and its front
 # end is what a median TTFT at light load holds besides iterations. No run of 0.24 or 0.32 is known here: they take
 # 0.19's CPU time and 0.15's front end. Asynchronous versions are fitted under their own scheduling rules (`SCHEDULERS`), by the
-# reference engine, the others under the first scheduler.
+# reference engine, the others under the first scheduler. 0.12's time grows with layers: what 64 layers on H100 leave is twice
+# what 32 layers on H200 do.
 # "tensorrt-llm-0.14" is A100's alone: it was fitted to one 8B model on one GPU, and is 17-38 % fast for 70B under
 # tensor parallelism.
 _FRONTEND_US = 9000.0
 ENGINES: dict[str, EngineVersion] = {
     engine.name: engine
     for engine in (
-        EngineVersion("vllm-0.12", iteration_us=1340.0, sequence_us=45.0),
+        EngineVersion(
+            "vllm-0.12",
+            iteration_us=0.0,
+            sequence_us=0.0,
+            layer_us=21.0,
+            layer_sequence_us=0.7,
+            fp8_expert_rows=128,  # DeepGEMM's contiguous layout; slower than Triton's in 0.12 to 0.14 (llm-compressor 2292)
+        ),
         EngineVersion("vllm-0.15", iteration_us=100.0, sequence_us=0.0, frontend_us=_FRONTEND_US),
         EngineVersion("vllm-0.19", iteration_us=0.0, sequence_us=2.0),
         EngineVersion("vllm-0.24", iteration_us=0.0, sequence_us=2.0, frontend_us=_FRONTEND_US),
@@ -237,3 +249,29 @@ def get_deployment(name: str) -> Deployment:
     if name not in DEPLOYMENTS:
         raise InvalidInputError("deployment", f"one of {', '.join(sorted(DEPLOYMENTS))}", got=name)
     return DEPLOYMENTS[name]
+
+
+def get_model(name: str | Path) -> ModelSpec:
+    """Return the model of that name in `MODELS`, or the one that the config.json at that path describes.
+
+    Raises:
+        InvalidInputError: neither is there, or `read_model_config` refuses the file.
+    """
+    if str(name) in MODELS:
+        return MODELS[str(name)]
+    path = Path(name)
+    if path.suffix != ".json":
+        raise InvalidInputError(
+            "model", f"the path of a config.json, or one of {', '.join(sorted(MODELS))}", got=str(name)
+        )
+    return read_model_config(path)
+
+
+def with_model(deployment: Deployment, model: str | Path) -> Deployment:
+    """Return a deployment that serves another model, taken as by `get_model`; GPUs and engine stay.
+
+    Raises:
+        InvalidInputError: from `get_model`, or the model's heads cannot be split over the deployment's GPUs.
+    """
+    served = get_model(model)
+    return replace(deployment, name=f"{deployment.name} with {served.name}", model=served)

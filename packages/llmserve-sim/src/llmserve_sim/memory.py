@@ -43,12 +43,15 @@ def activation_bytes(deployment: Deployment) -> int:
 
     vLLM runs one batch of `max_num_batched_tokens` and then samples `max_num_seqs` rows before it sizes the KV cache;
     the larger of the two peaks stays reserved. A layer's live tensors are the MLP's gate, up and product (split over
-    the ranks) and four copies of the hidden state.
+    the ranks) and four copies of the hidden state; in a layer with experts, the same of every expert that a token takes,
+    and its output.
     """
     if deployment.activation_bytes is not None:
         return deployment.activation_bytes
     model, tp = deployment.model, deployment.tensor_parallel
-    layer = deployment.max_num_batched_tokens * _BYTES_BF16 * (3 * model.intermediate // tp + 4 * model.hidden)
+    dense = 3 * model.intermediate // tp if model.dense_layers else 0
+    routed = model.num_experts_per_tok * (3 * model.moe_intermediate_size // tp + model.hidden)
+    layer = deployment.max_num_batched_tokens * _BYTES_BF16 * (max(dense, routed) + 4 * model.hidden)
     sampler = deployment.gpu.default_max_num_seqs * model.vocab * SAMPLER_BYTES_PER_LOGIT
     return CONTEXT_BYTES + max(layer, sampler) + (COMMUNICATOR_BYTES if tp > 1 else 0)
 
@@ -95,27 +98,50 @@ class MemoryModel:
             max_len: longest prompt plus output, tokens. Every pool must hold one such request.
 
         Raises:
-            InvalidInputError: a weight format leaves no room for the smallest pool.
+            InvalidInputError: no weight format leaves room for the smallest pool.
         """
         if type(max_len) is not int or max_len < 2:
             raise InvalidInputError("max_len", "must be an integer of at least 2 tokens", got=max_len)
         self.deployment = deployment
         self.usable_bytes = int(deployment.gpu.memory_bytes * deployment.gpu_memory_utilization)
         self.min_pool_blocks = (max_len + BLOCK_TOKENS) // BLOCK_TOKENS + 2
+        self.refusals: dict[str, InvalidInputError] = {}
+        """The weight formats that do not fit, each with the error that an action which chooses it raises."""
         for tier in TIERS:
             requirement = self.requirement(tier, 1.0, speculating=True)
             free = self.usable_bytes - requirement.reserved_bytes
-            if free < self.min_pool_blocks * requirement.block_bytes:
-                raise InvalidInputError(
-                    "deployment",
-                    f"a {tier} model that leaves room for {self.min_pool_blocks} KV blocks "
-                    f"({self.min_pool_blocks * requirement.block_bytes} bytes per GPU)",
-                    got=f"{free} bytes",
+            least = self.min_pool_blocks * requirement.block_bytes
+            if free < least:
+                bound = (
+                    f"must be a format that fits {deployment.name}: {tier} needs {least} bytes per GPU for "
+                    f"{self.min_pool_blocks} KV blocks and leaves {free}"
                 )
+                self.refusals[tier] = InvalidInputError("quantization_tier", bound, got=tier)
+        if len(self.refusals) == len(TIERS):
+            smallest = self.requirement(TIERS[-1], 1.0, speculating=True)
+            raise InvalidInputError(
+                "deployment",
+                f"a {TIERS[-1]} model that leaves room for {self.min_pool_blocks} KV blocks "
+                f"({self.min_pool_blocks * smallest.block_bytes} bytes per GPU)",
+                got=f"{self.usable_bytes - smallest.reserved_bytes} bytes",
+            )
+
+    @property
+    def fitting_tiers(self) -> tuple[str, ...]:
+        """The weight formats that fit; at least one."""
+        return tuple(tier for tier in TIERS if tier not in self.refusals)
+
+    def check(self, tier: str) -> None:
+        """Raise `InvalidInputError` for a weight format that does not fit, with what it needs and what it leaves."""
+        if tier in self.refusals:
+            refusal = self.refusals[tier]
+            raise InvalidInputError(refusal.field, refusal.bound, got=refusal.got)
 
     @staticmethod
     def longest_request(deployment: Deployment) -> int:
         """Return the largest `max_len` that the deployment's memory holds at every weight format, tokens.
+
+        Formats that hold no request at all are left out.
 
         Raises:
             InvalidInputError: no format leaves room for any request.
@@ -123,7 +149,7 @@ class MemoryModel:
         memory = MemoryModel(deployment, 2)
         blocks = min(
             (memory.usable_bytes - need.reserved_bytes) // need.block_bytes
-            for need in (memory.requirement(tier, 1.0, speculating=True) for tier in TIERS)
+            for need in (memory.requirement(tier, 1.0, speculating=True) for tier in memory.fitting_tiers)
         )
         return (blocks - 2) * BLOCK_TOKENS - 1
 

@@ -1,7 +1,7 @@
-"""The data types of GPUs, models, serving engines and deployments. The presets made of them are in `hardware.py`.
+"""The data types of GPUs, serving engines and deployments. The presets made of them are in `hardware.py`.
 
-All are frozen dataclasses: to add a GPU, a model or a deployment, make one. They compute nothing beyond counts of
-parameters and bytes. The times that the kernel parameters stand for are computed in `performance/kernels.py`.
+All are frozen dataclasses, as `ModelSpec` of `model_spec.py`: to add a GPU, a model or a deployment, make one. The times
+that the kernel parameters stand for are computed in `performance/kernels.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated
 from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.engine.interface import REPLICAS_MAX
 from llmserve_sim.engine.rules import SchedulerRules
+from llmserve_sim.model_spec import ModelSpec
 
 __all__ = [
     "AllReduceParameters",
@@ -28,7 +29,6 @@ __all__ = [
     "SmallKernelParameters",
 ]
 
-BYTES_BF16 = 2
 DEFAULT_FOR_GPU = -1
 """`max_num_batched_tokens` that stands for the GPU's default."""
 _LARGE_BYTES = 70 * 2**30
@@ -39,9 +39,6 @@ Efficiency = Annotated[float, Between(1e-3, 10, "of the stated rate")]
 Exponent = Annotated[float, Between(0.1, 100)]
 OpsPerSecond = Annotated[float, Between(1e9, 1e18, "op/s")]
 BytesPerSecond = Annotated[float, Between(1e6, 1e15, "bytes/s")]
-Heads = Annotated[int, Between(1, 4096, "heads")]
-Width = Annotated[int, Between(1, 1 << 22, "elements")]
-Vocabulary = Annotated[int, Between(2, 1 << 24, "tokens")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,8 @@ class GemmParameters(Checked):
     """`t0 + (tc^p + tm^p)^(1/p)`; efficiencies are shares of the stated peak (above 1: an effective constant).
 
     With `tile_m` > 0, the output is cut into tiles that the SMs take in waves, and `tc` is the faster of two kernels:
-    `tile_m` x `tile_n` at full efficiency and 64 x 64 at `small_efficiency` of it.
+    `tile_m` x `tile_n` at full efficiency and 64 x 64 at `small_efficiency` of it; or, with `fewest_efficiency` > 0,
+    the number of rows decides: 64 x 64 at that efficiency up to 16, 64 x 128 at `small_efficiency` up to 128.
     """
 
     t0_us: Microseconds
@@ -69,6 +67,8 @@ class GemmParameters(Checked):
     """Bytes that turning one activation into 8 bits costs at the full bandwidth; 0 for 16-bit activations."""
     unaligned: Annotated[float, Between(0.1, 10)] = 1.0
     """Factor on `tc` where m is no multiple of 8."""
+    fewest_efficiency: Annotated[float, Between(0, 10)] = 0.0
+    """Of the kernel for up to 16 rows where the library chooses by rows (FP8 on Hopper); 0: it takes the faster kernel."""
 
     def _relations(self) -> None:
         if (self.tile_m == 0) != (self.tile_n == 0):
@@ -136,8 +136,7 @@ class MoeParameters(Checked):
     """Fused mixture-of-experts MLP (gate-up, activation, down): `t0 + (tc^p + tm^p)^(1/p) + io`.
 
     `tm` reads the weights of the experts that any token chose, `tc` multiplies the routed rows, each expert's padded by
-    `pad_rows`, and `io` moves the routed activations. Under a power law of popularity (exponent 1.2) `skewed_experts`
-    is the share of those experts that is touched, and `skewed_rows` the factor that the busiest GPU's rows take.
+    `pad_rows`, and `io` moves the routed activations. Which experts those are: `performance/experts.py`.
     """
 
     t0_us: Microseconds
@@ -146,8 +145,8 @@ class MoeParameters(Checked):
     p: Exponent
     pad_rows: Annotated[float, Between(0, 1e5, "rows")]
     io: Annotated[float, Between(0, 1e3)]
-    skewed_experts: Annotated[float, Between(0, 1)]
-    skewed_rows: Annotated[float, Between(1, 1e3)]
+    unaligned: Annotated[float, Between(0.1, 10)] = 1.0
+    """Factor on weights and multiplications where an expert's width on a GPU is no multiple of 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,78 +219,6 @@ class GpuSpec(Checked):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSpec(Checked):
-    """A dense decoder-only transformer with grouped-query attention and a gated MLP."""
-
-    name: str
-    layers: Annotated[int, Between(1, 1024, "layers")]
-    hidden: Width
-    intermediate: Width
-    heads: Heads
-    kv_heads: Heads
-    head_dim: Annotated[int, Between(1, 4096, "elements")]
-    vocab: Vocabulary
-    qk_norm: bool = False
-    draft_vocab: Vocabulary = 32_000
-    """Vocabulary of the EAGLE-3 draft head (32,000 in the published Llama-3.1-8B and Qwen3 heads)."""
-
-    def _relations(self) -> None:
-        if self.heads % self.kv_heads:
-            self._refuse("kv_heads", f"must divide the {self.heads} heads")
-
-    def kv_heads_per_gpu(self, tensor_parallel: int) -> int:
-        """KV heads on one GPU: ranks split them, or, where there are more ranks than KV heads, hold copies, as in vLLM."""
-        return max(1, self.kv_heads // tensor_parallel)
-
-    def layer_matrices(self, tensor_parallel: int) -> tuple[tuple[float, float], ...]:
-        """(n, k) of a layer's QKV, output, gate-up and down projections on one GPU."""
-        qkv = (self.heads / tensor_parallel + 2 * self.kv_heads_per_gpu(tensor_parallel)) * self.head_dim
-        attention = self.heads * self.head_dim / tensor_parallel
-        mlp = self.intermediate / tensor_parallel
-        return ((qkv, self.hidden), (self.hidden, attention), (2 * mlp, self.hidden), (self.hidden, mlp))
-
-    @property
-    def layer_parameters(self) -> int:
-        """Weights in all layers' GEMMs."""
-        return self.layers * round(sum(n * k for n, k in self.layer_matrices(1)))
-
-    @property
-    def embedding_parameters(self) -> int:
-        """Weights of embedding and output head (untied)."""
-        return 2 * self.vocab * self.hidden
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """BF16 keys and values of one token over all layers and heads."""
-        return self.layers * self.kv_bytes_per_token_layer
-
-    @property
-    def kv_bytes_per_token_layer(self) -> int:
-        """The same of one layer."""
-        return 2 * self.kv_heads * self.head_dim * BYTES_BF16
-
-    @property
-    def draft_parameters(self) -> int:
-        """Weights of an EAGLE-3 draft head (arXiv:2503.01840): 3H-to-H fusion, one layer of input 2H, a small head."""
-        attention = self.heads * self.head_dim
-        qkv = 2 * self.hidden * (attention + 2 * self.kv_heads * self.head_dim)
-        mlp = 3 * self.hidden * self.intermediate
-        return 3 * self.hidden**2 + qkv + attention * self.hidden + mlp + self.draft_vocab * self.hidden
-
-    def elementwise_kernels(self) -> int:
-        """Small kernels per layer: two fused add-and-norms, rotary embedding, activation, and the norm of Q and K."""
-        return 4 + int(self.qk_norm)
-
-    def elementwise_bytes(self, tensor_parallel: int) -> float:
-        """Bytes per token that a layer's small kernels move on one GPU."""
-        norms = 2 * 4 * self.hidden
-        heads = self.heads / tensor_parallel + self.kv_heads_per_gpu(tensor_parallel)
-        qk = 2 * heads * self.head_dim * (1 + int(self.qk_norm))
-        activation = 3 * self.intermediate / tensor_parallel
-        return BYTES_BF16 * (norms + qk + activation)
-
-
-@dataclass(frozen=True, slots=True)
 class EngineVersion(Checked):
     """Time that the serving software adds to an iteration. One set per version, for every GPU and model."""
 
@@ -300,6 +227,12 @@ class EngineVersion(Checked):
     """Scheduling, input preparation and output processing that the GPU waits for."""
     sequence_us: Microseconds
     """The same per sequence in the batch."""
+    layer_us: Microseconds = 0.0
+    """Time of every layer beyond the kernel tables', which were taken with a newer version."""
+    layer_sequence_us: Microseconds = 0.0
+    """The same per layer and sequence in the batch."""
+    fp8_expert_rows: Annotated[int, Between(0, 4096, "rows")] = 0
+    """Rows to which block-scaled FP8 experts are padded; 0: as in the kernel tables."""
     frontend_us: Microseconds = 0.0
     """HTTP, tokenisation and the way to the scheduler and back, once per request, beside the GPU's work.
 
@@ -341,6 +274,10 @@ class Deployment(Checked):
     """Share of the device that the engine and its co-tenant may use; vLLM's default."""
     activation_bytes: Annotated[int, Between(0, 1 << 42, "bytes")] | None = None
     """Reserved per GPU beside the weights; None: computed by `memory.py` from budget, model and parallelism."""
+    enable_expert_parallel: bool = False
+    """Each GPU of a replica holds whole experts; vLLM's option of that name. False: a part of every expert."""
+    skewed_experts: bool = False
+    """Tokens choose the experts by a power law (see `MoeParameters`). False: evenly."""
 
     def __post_init__(self) -> None:
         """Look the GPU's default up, then check every field.
@@ -362,6 +299,8 @@ class Deployment(Checked):
             self._refuse(
                 "tensor_parallel", f"must divide the model's {model.kv_heads} KV heads or be a multiple of them"
             )
+        if self.enable_expert_parallel and ranks > max(1, model.num_experts):
+            self._refuse("enable_expert_parallel", f"must be false: {ranks} GPUs share {model.num_experts} experts")
         if self.activation_bytes is not None and self.activation_bytes > self.gpu.memory_bytes:
             self._refuse("activation_bytes", f"must fit the GPU's {self.gpu.memory_bytes} bytes")
 

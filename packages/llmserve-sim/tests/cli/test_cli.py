@@ -116,6 +116,8 @@ def test_grade_says_by_its_exit_code_whether_a_log_is_genuine(
         (["run", "--agent", "random", "--batch-cap", "8"], "--batch-cap: fits only --agent static"),
         (["run", "--seed", "-1"], "seed: must be an integer in 0.."),
         (["run", "--deployment", "tpu"], "deployment"),
+        (["run", "--model", "Llama-9"], "--model: the path of a config.json, or one of Llama-3.1-8B, Qwen3-32B"),
+        (["run", "--model", "nowhere.json"], "--model: a config.json that can be read"),
         (["run", "--trace", "nowhere.csv"], "nowhere.csv"),
         (["run", "--png", "no/such/folder/x.png"], "--png: must be a file in a folder that exists"),
         (["run", "--frobnicate"], "--frobnicate"),
@@ -298,13 +300,16 @@ def test_a_full_disk_is_one_line_and_exit_code_two(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--trace", str(trace), "--log", "/dev/full"]) == 2
-    shown = capsys.readouterr().err.strip()  # older rich ends a hidden progress bar with an empty line
+    read, shown = capsys.readouterr().err.split("\n", 1)
+    assert read.startswith("trace.csv (")  # what was read of the trace
+    shown = shown.strip()  # older rich ends a hidden progress bar with an empty line
     assert "\n" not in shown
     assert shown.startswith("llmserve-sim: --log: cannot be written")
     full_png = tmp_path / "full.png"
     full_png.symlink_to("/dev/full")
     assert main(["run", "--trace", str(trace), "--png", str(full_png)]) == 2
-    assert capsys.readouterr().err.strip().startswith("llmserve-sim: --png: must be a writable path of a picture")
+    _, shown = capsys.readouterr().err.split("\n", 1)
+    assert shown.strip().startswith("llmserve-sim: --png: must be a writable path of a picture")
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "llmserve_sim", "tasks"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -358,3 +363,34 @@ def test_fidelity_takes_a_run_of_ones_own_and_refuses_what_is_none(
     shown = capsys.readouterr().err
     assert shown.startswith("fidelity: ")
     assert shown.count("\n") == 1
+
+
+def test_another_model_is_served_from_its_config_and_graded_with_it(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half the layers are faster; the log says what was served, and is not genuine without it."""
+    shape = {"num_hidden_layers": 16, "hidden_size": 4096, "intermediate_size": 14_336, "vocab_size": 128_256}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True}
+    small = tmp_path / "small.json"
+    small.write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **shape, **heads}))
+    log = tmp_path / "log.json"
+    assert main(["run", "--trace", str(trace), "--json"]) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert main(["run", "--trace", str(trace), "--model", str(small), "--log", str(log), "--json"]) == 0
+    served = json.loads(capsys.readouterr().out)
+    assert served["deployment"] == f"{own['deployment']} with small"
+    assert served["tpot_ms"]["mean"] < own["tpot_ms"]["mean"]
+    assert main(["grade", str(log), "--trace", str(trace), "--model", str(small)]) == 0
+    assert main(["grade", str(log), "--trace", str(trace)]) == 1
+
+
+def test_a_model_with_experts_is_refused_on_a_gpu_without_measured_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the GPU's name."""
+    path = tmp_path / "mixtral.json"
+    shape = {"num_hidden_layers": 4, "hidden_size": 4096, "intermediate_size": 14_336, "vocab_size": 32_000}
+    experts = {"num_attention_heads": 32, "num_local_experts": 8, "num_experts_per_tok": 2}
+    path.write_text(json.dumps({"architectures": ["MixtralForCausalLM"], **shape, **experts}))
+    assert main(["run", "--model", str(path)]) == 2
+    assert "without FP16 experts: none were measured on A100" in capsys.readouterr().err

@@ -170,3 +170,30 @@ def test_a_limit_out_of_range_is_refused_by_the_options_name(
     assert bound in capsys.readouterr().err
     assert main(["run", *option]) == 2
     assert f"{option[0]}: needs --trace FILE" in capsys.readouterr().err
+
+
+def test_every_read_says_what_it_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = write(tmp_path / "t.csv", [(0.0, 100, 10), (2.0, 100, 10), (4.0, 100, 10)])
+    log = tmp_path / "log.json"
+    told = "t.csv (plain): 2 requests in 2.0 s, 1 requests/s\n"
+    assert main(["run", "--json", "--trace", str(trace), "--limit", "2", "--log", str(log), *STATIC]) == 0
+    said = capsys.readouterr()
+    assert told in said.err
+    json.loads(said.out)
+    assert main(["grade", str(log), "--trace", str(trace), "--limit", "2"]) == 0
+    assert told in capsys.readouterr().err
+
+
+def test_errors_about_a_trace_name_the_option_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("timestamp,input_length,output_length\n0,100,10\n1,100,10\n")
+    assert main(["run", "--trace", str(path)]) == 2
+    assert "t.csv:line 1:timestamp: has no unit: add --time-unit, ms as in Mooncake" in capsys.readouterr().err
+    assert main(["run", "--trace", str(path), "--time-unit", "minutes"]) == 2
+    assert "--time-unit: must be one of s, ms, us, ns, date" in capsys.readouterr().err
+    assert main(["run", "--skip-bad"]) == 2
+    assert "--skip-bad: needs --trace FILE" in capsys.readouterr().err
+    path.write_text("when,in,out\n0,100,10\nx,100,10\n1,100,10\n")
+    named = ["--time-column", "when", "--prompt-column", "in", "--output-column", "out", "--time-unit", "s"]
+    found = summary(capsys, "--trace", path, *named, "--skip-bad", *STATIC)
+    assert found["requests"]["arrived"] == 2

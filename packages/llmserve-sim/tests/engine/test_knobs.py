@@ -13,8 +13,17 @@ from statistics import mean
 import pytest
 from engine_realistic import ALONE, FLEET, FP16, INT4, INT8, MS, PLAN, POOL, SLO, chat, rates, requests
 
-from llmserve_sim.engine import FleetSpec, KernelEngine, RequestRecord, Traffic, WindowPlan, WindowStats
+from llmserve_sim.engine import (
+    FleetSpec,
+    KernelEngine,
+    ReferenceEngine,
+    RequestRecord,
+    Traffic,
+    WindowPlan,
+    WindowStats,
+)
 from llmserve_sim.engine.interface import PS_PER_S
+from llmserve_sim.errors import InvalidInputError
 
 
 @dataclass
@@ -183,6 +192,20 @@ def test_verification_takes_the_token_budget_from_prompts() -> None:
     assert run.windows[-1].queue_depth == 1
     run = simulate(requests([*crowd, (4.0, 100, 10, 1)]), steady(6, depth=3, batch_cap=512), fleet=ALONE)
     assert run.windows[-1].queue_depth == 0
+
+
+def test_a_thousand_sequences_decode_in_one_batch_as_the_reference_has_them() -> None:
+    """The server of vLLM takes 1,024 on large GPUs; one more waits, and one more in the plan is refused."""
+    crowd = requests([(0.0, 16, 2000, 1)] * 1025)
+    plans = [replace(plan, pool_blocks=20_000) for plan in steady(2, batch_cap=1024)]
+    fleet = replace(ALONE, max_unfinished=2048)
+    run = simulate(crowd, plans, fleet=fleet)
+    assert (run.windows[-1].running, run.windows[-1].queue_depth) == (1024, 1)
+    reference = ReferenceEngine(fleet, SLO, crowd, record=True)
+    for plan, window in zip(plans, run.windows, strict=True):
+        assert reference.step(plan) == window
+    with pytest.raises(InvalidInputError, match=r"batch_cap: must be an integer in 1\.\.1,024"):
+        steady(1, batch_cap=1025)
 
 
 # -- prefill_decode_split --------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from llmserve_sim.tasks import load_task
 from llmserve_sim.workload.conditions import draw as draw_conditions
 from llmserve_sim.workload.fitted import FITTED
 from llmserve_sim.workload.patterns import Recurrence
-from llmserve_sim.workload.rows import ROW_FORMATS, TraceLimits
+from llmserve_sim.workload.rows import TraceLimits
 from llmserve_sim.workload.scenario import Scenario
 from llmserve_sim.workload.tables import QuantileTable, grid
 from llmserve_sim.workload.traces import Trace
@@ -66,7 +66,7 @@ WINDOWS = 3
 """Windows of an episode."""
 CONDITIONS = draw_conditions(load_task("adversarial_multitenant"), 0, WINDOWS)
 SCENARIO = Scenario(REQUESTS, 5 * PS_PER_S, *(getattr(CONDITIONS, name) for name in annotations_of(type(CONDITIONS))))
-OTHERS = (*WEIGHT_FORMATS.values(), *ROW_FORMATS, *FITTED.values(), TraceLimits(), StaticPolicy())
+OTHERS = (*WEIGHT_FORMATS.values(), *FITTED.values(), TraceLimits(), StaticPolicy())
 OTHERS = (*OTHERS, ThresholdPolicy(), Iteration(3, 700.0, ((100, 0), (20, 400)), 1, 2), SLO, PLAN, REQUESTS)
 OTHERS = (*OTHERS, EpisodeConditions.of(SCENARIO), Recurrence((-3, 4, 11), 2))
 OTHERS = (*OTHERS, QuantileTable.from_values([100.0 * p for p in grid()]), RecordedRun("run", BASES[0], 64, 4096))

@@ -38,12 +38,13 @@ RESULTS = {
     "cli.summary": {"Row"},
     "configuration": {"Setting"},
     "engine.interface": {"Progress", "RequestRecord", "WindowStats"},
+    "engine.reference.blocks": {"Hit"},
     "engine.reference.engine": {"Handover"},
     "engine.reference.replica": {"Replica"},
     "engine.reference.request": {"Request"},
     "engine.reference.steps": {"Batch", "Iteration"},
     "env": {"Outcome", "Snapshot"},
-    "fidelity.bars": {"Row"},
+    "fidelity.rows": {"Row"},
     "fidelity.data": {"RequestLog", "SeriesLog"},
     "fidelity.replay": {"Replay"},
     "memory": {"MemoryGrant", "MemoryRequirement"},
@@ -54,6 +55,8 @@ RESULTS = {
     "reward": {"CountedTerms", "RewardCounts", "RewardMeter", "RewardTerms"},
     "schema": {"ActionField", "ObservationField"},
     "workload.conditions": {"Conditions", "Seen"},
+    "workload.formats.detection": {"Naming"},
+    "workload.formats.style": {"Format"},
 }
 """By module: dataclasses that the package makes itself, of values that were checked where they came in."""
 

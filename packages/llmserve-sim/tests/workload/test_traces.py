@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.errors import InvalidInputError, MissingExtraError
 from llmserve_sim.workload.traces import Trace, TraceLimits, read_trace
 
 Write = Callable[..., Path]
@@ -150,7 +150,7 @@ def test_a_bad_row_is_named_by_line_and_column(write: Write, row: str, field: st
         (MOONCAKE.replace("1000", "-Infinity"), "line 2:timestamp"),
         (MOONCAKE.replace("1000", "true"), "line 2:timestamp"),
         (MOONCAKE.replace("1000", "4e15"), "line 2:timestamp"),
-        (MOONCAKE.replace("200", "200.0"), "line 2:input_length"),
+        (MOONCAKE.replace("200", "200.5"), "line 2:input_length"),
         (MOONCAKE.replace("200", "true"), "line 2:input_length"),
         (MOONCAKE.replace("200", "null"), "line 2:input_length"),
         (MOONCAKE.replace(": 20,", ": 0,"), "line 2:output_length"),
@@ -260,6 +260,8 @@ def test_no_content_raises_anything_but_the_typed_error(tmp_path: Path, content:
         path.write_bytes(head + content)
         try:
             trace = read_trace(path)
+        except MissingExtraError:
+            continue  # it begins like a packed file
         except InvalidInputError as error:
             named = error.field
         else:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from llmserve_sim.__about__ import __version__
+from llmserve_sim.cli.grade import grade
 from llmserve_sim.cli.options import (
     CotenantOption,
     DrainOption,
@@ -23,19 +24,24 @@ from llmserve_sim.cli.options import (
     LimitOption,
     MaxModelLenOption,
     MaxUnfinishedOption,
+    ModelOption,
+    OutputColumnOption,
     PatienceOption,
     PrefixReuseOption,
+    PromptColumnOption,
     RateScaleOption,
+    SkipBadOption,
     SortOption,
     StartOption,
+    TimeColumnOption,
+    TimeUnitOption,
     TraceOption,
     as_options,
-    require_with_trace,
 )
-from llmserve_sim.cli.render import grade_table, summary_table, task_table
-from llmserve_sim.cli.run import Choice, Recording, knob_action, run_episode
+from llmserve_sim.cli.recording import read_aloud, recording_of
+from llmserve_sim.cli.render import summary_table, task_table
+from llmserve_sim.cli.run import Choice, knob_action, run_episode
 from llmserve_sim.cli.summary import summary_json
-from llmserve_sim.commandline import NO
 from llmserve_sim.commandline.outputs import output_file, writing
 from llmserve_sim.commandline.terminal import progress_bar, run_app, version_option
 from llmserve_sim.env import ServingEnv
@@ -112,6 +118,7 @@ def run_command(
         int, typer.Option(help="Episode seed: with the task and the actions it determines everything.")
     ] = 0,
     deployment: Annotated[str | None, typer.Option(help="Preset to serve on, in place of the task's own.")] = None,
+    model: ModelOption = None,
     png: Annotated[Path | None, typer.Option(help="Draw the episode's timeline into this PNG.")] = None,
     log: Annotated[Path | None, typer.Option(help="Write the episode's log into this JSON file.")] = None,
     requests: Annotated[
@@ -126,6 +133,11 @@ def run_command(
     limit: LimitOption = None,
     rate_scale: RateScaleOption = None,
     sort: SortOption = False,
+    skip_bad: SkipBadOption = False,
+    time_unit: TimeUnitOption = None,
+    time_column: TimeColumnOption = None,
+    prompt_column: PromptColumnOption = None,
+    output_column: OutputColumnOption = None,
     drain_s: DrainOption = None,
     patience_s: PatienceOption = None,
     max_unfinished: MaxUnfinishedOption = None,
@@ -152,7 +164,7 @@ def run_command(
         "prefill_decode_split": prefill_decode_split,
         "priority_routing": priority_routing,
     }
-    recording = _recording(
+    recording = recording_of(
         trace,
         format=trace_format,
         start_s=start_s,
@@ -164,14 +176,20 @@ def run_command(
         max_unfinished=max_unfinished,
         max_model_len=max_model_len,
         sort=sort,
+        skip_bad=skip_bad,
+        time_unit=time_unit,
+        time_column=time_column,
+        prompt_column=prompt_column,
+        output_column=output_column,
         cotenant=cotenant,
         prefix_reuse=prefix_reuse,
     )
     _check_outputs(png, log, requests)
     with as_options():
-        world = Choice(task, seed, deployment, recording).world()
+        world = Choice(task, seed, deployment, recording, model).world()
+        read_aloud(world)
         agent, policy = knob_action(agent, knobs)
-        env = ServingEnv(world.rules, deployment=deployment, latencies=True)
+        env = ServingEnv(world.rules, deployment=world.deployment, latencies=True)
         start = env.start(seed, scenario=world.scenario)
     windows, collector = env.episode_length, RequestCollector()
     with progress_bar("windows") as advance:
@@ -209,69 +227,7 @@ def run_command(
             print(f"timeline: {png}")
 
 
-@app.command()
-def grade(
-    log: Annotated[Path, typer.Argument(help="Episode log (JSON) to grade.")],
-    *,
-    task: Annotated[str | None, typer.Option(help="Task file that it ran on, if not one of the catalogue.")] = None,
-    deployment: Annotated[str | None, typer.Option(help="Deployment that it ran on, if not the task's own.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    trace: TraceOption = None,
-    trace_format: FormatOption = None,
-    start_s: StartOption = None,
-    duration_s: DurationOption = None,
-    limit: LimitOption = None,
-    rate_scale: RateScaleOption = None,
-    sort: SortOption = False,
-    drain_s: DrainOption = None,
-    patience_s: PatienceOption = None,
-    max_unfinished: MaxUnfinishedOption = None,
-    max_model_len: MaxModelLenOption = None,
-    cotenant: CotenantOption = False,
-    prefix_reuse: PrefixReuseOption = False,
-) -> int:
-    """Replay a log and grade it: exit code 0 if it is genuine, 1 if it is not.
-
-    A log of a trace is graded with the options that it was run with.
-    """
-    from llmserve_sim.grader import grade as grade_log
-    from llmserve_sim.schema import MAX_LOG_BYTES, parse_log
-    from llmserve_sim.tasks import list_tasks
-
-    recording = _recording(
-        trace,
-        format=trace_format,
-        start_s=start_s,
-        duration_s=duration_s,
-        limit=limit,
-        rate_scale=rate_scale,
-        drain_s=drain_s,
-        patience_s=patience_s,
-        max_unfinished=max_unfinished,
-        max_model_len=max_model_len,
-        sort=sort,
-        cotenant=cotenant,
-        prefix_reuse=prefix_reuse,
-    )
-    try:
-        with log.open("rb") as file:
-            text = file.read(MAX_LOG_BYTES + 1)
-    except OSError as error:
-        raise InvalidInputError("log", f"must be a readable file ({error.strerror})", got=str(log)) from error
-    episode = parse_log(text)
-    if task is None and recording is None and episode.task_id not in {known.id for known in list_tasks()}:
-        raise InvalidInputError("--task", "must name the file of the task that the log is of", got=episode.task_id)
-    if recording is None and episode.scenario_digest is not None:
-        raise InvalidInputError("--trace", "must name the trace that the log is of, with the options of its run")
-    with as_options():
-        world = Choice(task or episode.task_id, episode.seed, deployment, recording).world()
-    with Console(stderr=True).status(f"replaying {len(episode.steps):,} windows"):
-        report = grade_log(episode, task=world.rules, deployment=deployment, scenario=world.scenario)
-    if as_json:
-        print(report.model_dump_json(indent=2))
-    else:
-        Console().print(grade_table(report))
-    return 0 if report.verified else NO
+app.command()(grade)
 
 
 @app.command()
@@ -282,7 +238,9 @@ def fidelity(
         Path | None, typer.Option(help="CSV of a measured run to compare instead of the known ones.")
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU of that run.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of that run.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model of that run: a known name, or the path of its config.json.")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="Engine version of that run.")] = None,
     tp: Annotated[int | None, typer.Option(help="Its tensor parallelism.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Its max_num_seqs.")] = None,
@@ -319,13 +277,6 @@ def bench(
     from llmserve_sim.bench import main
 
     return main(out=out, quick=quick)
-
-
-def _recording(trace: Path | None, **options: Any) -> Recording | None:
-    """Return the recording that the options ask for. Without a trace, refuses options that need one."""
-    require_with_trace(trace, {f"--{name.replace('_', '-')}": value for name, value in options.items()})
-    given = {name: value for name, value in options.items() if value is not None}
-    return None if trace is None else Recording(trace, **given)
 
 
 def _check_outputs(png: Path | None, log: Path | None, requests: Path | None) -> None:

@@ -24,29 +24,45 @@ __all__ = [
     "LimitOption",
     "MaxModelLenOption",
     "MaxUnfinishedOption",
+    "ModelOption",
+    "OutputColumnOption",
     "PatienceOption",
     "PrefixReuseOption",
+    "PromptColumnOption",
     "RateScaleOption",
+    "SkipBadOption",
     "SortOption",
     "StartOption",
+    "TimeColumnOption",
+    "TimeUnitOption",
     "TraceOption",
     "as_options",
     "require_with_trace",
 ]
 
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Model to serve, in place of the deployment's: a known name, or the path of a Hugging Face config.json.",
+    ),
+]
 _PANEL = "Recorded traffic"
 TraceOption = Annotated[
     Path | None,
     typer.Option(
         "--trace",
-        help="Replay this trace file, alone on the deployment, under the task's rules.",
+        help="Replay this trace file (- for standard input), alone on the deployment, under the task's rules.",
         rich_help_panel=_PANEL,
     ),
 ]
 FormatOption = Annotated[
     str | None,
     typer.Option(
-        "--format", help="Its format: auto (the default), azure, mooncake, burstgpt or plain.", rich_help_panel=_PANEL
+        "--format",
+        help="Its format: auto (the default: what its columns say) or one of: plain, azure, burstgpt, bailian, aiperf, "
+        "mooncake, guidellm, servegen, llmservingsim, vidur, vllm, aiperf-records, results.",
+        rich_help_panel=_PANEL,
     ),
 ]
 StartOption = Annotated[
@@ -64,6 +80,24 @@ RateScaleOption = Annotated[
 ]
 SortOption = Annotated[
     bool, typer.Option("--sort", help="Order it by time: it is not ordered.", rich_help_panel=_PANEL)
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out and count rows that cannot be read.", rich_help_panel=_PANEL)
+]
+TimeUnitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time-unit", help="Unit of its times: s, ms, us, ns or date; by default its format's.", rich_help_panel=_PANEL
+    ),
+]
+TimeColumnOption = Annotated[
+    str | None, typer.Option("--time-column", help="Its column of arrival times.", rich_help_panel=_PANEL)
+]
+PromptColumnOption = Annotated[
+    str | None, typer.Option("--prompt-column", help="Its column of prompt tokens.", rich_help_panel=_PANEL)
+]
+OutputColumnOption = Annotated[
+    str | None, typer.Option("--output-column", help="Its column of output tokens.", rich_help_panel=_PANEL)
 ]
 DrainOption = Annotated[
     float | None,
@@ -110,6 +144,7 @@ _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ACTION_FIELDS} | {
     "png": "--png",
     "seed": "--seed",
     "deployment": "--deployment",
+    "model": "--model",
     "format": "--format",
     "start_s": "--start-s",
     "duration_s": "--duration-s",
@@ -120,8 +155,21 @@ _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ACTION_FIELDS} | {
     "max_unfinished": "--max-unfinished",
     "max_model_len": "--max-model-len",
     "requests": "--requests",
+    "time_unit": "--time-unit",
+    "time_column": "--time-column",
+    "prompt_column": "--prompt-column",
+    "output_column": "--output-column",
 }
-_ADVICE = {"start_s": "--start-s", "duration_s": "--duration-s", "limit": "--limit", "sort=True": "--sort"}
+_ADVICE = {
+    "start_s": "--start-s",
+    "duration_s": "--duration-s",
+    "limit": "--limit",
+    "sort=True": "--sort",
+    "time_unit": "--time-unit",
+    "time_column": "--time-column",
+    "prompt_column": "--prompt-column",
+    "output_column": "--output-column",
+}
 
 
 def as_options() -> AbstractContextManager[None]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from llmserve_sim.configuration import Configurator
 from llmserve_sim.env import Outcome, ServingEnv
 from llmserve_sim.errors import InvalidInputError
+from llmserve_sim.hardware import Deployment, get_deployment, with_model
 from llmserve_sim.observation import to_observation
 from llmserve_sim.policies import POLICIES, Policy, StaticPolicy, constrain, make_policy
 from llmserve_sim.replay.requests import RequestCollector, RequestTable
@@ -19,7 +19,7 @@ from llmserve_sim.schema import EpisodeLog, parse_action
 from llmserve_sim.tasks import Task, load_task
 from llmserve_sim.workload.replay import DRAIN_S, scenario_from_trace
 from llmserve_sim.workload.scenario import Scenario, generate
-from llmserve_sim.workload.traces import Trace, TraceFormat, read_trace
+from llmserve_sim.workload.traces import Trace, read_trace
 
 __all__ = ["Choice", "Recording", "World", "knob_action", "run_episode"]
 
@@ -37,6 +37,12 @@ class Recording:
     """Most requests to take; None: all."""
     rate_scale: float = 1.0
     sort: bool = False
+    skip_bad: bool = False
+    """Leave out and count rows that cannot be read."""
+    time_unit: str | None = None
+    time_column: str | None = None
+    prompt_column: str | None = None
+    output_column: str | None = None
     drain_s: float = DRAIN_S
     patience_s: float = 0.0
     """A request that waits longer for its first token is abandoned; 0: never."""
@@ -53,15 +59,20 @@ class Recording:
         """Return the trace; raises `InvalidInputError` as `read_trace` does."""
         return read_trace(
             self.path,
-            format=cast("TraceFormat", self.format),
+            format=self.format,
             start_s=self.start_s,
             duration_s=self.duration_s,
             limit=self.limit,
             rate_scale=self.rate_scale,
             sort=self.sort,
+            skip_bad=self.skip_bad,
+            time_unit=self.time_unit,
+            time_column=self.time_column,
+            prompt_column=self.prompt_column,
+            output_column=self.output_column,
         )
 
-    def rules(self, task: Task, trace: Trace, deployment: str | None) -> Task:
+    def rules(self, task: Task, trace: Trace, deployment: Deployment) -> Task:
         """Return the task under which the recording runs, see `replay_rules`."""
         return replay_rules(
             task,
@@ -85,6 +96,7 @@ class World:
     """The recording's; None: the task draws its own."""
     trace: Trace | None
     title: str
+    deployment: Deployment
 
     def caption(self, summary: RequestSummary) -> str | None:
         """Return what a reader of a recording's figures must know: its limits and what they leave out."""
@@ -133,21 +145,26 @@ class Choice:
     seed: int
     deployment: str | None
     recording: Recording | None = None
+    model: str | None = None
+    """Served in place of the deployment's model: a name, or the path of a config.json."""
 
     def world(self) -> World:
         """Read the task and the recording."""
         task = load_task(self.task)
+        server = get_deployment(self.deployment or task.deployment)
+        if self.model is not None:
+            server = with_model(server, self.model)
         if self.recording is None:
-            return World(task, self.seed, None, None, task.name)
+            return World(task, self.seed, None, None, task.name, server)
         trace = self.recording.read()
-        rules = self.recording.rules(task, trace, self.deployment)
+        rules = self.recording.rules(task, trace, server)
         company = [
             *(["with its co-tenant"] if rules.cotenant else []),
             *(["with its prefix reuse"] if rules.prefix_cache else []),
         ]
-        title = f"{self.recording.path.name} under the rules of {rules.id}, {' and '.join(company) or 'alone'}"
+        title = f"{trace.name} under the rules of {rules.id}, {' and '.join(company) or 'alone'}"
         scenario = scenario_from_trace(trace, rules, self.seed, drain_s=self.recording.drain_s)
-        return World(rules, self.seed, scenario, trace, title)
+        return World(rules, self.seed, scenario, trace, title, server)
 
 
 def knob_action(agent: str | None, knobs: Mapping[str, object]) -> tuple[str, Policy]:

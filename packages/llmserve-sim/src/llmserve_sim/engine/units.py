@@ -53,8 +53,8 @@ DEPTHS = 9
 """Speculation depths 0..8."""
 REPLICAS_MAX = 8
 """Most replicas in a fleet."""
-SEQS_MAX = 512
-"""Largest `batch_cap` (vLLM's `max_num_seqs`)."""
+SEQS_MAX = 1024
+"""Most sequences in a batch (vLLM's `max_num_seqs`; its server's default on large GPUs). Actions take at most 512."""
 PRIORITY, STANDARD = 0, 1
 """The two request classes, as vLLM orders them: a lower number is served first."""
 UNFINISHED_MAX = 524_288

@@ -18,7 +18,7 @@ from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.fidelity.bars import VLLM_RUNS, Row, check, vllm_rows
 from llmserve_sim.fidelity.data import data_dir, read_requests, read_series
 from llmserve_sim.fidelity.replay import RecordedRun, replay_log
-from llmserve_sim.hardware import ENGINES, GPUS, MODELS, Deployment
+from llmserve_sim.hardware import ENGINES, GPUS, Deployment, get_model
 
 __all__ = ["main"]
 
@@ -70,13 +70,13 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _own_run(options: argparse.Namespace) -> list[Row]:
-    for name, table in (("gpu", GPUS), ("model", MODELS), ("engine", ENGINES)):
+    for name, table in (("gpu", GPUS), ("engine", ENGINES)):
         if getattr(options, name) not in table:
             raise InvalidInputError(f"--{name}", f"one of {', '.join(table)}", got=getattr(options, name))
     deployment = Deployment(
         "own run",
         GPUS[options.gpu],
-        MODELS[options.model],
+        get_model(options.model),
         ENGINES[options.engine],
         tensor_parallel=options.tp,
         max_num_batched_tokens=options.max_num_batched_tokens,
@@ -105,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder for the pictures of the one-second series")
     parser.add_argument("--requests", type=Path, help="CSV of a measured run to compare instead of the known ones")
     parser.add_argument("--gpu", default="RTX-PRO-6000", help="GPU of that run")
-    parser.add_argument("--model", default="Llama-3.1-8B", help="model of that run")
+    parser.add_argument(
+        "--model", default="Llama-3.1-8B", help="model of that run: a known name, or the path of its config.json"
+    )
     parser.add_argument("--engine", default="vllm-0.19", help="engine version of that run")
     parser.add_argument("--tp", type=int, default=1, help="tensor parallelism")
     parser.add_argument("--max-num-seqs", type=int, default=256)

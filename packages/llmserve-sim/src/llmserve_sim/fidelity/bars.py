@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,9 @@ import numpy as np
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.fidelity.data import columns, data_dir, read_accepted_lengths, read_requests, read_series
 from llmserve_sim.fidelity.replay import RecordedRun, Replay, replay, replay_log
-from llmserve_sim.hardware import ENGINES, GPUS, LLAMA_3_1_8B, QWEN3_32B, Deployment, EngineVersion, GpuSpec, ModelSpec
+from llmserve_sim.fidelity.rows import Row, relative, with_median
+from llmserve_sim.fidelity.served import blis_rows, fp8_rows
+from llmserve_sim.hardware import ENGINES, GPUS, LLAMA_3_1_8B, QWEN3_32B, Deployment, EngineVersion, GpuSpec
 from llmserve_sim.memory import MemoryModel
 from llmserve_sim.performance.roofline import Iteration, Roofline
 from llmserve_sim.performance.speculation import EAGLE3_ACCEPTANCE, accepted_length
@@ -31,6 +32,7 @@ __all__ = [
     "blis_rows",
     "check",
     "eagle_rows",
+    "fp8_rows",
     "series_errors",
     "trtllm_rows",
     "vllm_rows",
@@ -61,7 +63,6 @@ _KV_STARVED = VLLM_RUNS[0][0].name
 _MEAN_PERCENT = 2.0
 _PERCENTILE_PERCENT = 4.0
 _SERIES = (("running", 3.0, "requests"), ("waiting", 5.0, "requests"), ("KV usage", 5.0, "points"))
-_MEDIAN_PERCENT = 8.0
 _ACCEPTED_PERCENT = 1.0
 
 # TensorRT-LLM's documented benchmark: every request at once, 95 % of free memory for KV, the builder's default of 8,192
@@ -73,42 +74,10 @@ HELD_OUT_OUTPUT = 512
 """Output tokens of the closed loops that fit nothing (fit/overhead.py); those of 128 and 1,024 fit vLLM 0.12."""
 _TP_PERCENT = (2.5, 5.0)
 """Median and 90th percentile of the closed loops' TPOT errors."""
-_SERVED_PERCENT = 4.0
-_SERVED_TTFT_PERCENT = 15.0
-# BLIS's runs: arrivals at a constant rate. At 20 requests/s their prompts alone would need 40 % of two H100s' BF16 peak,
-# and TPOT rises by 2.5 ms: all but about a block of each prompt came from the prefix cache. Lengths are the published
-# mean prompt and median output.
-_BLIS_UNCACHED_TOKENS = 32
-_BLIS_SECONDS = 45.0
-# A load generator's clock and the network scatter arrivals by more than an iteration's 14 ms. Without that, a constant
-# rate keeps meeting the iterations in one phase, and the median TTFT is that of the phase.
-_BLIS_SCATTER_S = 0.03
-_GOLDEN = 0.6180339887498949
-_BLIS_WARM_S = 20.0
-_BLIS_LIMIT = "reasoning"  # the run that is overloaded throughout: its times are the benchmark's timeout
-_CODELLAMA_34B = ModelSpec("CodeLlama-34B", 48, 8192, 22_016, 64, 8, 128, 32_000)
 # The closed loops: `batch_size` clients, each sending its next request when the last one ended; five requests per
 # client.
 _CLOSED_LOOP_ROUNDS = 5
 _TP_TOKENS = 2048  # fits all 45 loops within 4 %; 8,192 leaves 9 % at 128 clients
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure. `error` is in percent of the measurement unless `unit` says otherwise. `bound` is optional."""
-
-    run: str
-    figure: str
-    measured: float
-    predicted: float
-    error: float
-    unit: str = "%"
-    bound: float | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Within the bound, or none given."""
-        return self.bound is None or abs(self.error) <= self.bound
 
 
 def check(folder: Path | None = None) -> list[Row]:
@@ -135,6 +104,7 @@ def check(folder: Path | None = None) -> list[Row]:
     rows += trtllm_rows(folder / "trtllm_v0.14_throughput.csv")
     rows += vllm_tp_rows(folder / "aic_silicon_qwen3-32b_h100_vllm0.12_isl1024.csv")
     rows += blis_rows(folder / "blis_h100_vllm0.15_served.csv")
+    rows += fp8_rows(folder / "aic_silicon_fp8_moe_h200_vllm0.12.csv")
     rows += eagle_rows(folder / "speculative_decoding_eagle_h100.json")
     return rows
 
@@ -144,13 +114,13 @@ def vllm_rows(name: str, log: RequestLog, result: Replay) -> Iterator[Row]:
     measured = _latencies(log, log.first_token_s, log.last_token_s)
     predicted = _latencies(log, result.first_s, result.last_s)
     for metric in measured:
-        yield _relative(name, f"{metric} mean, s", measured[metric].mean(), predicted[metric].mean(), _MEAN_PERCENT)
+        yield relative(name, f"{metric} mean, s", measured[metric].mean(), predicted[metric].mean(), _MEAN_PERCENT)
     for metric in measured:
         for q in (50, 90, 99):
             seen, made = (float(np.percentile(side[metric], q)) for side in (measured, predicted))
-            yield _relative(name, f"{metric} p{q}, s", seen, made, _PERCENTILE_PERCENT)
+            yield relative(name, f"{metric} p{q}, s", seen, made, _PERCENTILE_PERCENT)
     seen, made = (log.output.sum() / (last.max() - log.arrival_s.min()) for last in (log.last_token_s, result.last_s))
-    yield _relative(name, "throughput, tokens/s", seen, made, _MEAN_PERCENT)
+    yield relative(name, "throughput, tokens/s", seen, made, _MEAN_PERCENT)
 
 
 def series_errors(log: SeriesLog, result: Replay) -> list[tuple[float, float, float]]:
@@ -190,9 +160,9 @@ def trtllm_rows(path: Path, engine: EngineVersion = ENGINES["tensorrt-llm-0.14"]
         result = replay(RecordedRun("TensorRT-LLM", deployment, fitting, blocks), 0.0 * size, isl * size, osl * size)
         predicted = count * osl / result.last_s.max()
         rows.append(
-            _relative("TensorRT-LLM 0.14, A100, Llama-3-8B", f"{isl:.0f}/{osl:.0f}, tokens/s", measured, predicted)
+            relative("TensorRT-LLM 0.14, A100, Llama-3-8B", f"{isl:.0f}/{osl:.0f}, tokens/s", measured, predicted)
         )
-    yield from _with_median(rows)
+    yield from with_median(rows)
 
 
 def vllm_tp_rows(
@@ -212,8 +182,8 @@ def vllm_tp_rows(
         result = replay(RecordedRun("vLLM 0.12", deployment, int(clients)), 0.0 * size, isl * size, osl * size)
         predicted = 1e3 * float(np.mean(result.last_s - result.first_s)) / (osl - 1)
         what = f"TP {tp:.0f}, {clients:.0f} clients, {isl:.0f}/{osl:.0f}, TPOT ms"
-        rows.append(_relative("vLLM 0.12, H100, Qwen3-32B", what, measured, predicted))
-    yield from _with_median(rows, _TP_PERCENT[0])
+        rows.append(relative("vLLM 0.12, H100, Qwen3-32B", what, measured, predicted))
+    yield from with_median(rows, _TP_PERCENT[0])
     errors = np.abs([row.error for row in rows])
     nan = float("nan")
     high = float(np.percentile(errors, 90))
@@ -223,48 +193,20 @@ def vllm_tp_rows(
     yield Row(rows[0].run, f"worst of the {len(held_out)} held out", nan, nan, worst, bound=_TP_PERCENT[1])
 
 
-def blis_rows(path: Path, engine: EngineVersion = ENGINES["vllm-0.15"]) -> Iterator[Row]:
-    """Median E2E, TPOT and TTFT of CodeLlama-34B on H100 at TP 2, open loop."""
-    table = columns(path)
-    deployment = Deployment("replay", GPUS["H100-SXM"], _CODELLAMA_34B, engine, tensor_parallel=2)
-    for name, *figures in zip(
-        table["run"],
-        *(table[key] for key in ("rate", "prompt_mean", "output_median", "ttft_p50_ms", "e2e_p50_ms")),
-        strict=True,
-    ):
-        if not name.startswith("codellama") or _BLIS_LIMIT in name:
-            continue
-        rate, prompt, output, ttft_ms, e2e_ms = map(float, figures)
-        index = np.arange(int(rate * _BLIS_SECONDS))
-        arrival = index / rate + _BLIS_SCATTER_S * (index * _GOLDEN % 1.0)
-        size = np.ones_like(arrival)
-        run = RecordedRun("vLLM 0.15", deployment, 256, cached_share=1.0 - _BLIS_UNCACHED_TOKENS / prompt)
-        result = replay(run, arrival, round(prompt) * size, output * size)
-        warm = (arrival >= _BLIS_WARM_S) & (arrival <= arrival[-1] - e2e_ms * 1e-3)
-        ttft = 1e3 * float(np.median((result.first_s - arrival)[warm]))
-        e2e = 1e3 * float(np.median((result.last_s - arrival)[warm]))
-        title = "vLLM 0.15, H100, CodeLlama-34B TP 2"
-        what = f"{name.removeprefix('codellama-34b-tp2-')}, {rate:.0f}/s"
-        tpot = (e2e - ttft) / (output - 1)
-        yield _relative(title, f"{what}, TPOT ms", (e2e_ms - ttft_ms) / (output - 1), tpot, _SERVED_PERCENT)
-        yield _relative(title, f"{what}, E2E p50 ms", e2e_ms, e2e, _SERVED_PERCENT)
-        yield _relative(title, f"{what}, TTFT p50 ms", ttft_ms, ttft, _SERVED_TTFT_PERCENT)
-
-
 def eagle_rows(path: Path) -> Iterator[Row]:
     """Accepted length and TPOT against draft depth, EAGLE-3, Llama-3.1-8B on H100, batch 1."""
     lengths, tpot_ms, vanilla_ms = read_accepted_lengths(path)
     name = "EAGLE-3, H100, Llama-3.1-8B, batch 1"
     for depth, measured in sorted(lengths.items()):
         predicted = accepted_length(EAGLE3_ACCEPTANCE, depth)
-        yield _relative(name, f"accepted length at depth {depth}", measured, predicted, _ACCEPTED_PERCENT)
+        yield relative(name, f"accepted length at depth {depth}", measured, predicted, _ACCEPTED_PERCENT)
     # Relative to the run's own speed without drafting: its engine version is not one of ours
     roofline = Roofline(Deployment("replay", GPUS["H100-SXM"], LLAMA_3_1_8B, ENGINES["vllm-0.19"]))
     plain = roofline.iteration_s(Iteration(1, 512.0))
     for depth, measured in sorted(tpot_ms.items()):
         step = roofline.iteration_s(Iteration(1, 512.0, depth=depth)) + vanilla_ms * 1e-3 - plain
         predicted = 1e3 * step / accepted_length(EAGLE3_ACCEPTANCE, depth)
-        yield _relative(name, f"TPOT at depth {depth}, ms", measured, predicted)
+        yield relative(name, f"TPOT at depth {depth}, ms", measured, predicted)
 
 
 def _latencies(log: RequestLog, first: Floats, last: Floats) -> Mapping[str, Floats]:
@@ -277,21 +219,3 @@ def _latencies(log: RequestLog, first: Floats, last: Floats) -> Mapping[str, Flo
 
 def _whole_gpu_blocks(deployment: Deployment, max_len: int) -> int:
     return MemoryModel(deployment, max_len).requirement("FP16", 1.0, speculating=False).wanted_blocks
-
-
-def _relative(run: str, figure: str, measured: float, predicted: float, bound: float | None = None) -> Row:
-    return Row(run, figure, float(measured), float(predicted), float(100.0 * (predicted / measured - 1.0)), "%", bound)
-
-
-def _with_median(rows: list[Row], bound: float = _MEDIAN_PERCENT) -> Iterator[Row]:
-    yield from rows
-    errors = np.abs([row.error for row in rows])
-    middle = float(np.median(errors))
-    yield replace(
-        rows[0],
-        figure=f"median of {len(rows)} (max {errors.max():.1f} %)",
-        measured=float("nan"),
-        predicted=float("nan"),
-        error=middle,
-        bound=bound,
-    )

@@ -63,22 +63,23 @@ H100_KERNELS = KernelParameters(
     small=SmallKernelParameters(1.93, 2.011),
     allreduce=AllReduceParameters(3.537, 0.2131, 0.5671),
     gemm_fp8=GemmParameters(
-        5.731,
-        0.6548,
-        0.8829,
-        3.837,
+        5.779,
+        0.6534,
+        0.8362,
+        3.963,
         tile_m=128,
         tile_n=128,
-        fill_k=102.5,
-        wave=0.3228,
-        small_efficiency=0.4831,
-        quantize_bytes=7.601,
-        unaligned=1.208,
+        fill_k=89.59,
+        wave=0.534,
+        small_efficiency=0.8795,
+        quantize_bytes=6.827,
+        unaligned=1.2,
+        fewest_efficiency=0.7554,
     ),
     decode_fp8=DecodeAttentionParameters(14.9, 3.508, 0.8253, 1.001),
     sustained=SUSTAINED,
-    moe=MoeParameters(40.12, 0.7505, 0.914, 4, 181.5, 1.783, 0.7485, 1.463),
-    moe_fp8=MoeParameters(45.9, 0.4478, 0.8612, 4, 90.57, 2.547, 0.764, 1.448),
+    moe=MoeParameters(31.71, 0.5256, 0.8704, 4, 64, 2.421, unaligned=1.022),
+    moe_fp8=MoeParameters(36.77, 0.4176, 0.8702, 4, 64, 3.336),
 )
 H200_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -90,22 +91,23 @@ H200_KERNELS = KernelParameters(
     small=SmallKernelParameters(1.93, 2.011),
     allreduce=AllReduceParameters(3.812, 0.1722, 0.5957),
     gemm_fp8=GemmParameters(
-        6.3,
-        0.7862,
-        0.7952,
-        7.372,
-        tile_m=256,
+        5.918,
+        0.767,
+        0.8154,
+        3.103,
+        tile_m=128,
         tile_n=128,
-        fill_k=182.9,
-        wave=0.4501,
-        small_efficiency=0.5613,
-        quantize_bytes=10.73,
-        unaligned=1.203,
+        fill_k=193.1,
+        wave=0.6787,
+        small_efficiency=0.9374,
+        quantize_bytes=10.19,
+        unaligned=1.244,
+        fewest_efficiency=0.8485,
     ),
     decode_fp8=DecodeAttentionParameters(14.74, 3.638, 0.6439, 1.001),
     sustained=SUSTAINED,
-    moe=MoeParameters(41.34, 0.81, 0.9206, 4, 136.8, 2.401, 0.7143, 1.535),
-    moe_fp8=MoeParameters(43.99, 0.4702, 0.8136, 4, 64.77, 3.794, 0.7787, 1.47),
+    moe=MoeParameters(33.67, 0.6112, 0.8802, 4, 64, 3.274, unaligned=1.018),
+    moe_fp8=MoeParameters(36.96, 0.4634, 0.8541, 4, 64, 4.911),
 )
 B200_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -131,8 +133,8 @@ B200_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(10.17, 1.018, 0.8565, 1.785),
     sustained=SUSTAINED,
-    moe=MoeParameters(19.02, 0.4716, 0.8774, 4, 108.6, 0.133, 0.7335, 1.549),
-    moe_fp8=MoeParameters(35.25, 0.2347, 1, 4, 71.23, 1.508, 0.6098, 1.454),
+    moe=MoeParameters(15.06, 0.3508, 0.8802, 4, 64, 0.3047, unaligned=1.542),
+    moe_fp8=MoeParameters(30.05, 0.2266, 1, 4, 64, 2.537),
 )
 L40S_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -158,8 +160,8 @@ L40S_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(11.03, 1.457, 0.8012, 1.001),
     sustained=SUSTAINED,
-    moe=MoeParameters(0.001, 1, 0.9562, 4, 507.7, 0.8644, 0.4185, 2.3),
-    moe_fp8=MoeParameters(3.894, 1, 0.777, 4, 423.1, 0.9364, 0.5183, 2.177),
+    moe=MoeParameters(0.001, 0.7434, 0.777, 4, 64, 2.957, unaligned=0.9762),
+    moe_fp8=MoeParameters(0.001, 0.6147, 0.7612, 4, 64, 1.924),
 )
 RTX_PRO_6000_KERNELS = KernelParameters(
     gemm=GemmParameters(
@@ -185,7 +187,7 @@ RTX_PRO_6000_KERNELS = KernelParameters(
     ),
     decode_fp8=DecodeAttentionParameters(12.09, 0.6249, 0.9339, 1.001),
     sustained=SUSTAINED,
-    moe=MoeParameters(28.43, 0.4548, 0.9005, 4, 69.01, 0.8226, 0.8572, 1.372),
+    moe=MoeParameters(20.79, 0.4122, 0.9358, 4, 64, 1.081, unaligned=1.019),
 )
 RTX_4090_KERNELS = KernelParameters(
     gemm=GemmParameters(4.6, 1.021, 0.923, 2.392),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from llmserve_sim.performance.experts import ExpertLoad
 from llmserve_sim.specifications import (
     AllReduceParameters,
     DecodeAttentionParameters,
@@ -36,8 +37,14 @@ Real = float | NDArray[np.float64]
 
 _US_PER_S = 1e6
 BYTES_BF16 = 2.0
+_WIDTH_TILE = 128
+"""Columns of an expert that its kernels take at a time."""
 _SMALL_TILE = (64, 64)
 """Output tile of the kernels that libraries choose for few tokens."""
+_FEWEST_ROWS = 16
+_FEW_ROWS = 128
+_FEW_TILE = (64, 128)
+"""vLLM's FP8 kernels on Hopper: 64 x 64 up to 16 rows, 64 x 128 up to 128 (scaled_mm_sm90_fp8_dispatch.cuh)."""
 
 
 def gemm_us(
@@ -58,10 +65,14 @@ def gemm_us(
     if not par.tile_m:
         compute = 2.0 * m * n * k / (par.compute_efficiency * peak_flops) * _US_PER_S
         return par.t0_us + _p_norm(compute, memory, par.p)
-    compute = np.minimum(
-        _waves(m, n, par.tile_m, par.tile_n, sm_count, par.wave),
-        _waves(m, n, *_SMALL_TILE, sm_count, par.wave) / par.small_efficiency,
-    )
+    large = _waves(m, n, par.tile_m, par.tile_n, sm_count, par.wave)
+    small = _waves(m, n, *_SMALL_TILE, sm_count, par.wave)
+    if par.fewest_efficiency:
+        few = _waves(m, n, *_FEW_TILE, sm_count, par.wave) / par.small_efficiency
+        compute = np.where(np.asarray(m) <= _FEW_ROWS, few, large)
+        compute = np.where(np.asarray(m) <= _FEWEST_ROWS, small / par.fewest_efficiency, compute)
+    else:
+        compute = np.minimum(large, small / par.small_efficiency)
     compute = compute * 2.0 * (k + par.fill_k) / (par.compute_efficiency * peak_flops) * _US_PER_S
     if par.unaligned != 1.0:
         compute = np.where(np.asarray(m) % 8 == 0, compute, par.unaligned * compute)
@@ -145,6 +156,7 @@ def mixed_decode_us(
     head_dim: float,
     sm_count: int,
     hbm_bytes_per_s: float,
+    kv_element_bytes: float = BYTES_BF16,
 ) -> Real:
     """Time that decoding sequences add to one layer's attention when prefill chunks share the kernel."""
     if par.separate:
@@ -156,10 +168,11 @@ def mixed_decode_us(
             head_dim=head_dim,
             sm_count=sm_count,
             hbm_bytes_per_s=hbm_bytes_per_s,
+            kv_element_bytes=kv_element_bytes,
         )
     blocks = kv_heads if par.packs_heads else heads
     unpacked = (par.seq_us * sequences + par.token_us * context) * blocks / sm_count
-    kv_bytes = context * kv_heads * head_dim * 2.0 * BYTES_BF16
+    kv_bytes = context * kv_heads * head_dim * 2.0 * kv_element_bytes
     amplified = par.amplification * kv_bytes / hbm_bytes_per_s * _US_PER_S
     alone = decode_attention_us(
         decode,
@@ -169,6 +182,7 @@ def mixed_decode_us(
         head_dim=head_dim,
         sm_count=sm_count,
         hbm_bytes_per_s=hbm_bytes_per_s,
+        kv_element_bytes=kv_element_bytes,
     )
     return np.maximum(np.maximum(unpacked, amplified), alone)
 
@@ -180,32 +194,21 @@ def small_kernels_us(par: SmallKernelParameters, kernels: Real, moved_bytes: Rea
 
 def moe_us(
     par: MoeParameters,
-    tokens: Real,
+    load: ExpertLoad,
     *,
     hidden: Real,
-    intermediate: Real,
-    top_k: Real,
-    experts: Real,
-    tensor_parallel: Real,
-    expert_parallel: Real,
+    width: Real,
     peak_flops: float,
     hbm_bytes_per_s: float,
     weight_bytes: float = BYTES_BF16,
-    skewed: bool | NDArray[np.bool_] = False,
 ) -> Real:
-    """Time of one layer's routed experts for `tokens` tokens of the whole replica, each choosing `top_k` of `experts`.
-
-    A GPU holds `experts / expert_parallel` experts, each cut into `tensor_parallel` parts along `intermediate`.
-    """
-    held = experts / expert_parallel
-    routed = tokens * top_k / expert_parallel
-    touched = held * (1.0 - (1.0 - top_k / experts) ** tokens) * np.where(skewed, par.skewed_experts, 1.0)
-    width = intermediate / tensor_parallel
-    rows = (routed + touched * par.pad_rows) * np.where(skewed, par.skewed_rows, 1.0)
-    compute = 6.0 * rows * hidden * width / (par.compute_efficiency * peak_flops) * _US_PER_S
-    weights = 3.0 * touched * hidden * width * weight_bytes
+    """Time of one layer's routed experts on the busiest GPU, each of `width` columns there (`load`: `experts.py`)."""
+    padded = np.where(np.asarray(width) % _WIDTH_TILE == 0, 1.0, par.unaligned) * width
+    rows = load.rows + load.touched * par.pad_rows
+    compute = 6.0 * rows * hidden * padded / (par.compute_efficiency * peak_flops) * _US_PER_S
+    weights = 3.0 * load.touched * hidden * padded * weight_bytes
     memory = weights / (par.bandwidth_efficiency * hbm_bytes_per_s) * _US_PER_S
-    moved = par.io * routed * (2.0 * hidden + 4.0 * width) * BYTES_BF16 / hbm_bytes_per_s * _US_PER_S
+    moved = par.io * load.rows * (2.0 * hidden + 4.0 * width) * BYTES_BF16 / hbm_bytes_per_s * _US_PER_S
     return par.t0_us + _p_norm(compute, memory, par.p) + moved
 
 

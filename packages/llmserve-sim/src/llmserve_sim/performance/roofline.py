@@ -1,6 +1,6 @@
 """How long one engine iteration takes, in seconds: the float model that the integer tables are built from.
 
-    T = layers (GEMMs + attention + small kernels + 2 all-reduces) + output head + CPU (+ drafting)
+    T = layers (GEMMs + experts + attention + small kernels + 2 all-reduces) + output head + CPU (+ drafting)
 
 for a batch of decoding sequences and prefill chunks. Everything is per replica: with tensor parallelism each GPU holds
 its share of every matrix and of the KV heads, and all GPUs run in step. It does not depend on queues or memory.
@@ -15,19 +15,20 @@ import numpy as np
 
 from llmserve_sim.bounds import Between, Checked
 from llmserve_sim.errors import InvalidInputError
-from llmserve_sim.performance import kernels
+from llmserve_sim.performance import experts, kernels
 from llmserve_sim.performance.kernels import Real
-from llmserve_sim.performance.quantization import WEIGHT_FORMATS, gemm_parameters
+from llmserve_sim.performance.quantization import WEIGHT_FORMATS, gemm_parameters, moe_parameters
 from llmserve_sim.performance.speculation import DRAFT_SEQUENCE_S, draft_step_s
 from llmserve_sim.specifications import Deployment
 
 if TYPE_CHECKING:
-    from llmserve_sim.specifications import GemmParameters, PrefillAttentionParameters
+    from llmserve_sim.specifications import GemmParameters, MoeParameters, PrefillAttentionParameters
 
 __all__ = ["Iteration", "Roofline"]
 
 _S = 1e-6  # seconds per microsecond
 _BYTES_BF16 = 2.0
+_KV_BYTES = {"auto": 2.0, "fp8": 1.0}
 _SAMPLER_BYTES_PER_LOGIT = 10.0  # vLLM's sampler reads BF16 logits, writes FP32 and reads that for the arg max
 
 
@@ -59,8 +60,17 @@ class Iteration(Checked):
 class Roofline:
     """Iteration times of one replica at one weight format, in seconds. Token counts may be arrays."""
 
-    def __init__(self, deployment: Deployment, tier: str = "FP16") -> None:
-        """Look the GPU's constants up and fix the per-GPU shapes."""
+    def __init__(self, deployment: Deployment, tier: str = "FP16", kv_cache_dtype: str = "auto") -> None:
+        """Look the GPU's constants up and fix the per-GPU shapes.
+
+        Args:
+            deployment: GPU, model, engine and parallelism.
+            tier: weight format, of `quantization.WEIGHT_FORMATS`.
+            kv_cache_dtype: "auto" (BF16) or "fp8"; vLLM's option of that name.
+
+        Raises:
+            InvalidInputError: no such format, or the GPU has no measured kernels for it or for the model's experts.
+        """
         self.deployment = deployment
         self.gpu = deployment.gpu
         self.model = deployment.model
@@ -72,6 +82,14 @@ class Roofline:
         self.heads = self.model.heads / self.tp
         self.kv_heads = float(self.model.kv_heads_per_gpu(self.tp))
         self.prefill = self._prefill(_sustained(self.gpu.kernels.prefill, sustained))
+        if kv_cache_dtype not in _KV_BYTES:
+            raise InvalidInputError("kv_cache_dtype", f"one of {', '.join(_KV_BYTES)}", got=kv_cache_dtype)
+        self.kv_element_bytes = _KV_BYTES[kv_cache_dtype]
+        decode = self.gpu.kernels.decode if kv_cache_dtype == "auto" else self.gpu.kernels.decode_fp8
+        if decode is None:
+            raise InvalidInputError("kv_cache_dtype", f"one with kernels on {self.gpu.name}", got=kv_cache_dtype)
+        self.decode = decode
+        self.moe = self._experts(sustained) if self.model.moe_layers else None
 
     def _prefill(self, par: PrefillAttentionParameters) -> PrefillAttentionParameters:
         """The parameters for this model: the traffic of new tokens depends on its heads and becomes part of `offset`."""
@@ -87,11 +105,30 @@ class Roofline:
         )
         return replace(par, offset=round(par.offset + float(traffic)), io=0.0)
 
+    def _experts(self, sustained: float) -> MoeParameters:
+        """The parameters of the experts in this format, padded as the engine's version pads them."""
+        par = _sustained(moe_parameters(self.gpu, self.form.name), sustained)
+        rows = self.deployment.engine.fp8_expert_rows
+        return replace(par, pad_rows=float(rows)) if rows and self.form.fp8_math else par
+
     def layers_s(self, tokens: Real) -> Real:
-        """GEMMs, small kernels and all-reduces of all layers for `tokens` tokens."""
-        gemms: Real = 0.0
-        for n, k in self.model.layer_matrices(self.tp):
-            gemms = gemms + kernels.gemm_us(
+        """GEMMs, experts, small kernels and all-reduces of all layers for `tokens` tokens."""
+        model = self.model
+        reduced = self._allreduce_us(tokens * model.hidden * _BYTES_BF16)
+        total: Real = 0.0
+        if model.dense_layers:
+            gemms = self._gemms_us(tokens, model.layer_matrices(self.tp))
+            total = model.dense_layers * (gemms + self._small_us(tokens, moe=False) + 2.0 * reduced)
+        if model.moe_layers:
+            gemms = self._gemms_us(tokens, model.attention_matrices(self.tp) + model.shared_matrices(self.tp))
+            layer = gemms + self._moe_us(tokens) + self._small_us(tokens, moe=True) + 2.0 * reduced
+            total = total + model.moe_layers * layer
+        return (total + reduced) * _S  # one more after the embedding
+
+    def _gemms_us(self, tokens: Real, matrices: tuple[tuple[float, float], ...]) -> Real:
+        total: Real = 0.0
+        for n, k in matrices:
+            total = total + kernels.gemm_us(
                 self.gemm,
                 tokens,
                 n,
@@ -102,15 +139,48 @@ class Roofline:
                 weight_bytes=self.form.weight_bytes + self.form.scale_bytes,
                 activation_bytes=self.form.activation_bytes,
             )
-        small = kernels.small_kernels_us(
+        return total
+
+    def _small_us(self, tokens: Real, *, moe: bool) -> Real:
+        return kernels.small_kernels_us(
             self.gpu.kernels.small,
-            self.model.elementwise_kernels(),
-            tokens * self.model.elementwise_bytes(self.tp),
+            self.model.elementwise_kernels(moe=moe),
+            tokens * self.model.elementwise_bytes(self.tp, moe=moe),
             hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
         )
-        hidden = tokens * self.model.hidden * _BYTES_BF16
-        layer = gemms + small + 2.0 * self._allreduce_us(hidden)
-        return (self.model.layers * layer + self._allreduce_us(hidden)) * _S  # one more after the embedding
+
+    def _moe_us(self, tokens: Real) -> Real:
+        """A layer's router (BF16 in every format) and its routed experts."""
+        model, ranks = self.model, self.tp
+        if self.moe is None:  # pragma: no cover - only called for models that have experts
+            return 0.0
+        split = self.deployment.enable_expert_parallel
+        choose = experts.popular if self.deployment.skewed_experts else experts.even
+        load = choose(
+            tokens,
+            top_k=model.num_experts_per_tok,
+            experts=model.num_experts,
+            expert_parallel=ranks if split else 1,
+        )
+        routed = kernels.moe_us(
+            self.moe,
+            load,
+            hidden=model.hidden,
+            width=model.moe_intermediate_size / (1 if split else ranks),
+            peak_flops=self.form.peak_flops(self.gpu) if self.form.fp8_math else self.gpu.peak_bf16_flops,
+            hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+            weight_bytes=self.form.weight_bytes + self.form.scale_bytes,
+        )
+        router = kernels.gemm_us(
+            self.head_gemm,
+            tokens,
+            float(model.num_experts),
+            model.hidden,
+            peak_flops=self.gpu.peak_bf16_flops,
+            hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+            sm_count=self.gpu.sm_count,
+        )
+        return routed + router
 
     def head_s(self, rows: Real) -> Real:
         """Output head (BF16 in every format), gathering the logits of all ranks, and sampling. 0 rows take no time."""
@@ -133,13 +203,14 @@ class Roofline:
     def decode_attention_s(self, sequences: Real, context: Real) -> Real:
         """Decode attention of all layers, without its start-up time."""
         time = kernels.decode_attention_us(
-            self.gpu.kernels.decode,
+            self.decode,
             sequences,
             context,
             kv_heads=self.kv_heads,
             head_dim=self.model.head_dim,
             sm_count=self.gpu.sm_count,
             hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+            kv_element_bytes=self.kv_element_bytes,
         )
         return self.model.layers * time * _S
 
@@ -149,7 +220,7 @@ class Roofline:
             return self.decode_attention_s(sequences, context)
         time = kernels.mixed_decode_us(
             self.gpu.kernels.mixed,
-            self.gpu.kernels.decode,
+            self.decode,
             sequences,
             context,
             heads=self.heads,
@@ -157,6 +228,7 @@ class Roofline:
             head_dim=self.model.head_dim,
             sm_count=self.gpu.sm_count,
             hbm_bytes_per_s=self.gpu.hbm_bytes_per_s,
+            kv_element_bytes=self.kv_element_bytes,
         )
         return self.model.layers * time * _S
 
@@ -191,7 +263,7 @@ class Roofline:
     @property
     def decode_start_s(self) -> float:
         """Start-up of decode attention over all layers."""
-        return self.model.layers * self.gpu.kernels.decode.t0_us * _S
+        return self.model.layers * self.decode.t0_us * _S
 
     @property
     def prefill_start_s(self) -> float:
@@ -206,9 +278,15 @@ class Roofline:
         return prefill + float(self.mixed_decode_s(it.sequences, it.context))
 
     def cpu_s(self, sequences: int) -> float:
-        """CPU time of the engine that the GPU waits for."""
+        """Time that the engine's version adds to an iteration: CPU that the GPU waits for, and slower layers."""
         engine = self.deployment.engine
-        return (engine.iteration_us + engine.sequence_us * sequences) * _S
+        return (engine.iteration_us + self.model.layers * engine.layer_us) * _S + self.cpu_sequence_s * sequences
+
+    @property
+    def cpu_sequence_s(self) -> float:
+        """The part of `cpu_s` that each sequence adds."""
+        engine = self.deployment.engine
+        return (engine.sequence_us + self.model.layers * engine.layer_sequence_us) * _S
 
     def drafting_s(self, sequences: int, depth: int) -> float:
         """Drafting `depth` tokens for each of `sequences`, beyond the verification itself."""
@@ -240,7 +318,7 @@ class Roofline:
         )
 
 
-_Computing = TypeVar("_Computing", "GemmParameters", "PrefillAttentionParameters")
+_Computing = TypeVar("_Computing", "GemmParameters", "MoeParameters", "PrefillAttentionParameters")
 
 
 def _sustained(par: _Computing, share: float) -> _Computing:

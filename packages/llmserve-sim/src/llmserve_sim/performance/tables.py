@@ -15,7 +15,6 @@ from llmserve_sim.engine.interface import FP, PS_PER_S, FleetSpec, TierTables
 from llmserve_sim.engine.units import MAX_ITERATION_PS
 from llmserve_sim.errors import InvalidInputError
 from llmserve_sim.performance.disaggregation import HANDOVER_S, SPLIT_STALL_S, link_s_per_token
-from llmserve_sim.performance.kernels import BYTES_BF16
 from llmserve_sim.performance.quantization import TIERS, swap_s
 from llmserve_sim.performance.roofline import Roofline
 from llmserve_sim.performance.speculation import DRAFT_SEQUENCE_S, draft_step_s
@@ -114,7 +113,7 @@ def build_tier(roofline: Roofline) -> TierTables:
     deployment = roofline.deployment
     budget = deployment.max_num_batched_tokens
     counts = np.arange(budget + 1, dtype=np.float64)
-    per_token = np.asarray(roofline.layers_s(counts)) + deployment.engine.iteration_us * 1e-6
+    per_token = np.asarray(roofline.layers_s(counts)) + roofline.cpu_s(0)
     pieces = decode_pieces(lambda tokens: float(roofline.decode_attention_s(1.0, tokens)))
     prefill = roofline.prefill
     unpacked_seq_s, unpacked_token_s, amplified_token_s = mixed_coefficients(roofline)
@@ -123,7 +122,7 @@ def build_tier(roofline: Roofline) -> TierTables:
         budget=budget,
         gemm=_ps_array(per_token),
         head=_ps_array(np.asarray(roofline.head_s(counts))),
-        cpu_seq=_ps(deployment.engine.sequence_us * 1e-6),
+        cpu_seq=_ps(roofline.cpu_sequence_s),
         dec_t0=_ps(roofline.decode_start_s),
         dec_x=pieces.edges,
         dec_h=pieces.heights,
@@ -152,7 +151,7 @@ def mixed_coefficients(roofline: Roofline) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
     blocks = roofline.kv_heads if par.packs_heads else roofline.heads
     per_head = roofline.model.layers * blocks / gpu.sm_count * 1e-6
-    kv_bytes = roofline.model.layers * roofline.kv_heads * roofline.model.head_dim * 2.0 * BYTES_BF16
+    kv_bytes = roofline.model.layers * roofline.kv_heads * roofline.model.head_dim * 2.0 * roofline.kv_element_bytes
     return par.seq_us * per_head, par.token_us * per_head, par.amplification * kv_bytes / gpu.hbm_bytes_per_s
 
 
@@ -173,7 +172,7 @@ def decode_pieces(seconds: Callable[[float], float]) -> Pieces:
     values = [seconds(edge / FP) * PS_PER_S for edge in edges.tolist()]
     heights, slopes = [round(values[0])], []
     for left, right, target in zip(edges[:-1].tolist(), edges[1:].tolist(), values[1:], strict=True):
-        slope = round((target - heights[-1]) / (right - left))
+        slope = max(0, round((target - heights[-1]) / (right - left)))  # below 0 after a wide piece rounded up
         slopes.append(slope)
         heights.append(heights[-1] + slope * (right - left))
     return Pieces(edges[:-1], np.array(heights[:-1], dtype=np.int64), np.array(slopes, dtype=np.int64))

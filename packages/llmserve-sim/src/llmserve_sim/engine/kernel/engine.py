@@ -97,7 +97,7 @@ if TYPE_CHECKING:
     Native = Ints | list[int]
 
 NO_EDGE = 1 << 52
-"""A context (fixed-point tokens per sequence) that no sequence reaches; 512 times it does not overflow int64."""
+"""A context (fixed-point tokens per sequence) that no sequence reaches; `SEQS_MAX` times it does not overflow int64."""
 
 __all__ = [
     "Backend",
