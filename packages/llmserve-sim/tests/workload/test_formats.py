@@ -153,9 +153,11 @@ def as_is(text: str) -> bytes:
 
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "as it is": as_is,
-    "gz": lambda text: gzip.compress(text.encode()),
+    "gz": lambda text: gzip.compress(text.encode(), mtime=0),
     "zst": lambda text: zstd(text.encode()),
-    "two gz in one": lambda text: gzip.compress(text[:40].encode()) + gzip.compress(text[40:].encode()),
+    "two gz in one": lambda text: (
+        gzip.compress(text[:40].encode(), mtime=0) + gzip.compress(text[40:].encode(), mtime=0)
+    ),
     "Windows": lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
     "no last line end": lambda text: text.removesuffix("\n").encode(),
 }
