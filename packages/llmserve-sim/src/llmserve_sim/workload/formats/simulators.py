@@ -37,7 +37,7 @@ def _calls(row: Row, _: State) -> Iterator[Row]:
 PLAIN = Format("plain", "your own", "t_s", "input", "output", "s", (("t_s", "input", "output"),))
 RESULTS = Format(
     "results",
-    "`llmserve-sim run --requests`",
+    "what `llmserve-sim run` writes with `--requests`",
     "arrival_s",
     "prompt_tokens",
     "output_tokens",
