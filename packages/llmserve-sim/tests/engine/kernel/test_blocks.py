@@ -102,7 +102,8 @@ class Pair:
         self.reference = HashedBlocks(BlockHashes(self.prefixes), unhashed_first=unhashed_first)
         self.pool = Pool(kernel, self.prefixes, self.most, unhashed_first=unhashed_first, native=native)
         self.kernel = kernel
-        self.waiting = [Request(r, 0, 1, 1 << 30, 0, 0) for r in range(len(self.prefixes))]
+        # Prompts without an end: all tokens that are computed are known.
+        self.waiting = [Request(r, 0, 1 << 30, 1, 0, 0) for r in range(len(self.prefixes))]
         self.running: list[Request] = []
         self.tokens: dict[int, int] = {}
         """Tokens of a running request whose KV is computed."""
